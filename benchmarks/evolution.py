@@ -1,0 +1,102 @@
+"""Time the evolution of once-for-all's MobileNetV3 space: python benchmarks/evolution.py [--runs N].
+
+100 genomes for 500 generations under one MACs budget, and under 50 budgets at once; the fitness is the 3 x 400 MLP of
+`search.predictor` (with random weights: its time does not depend on them). Prints one JSON object; compile times stand
+apart from run times.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynnas_jax.costs import macs
+from dynnas_jax.networks import ofa
+from dynnas_jax.search import evolution, predictor
+
+POPULATION, GENERATIONS, BUDGETS = 100, 500, 50
+
+
+def machine() -> str:
+    """The CPU's model and the cores this process may use."""
+    model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, JAX backend {jax.default_backend()}"
+
+
+def timed(function, *arguments, runs: int) -> dict:
+    """Compile time, median and spread of the run time, in seconds."""
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    compile_s = time.perf_counter() - start
+    jax.block_until_ready(compiled(*arguments))
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+    spread = [round(min(seconds), 4), round(max(seconds), 4)]
+    return {
+        "compile_s": round(compile_s, 2),
+        "median_s": round(float(np.median(seconds)), 4),
+        "spread_s": spread,
+        "n": runs,
+    }
+
+
+def random_mlp(features: int):
+    """A fitness's MLP with random weights in every layer."""
+    inputs = jnp.zeros((features,), jnp.float32)
+    params = predictor.MLP().init(jax.random.key(0), inputs)["params"]
+    last = f"Dense_{len(predictor.WIDTHS)}"
+    kernel = jax.random.normal(jax.random.key(1), params[last]["kernel"].shape)
+    return {**params, last: {**params[last], "kernel": kernel}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="timed runs with one budget; a third as many with 50")
+    runs = parser.parse_args().runs
+    supernet = ofa.ofa_mobilenet_v3()
+    space, cost = supernet.space, macs.table(supernet)
+    params = random_mlp(sum(space.sizes))
+
+    def search(key, budget):
+        def fitness(genome):
+            return predictor.MLP().apply({"params": params}, space.encode(genome))
+
+        return evolution.run(key, space, fitness, cost, budget, population=POPULATION, generations=GENERATIONS)
+
+    low, high = cost.exact(space.smallest), cost.exact(space.largest)
+    budgets = jnp.linspace(1.05 * low, high, BUDGETS, dtype=jnp.float32)
+    keys = jax.random.split(jax.random.key(2), BUDGETS)
+    one = timed(search, keys[0], budgets[BUDGETS // 3], runs=runs)
+    many = timed(jax.vmap(search), keys, budgets, runs=max(1, runs // 3))
+    packages = ("jax", "jaxlib", "flax", "numpy")
+    report = {
+        "what": f"evolution of {POPULATION} genomes x {GENERATIONS} generations, ofa_mobilenet_v3 "
+        f"({len(space.sizes)} genes), 3 x 400 MLP fitness, MACs table",
+        "machine": machine(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "one_budget": one,
+        f"{BUDGETS}_budgets_vmapped": many,
+    }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Splits of a dataset, and how one is taken from another."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images that are used for one purpose, with their labels."""
+
+    images: np.ndarray  # uint8[n, h, w, c]
+    labels: np.ndarray  # int32[n]
+    image_id: np.ndarray  # int64[n], index in the split of the source the image comes from
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        """The split at a slice or an index array (integer or boolean)."""
+        return Split(self.images[index], self.labels[index], self.image_id[index])
+
+
+def stratified(labels, count, generator):
+    """Draws `count` of the images of labels[n], each class in proportion to its size.
+
+    Where possible at least one image of each class is drawn and one is left.
+
+    Returns:
+      bool[n], exactly `count` of them True.
+    """
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    most = sizes - 1 if count <= (sizes - 1).sum() else sizes
+    least = np.minimum(most, 1) if count >= np.minimum(most, 1).sum() else np.zeros_like(sizes)
+    target = sizes * count / len(labels)
+    take = np.clip(np.floor(target).astype(np.int64), least, most)
+    while take.sum() != count:  # by largest remainder, at most once or twice a class
+        step = 1 if take.sum() < count else -1
+        room = take < most if step > 0 else take > least
+        take[np.argmax(np.where(room, step * (target - take), -np.inf))] += step
+    mask = np.zeros(len(labels), bool)
+    for index in range(len(classes)):
+        mask[generator.permutation(np.flatnonzero(inverse == index))[: take[index]]] = True
+    return mask
+
+
+def fit(image, size):
+    """The central square of an image uint8[h, w, c], resized to [size, size, c]."""
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    square = np.ascontiguousarray(np.moveaxis(image[top : top + side, left : left + side], -1, 0))
+    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in square]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)

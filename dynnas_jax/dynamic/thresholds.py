@@ -1,0 +1,149 @@
+"""Thresholds of a dynamic network from the scores and the hits of its choices on held-out images (NumPy only).
+
+Scores are compared in float32, the precision a device computes them in, so a threshold found here acts there alike.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax.dynamic import routers
+
+
+class OperatingPoint(NamedTuple):
+    """What a dynamic network of S choices does at given thresholds; plain Python numbers."""
+
+    thresholds: tuple  # S - 1 floats in [0, 1], exact in float32
+    accuracy: float  # in [0, 1]
+    average_cost: float  # per image, in the unit of `cost` (MACs)
+    exit_rate: tuple  # S floats summing to 1: the part of the images each choice answers
+    feasible: bool  # whether the asked bound holds; True where none was asked
+
+
+class Curve(NamedTuple):
+    """Every distinct operating point of a pair, from most images exiting to none."""
+
+    thresholds: np.ndarray  # float32[p], ascending
+    accuracy: np.ndarray  # float64[p]
+    average_cost: np.ndarray  # float64[p]
+    exit_rate: np.ndarray  # float64[p, 2]
+
+
+def curve(score, correct, cost):
+    """Every distinct operating point of a pair, by one sort: O(m log m).
+
+    An image exits where its first score > threshold, so images of equal score exit together. A threshold stands midway
+    between neighbouring scores; it is 0 where all exit (no such point where a score is 0) and 1 where none does.
+
+    Args:
+      score: [m, 2] in [0, 1] (the second column is not used); correct: bool[m, 2]; cost: [2], all MACs spent when
+        choice s answers.
+
+    Returns:
+      A Curve of at most m + 1 points.
+
+    Raises:
+      ValueError: shapes that do not fit, other than two choices, no image, or scores outside [0, 1].
+    """
+    score, correct, cost = _checked(score, correct, cost)
+    if len(cost) != 2:
+        raise ValueError(f"{len(cost)} choices: the threshold curve is that of a pair, score[m, 2] and cost[2]")
+    images = len(score)
+    values, first, ties = np.unique(score[:, 0], return_inverse=True, return_counts=True)
+    gained = correct[:, 0].astype(np.int64) - correct[:, 1]  # by the little one answering instead of the big one
+    gain = np.zeros(len(values), np.int64)
+    np.add.at(gain, first, gained)
+    stays = np.concatenate([[0], np.cumsum(ties)])  # images that do not exit, from none to all
+    right = correct[:, 1].sum() + gain.sum() - np.concatenate([[0], np.cumsum(gain)])
+    thresholds = np.concatenate([[np.float32(0)], _between(values[:-1], values[1:]), [np.float32(1)]])
+    if values[0] == 0:  # no threshold in [0, 1] lies below a score of 0: all exiting cannot be reached
+        thresholds, stays, right = thresholds[1:], stays[1:], right[1:]
+    return Curve(
+        thresholds=thresholds,
+        accuracy=right / images,
+        average_cost=((images - stays) * cost[0] + stays * cost[1]) / images,
+        exit_rate=np.stack([images - stays, stays], axis=-1) / images,
+    )
+
+
+def choose(score, correct, cost, *, max_cost=None, min_accuracy=None):
+    """The best operating point of a pair under one bound; give exactly one of the two.
+
+    Args:
+      score, correct, cost: as in `curve`.
+      max_cost: the most accurate point of average cost <= max_cost (of equals the cheaper). If there is none: the
+        cheapest, feasible=False.
+      min_accuracy: in [0, 1]; the cheapest point of accuracy >= min_accuracy (of equals the more accurate). If there
+        is none: the most accurate, feasible=False.
+
+    Returns:
+      An OperatingPoint.
+
+    Raises:
+      ValueError: as `curve`; both bounds or neither; an accuracy outside [0, 1].
+    """
+    if (max_cost is None) == (min_accuracy is None):
+        raise ValueError(f"max_cost={max_cost}, min_accuracy={min_accuracy}: give exactly one of the two")
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise ValueError(f"min_accuracy={min_accuracy}: give a part of the images in [0, 1], not a percentage")
+    points = curve(score, correct, cost)
+    cheapest = np.lexsort((-points.accuracy, points.average_cost))
+    most_accurate = np.lexsort((points.average_cost, -points.accuracy))
+    if max_cost is not None:
+        allowed, best_first, nearest = points.average_cost <= max_cost, most_accurate, cheapest[0]
+    else:
+        allowed, best_first, nearest = points.accuracy >= min_accuracy, cheapest, most_accurate[0]
+    feasible = bool(allowed.any())
+    best = best_first[np.argmax(allowed[best_first])] if feasible else nearest
+    return OperatingPoint(
+        thresholds=(float(points.thresholds[best]),),
+        accuracy=float(points.accuracy[best]),
+        average_cost=float(points.average_cost[best]),
+        exit_rate=tuple(points.exit_rate[best].tolist()),
+        feasible=feasible,
+    )
+
+
+def evaluate(score, correct, cost, thresholds):
+    """The operating point at given thresholds, for any number of choices S.
+
+    Args:
+      score: [m, S] in [0, 1]; correct: bool[m, S]; cost: [S], all MACs spent when choice s answers.
+      thresholds: [S - 1] in [0, 1].
+
+    Returns:
+      An OperatingPoint with feasible=True.
+
+    Raises:
+      ValueError: shapes that do not fit, no image, scores or thresholds outside [0, 1].
+    """
+    score, correct, cost = _checked(score, correct, cost)
+    choice = routers.policy(score.T, thresholds)
+    answered = np.bincount(choice, minlength=len(cost))
+    return OperatingPoint(
+        thresholds=tuple(np.asarray(thresholds, np.float32).tolist()),
+        accuracy=float(np.mean(correct[np.arange(len(choice)), choice])),
+        average_cost=float(answered @ cost / len(choice)),
+        exit_rate=tuple((answered / len(choice)).tolist()),
+        feasible=True,
+    )
+
+
+def _checked(score, correct, cost):
+    """score float32[m, S], correct bool[m, S], cost float64[S]."""
+    score, correct = np.asarray(score, np.float32), np.asarray(correct, bool)
+    cost = np.asarray(cost, np.float64)
+    if score.ndim != 2 or correct.shape != score.shape or cost.shape != score.shape[1:] or not len(score):
+        raise ValueError(
+            f"score {score.shape}, correct {correct.shape}, cost {cost.shape}: "
+            "give score[m, S], correct[m, S] and cost[S] with at least one image"
+        )
+    if not np.all((score >= 0) & (score <= 1)):
+        raise ValueError(f"scores from {score.min()} to {score.max()}: confidence scores must lie in [0, 1]")
+    return score, correct, cost
+
+
+def _between(low, high):
+    """Thresholds t with low <= t < high in float32, midway where float32 has room between them."""
+    middle = ((low.astype(np.float64) + high) / 2).astype(np.float32)
+    return np.where(middle < high, middle, low)

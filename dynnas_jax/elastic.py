@@ -1,0 +1,243 @@
+"""Everything elastic is a pure function on the variables of the largest net.
+
+A net is a chain of named blocks. For each block this file learns, by tracing it once for every joint choice of the
+genes that size it, how long every axis of every leaf is. Slicing crops to those lengths; masking zeroes what slicing
+would cut away, so that the largest net computes the subnet (DESIGN: "there are no dynamic layers").
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from dynnas_jax.search_space import SearchSpace
+
+
+class Block(NamedTuple):
+    """One link of a net's chain: maps a carry to the next carry."""
+
+    name: str  # its key in the variables
+    module: nn.Module  # called as module(carry, train)
+    genes: tuple[str, ...] = ()  # the genes that size it
+    depth: tuple[str, int] | None = None  # (depth gene, index): present only where the gene's index is at least this
+
+
+class Supernet(NamedTuple):
+    """A space and the net of its largest arch; the variables travel beside it."""
+
+    space: SearchSpace
+    arch: Callable[[np.ndarray], Any]  # genome -> arch (hashable), on the host
+    net: Callable[[Any], nn.Module]  # arch -> module
+    blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
+
+    def largest_net(self) -> nn.Module:
+        """The net whose variables the supernet's are."""
+        return self.net(self.arch(self.space.largest))
+
+
+class Traced(NamedTuple):
+    """What one trace of a block tells."""
+
+    output: Any  # shapes of the carry behind it
+    variables: dict  # shapes of its {"params", "batch_stats"}
+    jaxpr: Any  # of its forward pass and initialisation
+
+
+class Position(NamedTuple):
+    """One place in the chain, over all joint choices of the genes that size it (C order, last gene fastest)."""
+
+    name: str
+    genes: tuple[int, ...]  # indices in the space
+    sizes: tuple[int, ...]  # choices of each
+    depth: tuple[int, int] | None  # (index of the depth gene, smallest index at which the position exists)
+    lengths: dict[tuple[str, ...], np.ndarray]  # leaf path -> int32[joint choices, axes]
+
+
+def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """Fresh variables `{"params", "batch_stats"}` of a net for uint8 images of `image_shape` (height, width, channels)."""
+    return jax.jit(net.init)(key, jnp.zeros((1, *image_shape), jnp.uint8))
+
+
+def trace(block: Block, carry: Any) -> Traced:
+    """The block's output, variables and jaxpr for a carry of `jax.ShapeDtypeStruct`s; each distinct block is traced once."""
+    leaves, treedef = jax.tree.flatten(carry)
+    module = block.module.clone(name=None, parent=None)
+    return _trace(module, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@functools.lru_cache(maxsize=None)
+def _trace(module: nn.Module, treedef: Any, leaves: tuple) -> Traced:
+    carry = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    closed, (output, variables) = jax.make_jaxpr(
+        lambda x: module.init_with_output(jax.random.key(0), x), return_shape=True
+    )(carry)
+    return Traced(output, variables, closed)
+
+
+def walk(blocks: tuple[Block, ...], carry: Any) -> dict[str, Traced]:
+    """Every block of a chain traced in order, from the images' `jax.ShapeDtypeStruct` on."""
+    traced = {}
+    for block in blocks:
+        traced[block.name] = trace(block, carry)
+        carry = traced[block.name].output
+    return traced
+
+
+def image_struct(arch: Any, batch: int = 1) -> jax.ShapeDtypeStruct:
+    """The uint8 images an arch reads."""
+    return jax.ShapeDtypeStruct((batch, arch.resolution, arch.resolution, arch.channels), jnp.uint8)
+
+
+def joint_choices(supernet: Supernet, genes: tuple[int, ...]) -> list[np.ndarray]:
+    """The largest genome with every joint choice of `genes` put in, in C order."""
+    genomes = []
+    for choice in itertools.product(*(range(supernet.space.sizes[g]) for g in genes)):
+        genome = supernet.space.largest
+        genome[list(genes)] = choice
+        genomes.append(genome)
+    return genomes
+
+
+@functools.lru_cache(maxsize=16)
+def positions(supernet: Supernet) -> tuple[Position, ...]:
+    """The axes of every leaf of every block, over the joint choices of the genes that size it.
+
+    Built by abstract evaluation alone, once per supernet.
+    """
+    found = []
+    for block in supernet.blocks(supernet.arch(supernet.space.largest)):
+        genes = tuple(supernet.space.index(name) for name in block.genes)
+        shapes = []
+        for genome in joint_choices(supernet, genes):
+            arch = supernet.arch(genome)
+            variables = walk(supernet.blocks(arch), image_struct(arch))[block.name].variables
+            shapes.append({path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()})
+        lengths = {path: np.asarray([s[path] for s in shapes], np.int32) for path in shapes[0]}
+        depth = (supernet.space.index(block.depth[0]), block.depth[1]) if block.depth else None
+        found.append(Position(block.name, genes, tuple(supernet.space.sizes[g] for g in genes), depth, lengths))
+    return tuple(found)
+
+
+def joint_index(position: Position, genome: jax.Array) -> jax.Array:
+    """int32[]: where a genome's choices stand in the position's tables."""
+    index = jnp.zeros((), jnp.int32)
+    for gene, size in zip(position.genes, position.sizes, strict=True):
+        index = index * size + genome[gene]
+    return index
+
+
+# Slicing.
+
+
+def _crop(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The centred window of a convolution's spatial axes, the leading part of every other axis."""
+    spatial = (0, 1) if leaf.ndim == 4 else ()
+    starts = [(have - want) // 2 if axis in spatial else 0 for axis, (have, want) in enumerate(zip(leaf.shape, shape, strict=True))]
+    return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
+
+
+def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
+    """The subnet's own variables, cut out of the supernet's: every leaf cropped, skipped blocks dropped.
+
+    Raises:
+      ValueError: if the arch is larger than the supernet somewhere.
+    """
+    cut: dict = {collection: {} for collection in variables}
+    for name, traced in walk(supernet.blocks(arch), image_struct(arch)).items():
+        for collection, shapes in traced.variables.items():
+            source = variables[collection].get(name)
+            for path, shape in traverse_util.flatten_dict(shapes).items():
+                leaf = functools.reduce(lambda node, key: node[key], path, source)
+                if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
+                    raise ValueError(f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}")
+                cut[collection].setdefault(name, {})[path] = _crop(leaf, shape.shape)
+    return {c: {n: traverse_util.unflatten_dict(leaves) for n, leaves in blocks.items()} for c, blocks in cut.items()}
+
+
+def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn.Module, dict]:
+    """An ordinary module and its own variables for one genome."""
+    arch = supernet.arch(supernet.space.check(genome))
+    return supernet.net(arch), slice_variables(supernet, variables, arch)
+
+
+# Masking.
+
+
+def _leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
+    """What masking does to a leaf: "channels" (last axis), "ring" (spatial axes of a kernel) or nothing.
+
+    Channels are cut at the norms (a zeroed norm gives act(0) = 0) and at the output of a convolution that has a bias
+    and so no norm behind it (the hidden units of squeeze-excite); other kernels stay as they are.
+    """
+    collection, *module, leaf = path
+    table = lengths[path]
+    varies = (table != table[:1]).any(axis=0)
+    if collection != "params":
+        return None
+    norm = (collection, *module, "scale") in lengths
+    biased = (collection, *module, "bias") in lengths
+    if (norm or biased) and varies[-1]:
+        return "channels"
+    if leaf == "kernel" and table.shape[1] == 4 and varies[:2].any():
+        return "ring"
+    return None
+
+
+class _LeafMask(NamedTuple):
+    path: tuple[str, ...]
+    rule: str
+    lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side
+
+
+@functools.lru_cache(maxsize=16)
+def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...]], ...]:
+    """For each position the leaves that masking touches. A position that can be skipped has all its norms masked."""
+    plan = []
+    for position in positions(supernet):
+        masks = []
+        for path, table in position.lengths.items():
+            rule = _leaf_rule(path, position.lengths)
+            is_norm = path[0] == "params" and (*path[:-1], "scale") in position.lengths
+            if rule is None and position.depth and is_norm:
+                rule = "channels"
+            if rule is not None:
+                masks.append(_LeafMask(path, rule, table[:, -1 if rule == "channels" else 0]))
+        plan.append((position, tuple(masks)))
+    return tuple(plan)
+
+
+def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> jax.Array:
+    """bool, of the leaf's rank: what of it the subnet uses."""
+    if rule == "channels":
+        mask = (jnp.arange(leaf.shape[-1], dtype=jnp.int32) < length) & exists
+        return mask.reshape((1,) * (leaf.ndim - 1) + (-1,))
+    side = jnp.arange(leaf.shape[0], dtype=jnp.int32)
+    edge = (leaf.shape[0] - length) // 2
+    inside = (side >= edge) & (side < edge + length)
+    return (inside[:, None] & inside[None, :])[:, :, None, None]
+
+
+def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> dict:
+    """Variables with which the *largest* net computes the genome's subnet; jit- and vmap-able over genomes.
+
+    Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
+    units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
+    Pointwise kernels stay as they are, hence unbatched under vmap.
+    """
+    params = traverse_util.flatten_dict(variables["params"])
+    for position, masks in _mask_plan(supernet):
+        joint = joint_index(position, genome)
+        exists = genome[position.depth[0]] >= position.depth[1] if position.depth else jnp.asarray(True)
+        for path, rule, lengths in masks:
+            key = (position.name, *path[1:])
+            live = _live(rule, params[key], jnp.asarray(lengths)[joint], exists)
+            params[key] = jnp.where(live, params[key], jnp.zeros((), params[key].dtype))
+    return {**variables, "params": traverse_util.unflatten_dict(params)}

@@ -1,0 +1,48 @@
+"""The networks by name; none is imported before it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any, NamedTuple
+
+
+class Loader(NamedTuple):
+    """Builds a network when called: a supernet where it has a space, else a module."""
+
+    module: str
+    function: str
+    has_space: bool
+
+    def resolve(self) -> Any:
+        """The building function itself."""
+        return getattr(importlib.import_module(self.module), self.function)
+
+    def __call__(self, **options) -> Any:
+        return self.resolve()(**options)
+
+    def from_arch_file(self, content: dict) -> Any:
+        """The module an arch file describes. Raises ValueError where the file does not fit the network."""
+        if not self.has_space:
+            raise ValueError(f"{self.function} is one fixed network and takes no arch file")
+        return importlib.import_module(self.module).net_from_arch_file(self.resolve(), content)
+
+
+_OFA, _MBCONV = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mbconv"
+NETWORKS = {
+    "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
+    "ofa_proxyless": Loader(_OFA, "ofa_proxyless", True),
+    "small_images": Loader(_OFA, "small_images", True),
+    "mobilenet_v2": Loader(_MBCONV, "mobilenet_v2", False),
+    "mobilenet_v3_small": Loader(_MBCONV, "mobilenet_v3_small", False),
+    "mobilenet_v3_large": Loader(_MBCONV, "mobilenet_v3_large", False),
+    "efficientnet_b0": Loader(_MBCONV, "efficientnet_b0", False),
+}
+
+
+def network(name: str) -> Loader:
+    """The loader called `name`. Raises ValueError for an unknown name, with the nearest known one."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    near = difflib.get_close_matches(str(name), NETWORKS, n=1, cutoff=0.0)
+    raise ValueError(f"unknown network {name!r}, did you mean {near[0]!r}? Known: {', '.join(NETWORKS)}")

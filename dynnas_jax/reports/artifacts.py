@@ -1,0 +1,126 @@
+"""What the stages left in a workdir, read and checked: a corrupt file is an error that names it."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax import records
+
+# What each JSON artifact must hold for the report to be written; dots descend.
+REQUIRED = {
+    "predict/predictor.json": ("kendall_tau", "predicted", "actual"),
+    "search/found.json": ("front", "pair.little.macs", "pair.big.macs", "pair.cost", "pair.thresholds"),
+    "evaluate/evaluation.json": (
+        "images",
+        *(f"{network}.{key}" for network in ("little", "big", "dynamic") for key in ("accuracy", "macs", "params")),
+        "dynamic.exit_rate",
+        "dynamic.thresholds",
+        "paired.dynamic_right_big_wrong",
+        "paired.dynamic_wrong_big_right",
+    ),
+}
+OUTPUTS = ("score", "correct", "prediction", "choice", "label")
+
+
+class Artifacts(NamedTuple):
+    """What the stages left in a workdir; `None` (or an empty dict) where a stage has not run."""
+
+    config: dict | None
+    metrics: list[dict] | None
+    predictor: dict | None
+    found: dict | None
+    evaluation: dict | None
+    outputs: dict[str, np.ndarray] | None
+    exports: dict[str, dict]  # by name of the target
+
+
+def read(workdir: str | Path) -> Artifacts:
+    """Reads every artifact of `workdir` but the records store (see `recorded`).
+
+    Raises:
+      ValueError: the workdir does not exist, or a file in it is corrupt; the message names the file.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
+    named = {name: _json(workdir / name, keys) for name, keys in REQUIRED.items()}
+    exports = sorted(workdir.glob("export/*/export.json"))
+    return Artifacts(
+        config=_json(workdir / "config.json"),
+        metrics=_json_lines(workdir / "train/metrics.jsonl"),
+        predictor=named["predict/predictor.json"],
+        found=named["search/found.json"],
+        evaluation=named["evaluate/evaluation.json"],
+        outputs=_arrays(workdir / "evaluate/outputs.npz"),
+        exports={path.parent.name: _json(path, ("files",)) for path in exports},
+    )
+
+
+def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """`(macs float64[n], accuracy float64[n])` of the subnets whose record is complete; n = 0 without records.
+
+    Raises:
+      ValueError: a damaged store; the message names it.
+    """
+    path = Path(workdir) / "collect" / "records.zarr"
+    if not (path / "zarr.json").exists():
+        return np.zeros(0), np.zeros(0)
+    store = records.open(path)
+    done = np.flatnonzero(store.done())
+    return store.read("cost", done)[:, 0], store.accuracy()[done, 0]
+
+
+def series(metrics: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """`(steps int64[k], values float64[k])` of one metric, ascending; a step written twice (a resumed run) counts once,
+    as it was written last."""
+    values = {entry["step"]: entry[key] for entry in metrics if entry.get(key) is not None}
+    steps = sorted(values)
+    return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
+
+
+def _json(path: Path, required: Sequence[str] = ()) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is corrupt ({error}); remove it and run its stage again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is corrupt (it holds no object); remove it and run its stage again")
+    for dotted in required:
+        inner = content
+        for key in dotted.split("."):
+            if not isinstance(inner, dict) or key not in inner:
+                raise ValueError(f"{path} is corrupt (it lacks {dotted!r}); remove it and run its stage again")
+            inner = inner[key]
+    return content
+
+
+def _json_lines(path: Path) -> list[dict] | None:
+    """A last line without its newline is one that is being written, or was when its run was stopped: left out."""
+    if not path.exists():
+        return None
+    lines = path.read_bytes().split(b"\n")[:-1]
+    entries = []
+    for number_, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            entry["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is corrupt at line {number_} ({error}); remove that line") from error
+        entries.append(entry)
+    return entries
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as archive:
+            return {name: archive[name] for name in OUTPUTS}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is corrupt ({error}); remove it and run evaluate again") from error

@@ -1,0 +1,111 @@
+"""The report of a workdir: one HTML file that holds its figures and needs nothing else, and its tables as CSV."""
+
+import html as markup
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dynnas_jax.reports import artifacts, sections, tables
+
+
+def write(
+    workdir: str | Path,
+    *,
+    images: np.ndarray | None = None,
+    classes: Sequence[str] = (),
+    title: str | None = None,
+) -> Path:
+    """Writes `report.html`, `report/tables/*.csv` and `report/figures/*.png` from the artifacts of `workdir` alone.
+
+    A stage that has not run leaves its section saying so; tables and figures of an earlier report are removed first.
+
+    Args:
+      workdir: the folder of a run.
+      images: uint8[n, h, w, c], the test images in the order of `evaluate/outputs.npz`; without them no samples.
+      classes: names of the classes for the captions of the samples; without them classes go by their numbers.
+      title: heading of the page.
+
+    Returns:
+      The path of `report.html`.
+
+    Raises:
+      ValueError: no such workdir, a corrupt artifact (named), or `images` that are not those of the outputs.
+    """
+    workdir = Path(workdir)
+    source = sections.Source(workdir, workdir / "report", artifacts.read(workdir), images, classes)
+    for stale in (*source.folder.glob("tables/*.csv"), *source.folder.glob("figures/*.png")):
+        stale.unlink()
+    title = title or f"Dynamic network report: {workdir.resolve().name}"
+    parts = [f"<h1>{markup.escape(title)}</h1>", _headline(source.found)]
+    for heading, explanation, build in sections.SECTIONS:
+        body = build(source) or f'<p class="absent">{tables.NOT_RUN}</p>'
+        parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
+    path = workdir / "report.html"
+    page = PAGE.format(title=markup.escape(title), css=CSS, body="\n".join(parts))
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _headline(found: artifacts.Artifacts) -> str:
+    evaluation = found.evaluation
+    if evaluation is None:
+        return '<p class="headline">The dynamic network has not been evaluated yet.</p>'
+    little, big, dynamic = (evaluation[name] for name in ("little", "big", "dynamic"))
+    share = dynamic["macs"] / big["macs"]
+    sentence = (
+        f"The dynamic network answers <b>{100 * dynamic['accuracy']:.1f} %</b> of {evaluation['images']:,} test images "
+        f"rightly at <b>{100 * share:.0f} %</b> of big's MACs; big alone reaches {100 * big['accuracy']:.1f} %, "
+        f"little alone {100 * little['accuracy']:.1f} % at {100 * little['macs'] / big['macs']:.0f} % of big's MACs."
+    )
+    warning = ""
+    if found.found and found.found["pair"].get("feasible") is False:
+        warning = '<p class="warning">No pair and threshold met the target that was asked for; this is the closest.</p>'
+    return f'<p class="headline">{sentence}</p>{warning}'
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+CSS = """
+:root { color-scheme: light dark; --ink: #22262b; --soft: #5f6670; --line: #dfe2e6; --page: #f6f7f8; --card: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #a3aab4; --line: #3a3f46; --page: #17191c; --card: #202327; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem; }
+h2 { font-size: 1.2rem; margin: 0 0 .4rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+p { max-width: 48rem; margin: .5rem 0; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.4rem 1.5rem;
+  margin: 1.25rem 0; }
+.headline { font-size: 1.2rem; line-height: 1.5; }
+.headline b { color: #009e73; font-variant-numeric: tabular-nums; }
+.warning { border-left: 4px solid #d55e00; padding-left: .75rem; }
+.absent { color: var(--soft); font-style: italic; }
+.table { overflow-x: auto; margin: .9rem 0; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; min-width: 60%; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .7rem; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; border-bottom-width: 2px; }
+th.number, td.number { text-align: right; }
+td.number { white-space: nowrap; }
+figure { margin: 1rem 0 .25rem; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
+figcaption { color: var(--soft); font-size: .86rem; margin-top: .5rem; max-width: 48rem; }
+summary { cursor: pointer; color: var(--soft); }
+"""

@@ -1,0 +1,277 @@
+"""The sections of the report: each reads the artifacts, writes its tables (CSV) and figures (PNG), and returns HTML.
+
+A section whose stage has not run returns None.
+"""
+
+import base64
+import html as markup
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax.dynamic import thresholds
+from dynnas_jax.reports import artifacts, plots, tables
+from dynnas_jax.search import pareto
+
+PICTURES = 8  # sample images in a row
+
+
+class Source(NamedTuple):
+    """What the sections of the page are made from, and the folder for their tables and figures."""
+
+    workdir: Path
+    folder: Path
+    found: artifacts.Artifacts
+    images: np.ndarray | None  # uint8[n, h, w, c], the rows of evaluate/outputs.npz
+    classes: Sequence[str]
+
+
+def _summary(source: Source) -> str:
+    body = _table(source, "summary", tables.summary(source.found), tables.SUMMARY)
+    evaluation = source.found.evaluation
+    if evaluation:
+        gained, lost = (evaluation["paired"][f"dynamic_{key}"] for key in ("right_big_wrong", "wrong_big_right"))
+        chance = tables.sign_test(gained, lost)
+        verdict = "chance alone could explain it" if chance > 0.05 else "chance alone hardly explains it"
+        body += (
+            f"<p>On {gained + lost} images only one of dynamic and big is right: dynamic on {gained}, big on {lost}; "
+            f"{verdict} (two-sided sign test, p = {chance:.2g}).</p>"
+        )
+    target = tables.main_target(source.found.exports)
+    if target:
+        body += f"<p>Latencies were measured for the target <b>{markup.escape(target)}</b>.</p>"
+    return body
+
+
+def _records(source: Source) -> str | None:
+    macs, accuracy = artifacts.recorded(source.workdir)
+    if not len(macs):
+        return None
+    front = pareto.front(macs, accuracy)
+    rows = [{"macs": m, "accuracy": a, "front": f} for m, a, f in zip(macs, accuracy, front, strict=True)]
+    tables.write_csv(source.folder / "tables" / "records.csv", rows)
+    entries, marks = tables.front(source.found), {}
+    if source.found.found:
+        pair = source.found.found["pair"]
+        known = {str(entry.get("genome")): entry.get("holdout_accuracy") for entry in source.found.found["front"]}
+        for name in ("little", "big"):
+            marks[name] = (pair[name]["macs"], known.get(str(pair[name].get("genome"))))
+        if "holdout" in pair:
+            marks["dynamic"] = (pair["holdout"]["average_macs"], pair["holdout"]["accuracy"])
+    found = [(row["macs"], row["holdout_accuracy"]) for row in entries if row["holdout_accuracy"] is not None]
+    figure = plots.accuracy_against_macs(macs, accuracy, front, found=found, marks=marks)
+    caption = f"{len(macs)} subnets of the supernet, none trained on its own. Stars: what was chosen."
+    if any(accuracy is None for _, accuracy in marks.values()):
+        caption += " A dashed line: chosen too, but measured in another stage only."
+    body = _figure(source, "accuracy_against_macs", figure, caption)
+    return body + (_table(source, "front", entries, tables.FRONT) if entries else "")
+
+
+def _predictor(source: Source) -> str | None:
+    predictor = source.found.predictor
+    if not predictor or not predictor["predicted"]:
+        return None
+    pairs = zip(predictor["predicted"], predictor["actual"], strict=True)
+    rows = [{"predicted": guess, "actual": truth} for guess, truth in pairs]
+    tables.write_csv(source.folder / "tables" / "predictor.csv", rows)
+    figure = plots.predicted_against_actual(np.array(predictor["predicted"]), np.array(predictor["actual"]))
+    caption = f"{len(rows)} subnets the predictor was not fitted on. Kendall's tau: {predictor['kendall_tau']:.3f}."
+    return _figure(source, "predictor", figure, caption)
+
+
+def _thresholds(source: Source) -> str | None:
+    outputs, found = source.found.outputs, source.found.found
+    if outputs is None or found is None:
+        return None
+    pair, correct, choice = found["pair"], outputs["correct"], outputs["choice"]
+    cost = np.asarray(pair["cost"], np.float64)
+    curve = thresholds.curve(outputs["score"], correct, cost)
+    columns = {"threshold": curve.thresholds, "accuracy": curve.accuracy, "average_macs": curve.average_cost}
+    columns["exit_rate"] = curve.exit_rate[:, 0]
+    points = zip(*(column.tolist() for column in columns.values()), strict=True)
+    rows = [dict(zip(columns, point, strict=True)) for point in points]
+    tables.write_csv(source.folder / "tables" / "threshold_curve.csv", rows)
+    accuracy = correct[np.arange(len(choice)), choice].mean()
+    chosen = {"threshold": pair["thresholds"][0], "accuracy": accuracy, "macs": cost[choice].mean()}
+    marks = {name: (pair[name]["macs"], correct[:, i].mean()) for i, name in enumerate(("little", "big"))}
+    figure = plots.threshold_curve(*columns.values(), chosen=chosen, marks=marks)
+    name = markup.escape(pair.get("score", "score"))
+    caption = (
+        f"Test images. Star: the threshold in use, {chosen['threshold']:.6g} on the score {name}; it was chosen on "
+        "images held out from the training data, not on these."
+    )
+    return _figure(source, "threshold_curve", figure, caption)
+
+
+def _training(source: Source) -> str | None:
+    metrics = source.found.metrics
+    if not metrics:
+        return None
+    names = list(dict.fromkeys(key for entry in metrics for key in entry))
+    curves = [
+        {name.removeprefix(prefix): artifacts.series(metrics, name) for name in names if name.startswith(prefix)}
+        for prefix in ("loss_", "holdout_accuracy_")
+    ]
+    steps, speed = artifacts.series(metrics, "images_per_s")
+    caption = f"Last step recorded: {max(entry['step'] for entry in metrics):,}."
+    if len(steps):
+        caption += f" Median throughput: {np.median(speed):,.0f} training images a second."
+    return _figure(source, "training", plots.training(*curves), caption)
+
+
+def _archs(source: Source) -> str | None:
+    if source.found.found is None:
+        return None
+    pair = source.found.found["pair"]
+    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "arch" in pair[name]}
+    if not drawn:
+        return None
+    shared = f" The stem they share costs {pair['stem_macs'] / 1e6:.3f} M MACs." if "stem_macs" in pair else ""
+    caption = (
+        "Colour and width of a box: depthwise kernel. Height: expansion of the channels inside the block." + shared
+    )
+    return _figure(source, "archs", plots.archs(drawn), caption)
+
+
+def _samples(source: Source) -> str | None:
+    outputs, images = source.found.outputs, source.images
+    if outputs is None or images is None:
+        return None
+    if len(images) != len(outputs["label"]):
+        raise ValueError(
+            f"report: {len(images)} images given, but evaluate/outputs.npz has {len(outputs['label'])} rows"
+        )
+    score, choice = outputs["score"][:, 0], outputs["choice"]
+    early, late = np.flatnonzero(choice == 0), np.flatnonzero(choice != 0)
+    groups = {
+        "Answered by little, the surest": early[np.argsort(-score[early], kind="stable")],
+        "Answered by little, drawn at random": np.random.default_rng(0).permutation(early),
+        "Passed on to big, where little was least sure": late[np.argsort(score[late], kind="stable")],
+    }
+    shown = {name: [_sample(source, row) for row in rows[:PICTURES]] for name, rows in groups.items() if len(rows)}
+    caption = (
+        "Under each image: its label, what little and big say, and little's score. Red: the final answer is wrong."
+    )
+    return _figure(source, "samples", plots.samples(shown), caption)
+
+
+def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
+    outputs = source.found.outputs
+    label, little, big = (
+        source.classes[i] if source.classes else str(i) for i in (outputs["label"][row], *outputs["prediction"][row])
+    )
+    caption = f"label {label}\nlittle {little}\nbig {big}\nscore {outputs['score'][row, 0]:.4f}"
+    return source.images[row], caption, bool(outputs["correct"][row, outputs["choice"][row]])
+
+
+def _exports(source: Source) -> str | None:
+    body = ""
+    for target, export in source.found.exports.items():
+        body += f"<h3>{markup.escape(target)}</h3>"
+        body += _table(source, f"export_{target}", tables.exported_files(export), tables.FILES)
+        cascades = tables.cascades(export)
+        if cascades:
+            body += "<p>The whole decision, little first and big where little is unsure:</p>"
+            body += _table(source, f"cascade_{target}", cascades, tables.CASCADES)
+    return body or None
+
+
+def _settings(source: Source) -> str | None:
+    if source.found.config is None:
+        return None
+    table = _table(source, "config", tables.settings(source.found.config), tables.SETTINGS)
+    return f"<details><summary>Show the configuration</summary>{table}</details>"
+
+
+def _machine(source: Source) -> str | None:
+    keys = ("machine", "threads", "runs", "warm_up", "versions")
+    rows = [
+        {"key": f"{target}.{row['key']}", "value": row["value"]}
+        for target, export in source.found.exports.items()
+        for row in tables.settings({key: export[key] for key in keys if key in export})
+    ]
+    return _table(source, "machine", rows, tables.SETTINGS) if rows else None
+
+
+def _figure(source: Source, name: str, figure, caption: str) -> str:
+    content = plots.png(figure)
+    path = source.folder / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    data = base64.b64encode(content).decode("ascii")
+    width = round(104 * figure.get_figwidth())  # one scale, hence one size of letters, for all figures of the page
+    image = f'<img alt="{name.replace("_", " ")}" width="{width}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _table(source: Source, name: str, rows: Sequence[dict], columns: Sequence[tables.Column]) -> str:
+    tables.write_csv(source.folder / "tables" / f"{name}.csv", rows)
+    return tables.html(rows, columns)
+
+
+class Section(NamedTuple):
+    """A part of the page: its heading, what it shows in plain words, and the function that makes it."""
+
+    heading: str
+    explanation: str
+    build: Callable[[Source], str | None]
+
+
+SECTIONS = (
+    Section(
+        "Result",
+        "A small network (<i>little</i>) answers first. Where it is unsure, a large one (<i>big</i>) answers instead, "
+        "starting from the first layers that both share. <i>Dynamic</i> is the two together. The cost of an image is "
+        "counted in multiply-accumulates (MACs); for dynamic it is the average over the test images, and its latency "
+        "is the mean over images. The interval tells how far the accuracy could move on another test set of this size.",
+        _summary,
+    ),
+    Section(
+        "When does little hand over?",
+        "Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
+        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs slightly more "
+        "than big alone, since little has run too.",
+        _thresholds,
+    ),
+    Section(
+        "Which images are easy?",
+        "Test images that little answered by itself, and images it passed on.",
+        _samples,
+    ),
+    Section(
+        "The two architectures",
+        "Each box is one block of the network, from the image on the left to the answer on the right. A dotted box "
+        "is a block that this network skips and the other one has.",
+        _archs,
+    ),
+    Section(
+        "The search space",
+        "Every dot is a subnet cut out of one trained supernet and measured on images held out from training. The "
+        "line joins those that no other beats in both cost and accuracy; diamonds were found by the search for given "
+        "budgets.",
+        _records,
+    ),
+    Section(
+        "The accuracy predictor",
+        "The search asks a small model for the accuracy of a subnet instead of measuring it. Dots on the dashed line "
+        "are guessed exactly; what counts for a search is the order, which Kendall's tau measures (1: same order, "
+        "0: none).",
+        _predictor,
+    ),
+    Section(
+        "Training the supernet",
+        "At each step the largest, the smallest and some random subnets are trained together on the same weights.",
+        _training,
+    ),
+    Section(
+        "Exported files",
+        "The networks as LiteRT (TFLite) files, in 32-bit floating point and 8-bit integers. <i>Logits off by</i> is "
+        "the largest difference to the JAX network's raw outputs; <i>big_after_stem</i> starts from the layers little "
+        "has run.",
+        _exports,
+    ),
+    Section("Configuration", "All settings of the run.", _settings),
+    Section("Machine and versions", "Where the exported files were measured, and with which software.", _machine),
+)

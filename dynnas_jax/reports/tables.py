@@ -1,0 +1,233 @@
+"""Rows of numbers from the artifacts of a workdir, and their three forms: CSV, HTML and plain text.
+
+A row is a dict. A value `None` means that the stage which measures it has not run ("not run" in HTML and text, empty
+in CSV); an empty string means that the number has no meaning for this row (a dash).
+"""
+
+import csv
+import html as markup
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dynnas_jax.reports.artifacts import Artifacts
+
+NOT_RUN = "not run"
+
+
+class Column(NamedTuple):
+    """One column of an HTML or text table: `form(row)` gives the cell, and is not called where `row[key]` is empty."""
+
+    key: str
+    header: str
+    form: Callable[[dict], str]
+    numeric: bool = True
+
+
+def main_target(exports: dict[str, dict]) -> str | None:
+    """The target whose latencies stand in the summary: x86 (where the whole network is measured), else the first."""
+    return "x86" if "x86" in exports else next(iter(exports), None)
+
+
+def summary(artifacts: Artifacts) -> list[dict]:
+    """Three rows, little, big and dynamic: accuracy on the test split with its 95 % interval (Wilson), MACs of an image
+    (average, for dynamic), params, latency (median for the nets, mean over images for dynamic), exit rate, and the
+    images on which dynamic and big disagree."""
+    evaluation = artifacts.evaluation or {}
+    pair = (artifacts.found or {}).get("pair", {})
+    export = artifacts.exports.get(main_target(artifacts.exports), {})
+    rows = []
+    for network in ("little", "big", "dynamic"):
+        measured = evaluation.get(network, {})
+        declared = pair.get(network, {}) if network != "dynamic" else {"params": pair.get("params")}
+        low, high = _interval(measured.get("accuracy"), evaluation.get("images"))
+        row = {"network": network, "accuracy": measured.get("accuracy"), "accuracy_low": low, "accuracy_high": high}
+        row |= {key: measured.get(key, declared.get(key)) for key in ("macs", "params")}
+        row |= _latencies(network, export)
+        rows.append(row | _disagreement(network, evaluation))
+    return rows
+
+
+def front(artifacts: Artifacts) -> list[dict]:
+    """One row for each budget of the search, ascending: the subnet found for it."""
+    keys = ("budget", "feasible", "macs", "params", "predicted_accuracy", "holdout_accuracy")
+    found = artifacts.found or {"front": []}
+    return [{key: entry.get(key) for key in keys} for entry in found["front"]]
+
+
+def exported_files(export: dict) -> list[dict]:
+    """One row for each exported file of a target: size, operators, latency, accuracy, distance to the JAX logits."""
+    rows = []
+    for name, file in export["files"].items():
+        low, high = file.get("latency_spread_ms") or (None, None)
+        keys = ("path", "size_bytes", "macs", "latency_ms", "accuracy")
+        row = {"file": name} | {key: file.get(key) for key in keys}
+        distance = file.get("max_logit_difference")
+        row["max_logit_difference"] = "" if distance is None and name.endswith("int8") else distance
+        operators = sorted((file.get("ops") or {}).items(), key=lambda item: (-item[1], item[0]))
+        row |= {"latency_p10_ms": low, "latency_p90_ms": high}
+        rows.append(row | {"operators": ", ".join(f"{count}×{name}" for name, count in operators) or None})
+    return rows
+
+
+def cascades(export: dict) -> list[dict]:
+    """One row for each precision in which the whole decision (little, threshold, big) was run as exported."""
+    keys = ("accuracy", "agreement_with_jax", "latency_ms", "latency_mean_ms")
+    return [
+        {"precision": precision, "exit_rate": (cascade.get("exit_rate") or [None])[0]}
+        | {key: cascade.get(key) for key in keys}
+        for precision, cascade in export.get("cascade", {}).items()
+    ]
+
+
+def settings(tree: dict | None) -> list[dict]:
+    """A nested dict as rows `{"key": "train.steps", "value": "100"}`, keys joined by dots, values as JSON."""
+    rows = []
+    for key, value in (tree or {}).items():
+        if isinstance(value, dict) and value:
+            rows += [{"key": f"{key}.{row['key']}", "value": row["value"]} for row in settings(value)]
+        else:
+            rows.append({"key": key, "value": value if isinstance(value, str) else json.dumps(value)})
+    return rows
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Two-sided p-value of the exact sign (McNemar) test that two networks, one of them right where the other is wrong
+    on `gained` images and wrong where it is right on `lost`, are equally accurate."""
+    from scipy import stats
+
+    return float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def write_csv(path: Path, rows: Sequence[dict]) -> Path:
+    """Writes `rows` with a header line; `None` becomes an empty cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def html(rows: Sequence[dict], columns: Sequence[Column]) -> str:
+    """The rows as an HTML table, everything escaped, numbers aligned right."""
+    head = "".join(f"<th{_align(column)}>{markup.escape(column.header)}</th>" for column in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td{_align(c)}>{markup.escape(_cell(row, c))}</td>' for c in columns)}</tr>\n" for row in rows
+    )
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+
+
+def text(rows: Sequence[dict]) -> str:
+    """The rows of `summary` as a short table of plain text, for a terminal: no trailing newline."""
+    names = ("network", "accuracy", "macs", "params", "latency_fp32_ms", "latency_int8_ms")
+    columns = [next(column for column in SUMMARY if column.key == name) for name in names]
+    lines = [[column.header for column in columns]] + [[_cell(row, column) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column.numeric else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        )
+        for line in lines
+    )
+
+
+def percent(key: str, digits: int = 2) -> Callable[[dict], str]:
+    """Form of a share in [0, 1]."""
+    return lambda row: f"{100 * row[key]:.{digits}f} %"
+
+
+def number(key: str, digits: int = 0, scale: float = 1.0) -> Callable[[dict], str]:
+    """Form of a number, divided by `scale`, with thousands separated."""
+    return lambda row: f"{row[key] / scale:,.{digits}f}"
+
+
+def plain(key: str) -> Callable[[dict], str]:
+    """Form of a word; a truth value reads yes or no."""
+    return lambda row: ("yes" if row[key] else "no") if isinstance(row[key], bool) else str(row[key])
+
+
+SUMMARY = (
+    Column("network", "network", plain("network"), numeric=False),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column(
+        "accuracy_low", "95 % interval", lambda row: f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
+    ),
+    Column("macs", "MACs (M)", number("macs", 3, 1e6)),
+    Column("params", "params (k)", number("params", 1, 1e3)),
+    Column("latency_fp32_ms", "fp32 (ms)", number("latency_fp32_ms", 3)),
+    Column("latency_int8_ms", "int8 (ms)", number("latency_int8_ms", 3)),
+    Column("exit_rate", "answered by little", percent("exit_rate", 1)),
+    Column("dynamic_right_big_wrong", "right, big wrong", number("dynamic_right_big_wrong")),
+    Column("dynamic_wrong_big_right", "wrong, big right", number("dynamic_wrong_big_right")),
+)
+FRONT = (
+    Column("budget", "budget (M MACs)", number("budget", 3, 1e6)),
+    Column("feasible", "feasible", plain("feasible"), numeric=False),
+    Column("macs", "MACs (M)", number("macs", 3, 1e6)),
+    Column("params", "params (k)", number("params", 1, 1e3)),
+    Column("predicted_accuracy", "predicted accuracy", percent("predicted_accuracy")),
+    Column("holdout_accuracy", "held-out accuracy", percent("holdout_accuracy")),
+)
+FILES = (
+    Column("file", "file", plain("file"), numeric=False),
+    Column("size_bytes", "size (KiB)", number("size_bytes", 1, 1024)),
+    Column("macs", "MACs (M)", number("macs", 3, 1e6)),
+    Column("latency_ms", "latency (ms)", number("latency_ms", 3)),
+    Column(
+        "latency_p10_ms",
+        "10th–90th percentile",
+        lambda row: f"{row['latency_p10_ms']:.3f}–{row['latency_p90_ms']:.3f}",
+    ),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column("max_logit_difference", "logits off by", lambda row: f"{row['max_logit_difference']:.1e}"),
+    Column("operators", "operators", plain("operators"), numeric=False),
+)
+CASCADES = (
+    Column("precision", "precision", plain("precision"), numeric=False),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column("agreement_with_jax", "same answer as JAX", percent("agreement_with_jax")),
+    Column("exit_rate", "answered by little", percent("exit_rate", 1)),
+    Column("latency_ms", "median latency (ms)", number("latency_ms", 3)),
+    Column("latency_mean_ms", "mean latency (ms)", number("latency_mean_ms", 3)),
+)
+SETTINGS = (Column("key", "key", plain("key"), numeric=False), Column("value", "value", plain("value"), numeric=False))
+
+
+def _interval(accuracy: float | None, images: int | None) -> tuple[float | None, float | None]:
+    from scipy import stats
+
+    if accuracy is None or not images:
+        return None, None
+    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _latencies(network: str, export: dict) -> dict:
+    row = {}
+    for precision in ("fp32", "int8"):
+        if network == "dynamic":
+            measured = export.get("cascade", {}).get(precision, {}).get("latency_mean_ms")
+        else:
+            measured = export.get("files", {}).get(f"{network}_{precision}", {}).get("latency_ms")
+        row[f"latency_{precision}_ms"] = measured
+    return row
+
+
+def _disagreement(network: str, evaluation: dict) -> dict:
+    keys = ("dynamic_right_big_wrong", "dynamic_wrong_big_right")
+    if network != "dynamic":
+        return dict.fromkeys(("exit_rate", *keys), "")
+    paired = evaluation.get("paired", {})
+    return {"exit_rate": evaluation.get("dynamic", {}).get("exit_rate", [None])[0]} | {k: paired.get(k) for k in keys}
+
+
+def _cell(row: dict, column: Column) -> str:
+    value = row[column.key]
+    return NOT_RUN if value is None else "–" if value == "" else column.form(row)
+
+
+def _align(column: Column) -> str:
+    return ' class="number"' if column.numeric else ""

@@ -1,0 +1,183 @@
+"""Constrained evolution of genomes under a cost budget, as one `lax.scan`.
+
+The effort is fixed: `generations` times `children` evaluations, whatever the budget; nothing is rejected and redrawn.
+Candidates are ordered by the rule of Deb, "An efficient constraint handling method for genetic algorithms" (2000):
+a feasible one beats an infeasible one, two feasible ones compare by fitness, two infeasible ones by cost. The loop is
+that of once-for-all (Cai et al., 2020: half the children mutated, half crossed over) or, with `aging`, that of
+regularized evolution (Real et al., 2019).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynnas_jax.search_space import SearchSpace
+
+
+class Found(NamedTuple):
+    """What a search found."""
+
+    genome: jax.Array  # int32[G], canonical; the cheapest one seen if no candidate was feasible
+    fitness: jax.Array  # float32[], of that genome
+    cost: jax.Array  # float32[], of that genome, in the unit of the budget
+    feasible: jax.Array  # bool[], whether cost <= budget
+    history: jax.Array  # float32[generations], best feasible fitness so far; -inf before the first feasible candidate
+
+
+class Population(NamedTuple):
+    """Evaluated genomes."""
+
+    genome: jax.Array  # int32[P, G]
+    fitness: jax.Array  # float32[P]
+    cost: jax.Array  # float32[P]
+
+
+def run(
+    key: jax.Array,
+    space: SearchSpace,
+    fitness: Callable[[jax.Array], jax.Array],
+    cost: Callable[[jax.Array], jax.Array],
+    budget: jax.Array | float,
+    *,
+    population: int = 100,
+    generations: int = 500,
+    children: int | None = None,
+    tournament: int = 4,
+    mutation_share: float = 0.5,
+    mutation_probability: float = 0.1,
+    aging: bool = False,
+) -> Found:
+    """Search for the fittest genome whose cost is at most `budget`.
+
+    Pure and traceable: wrap it in `jax.jit`, and in `jax.vmap` over keys and budgets. The smallest genome of the space
+    is in the first population, so a budget that admits it always yields a feasible result.
+
+    Args:
+        key: PRNG key.
+        space: the space to search.
+        fitness: genome int32[G] -> float32 scalar, more is better; NaN counts as the worst.
+        cost: genome int32[G] -> float32 scalar.
+        budget: scalar, the largest cost allowed.
+        population: genomes alive at a time.
+        generations: steps of the scan.
+        children: genomes born and evaluated in a generation; as many as the population if None.
+        tournament: contestants for each parent's place.
+        mutation_share: share of the children made by mutation; the others are crossed over.
+        mutation_probability: probability of each gene to be redrawn in a mutation.
+        aging: the oldest die instead of the worst (then the best found is kept outside the population).
+
+    Raises:
+        ValueError: for a setting outside its range.
+    """
+    children = population if children is None else children
+    _check(population, generations, children, tournament, mutation_share, mutation_probability, aging)
+    budget = jnp.asarray(budget, jnp.float32)
+    evaluate = evaluator(fitness, cost)
+    sample_key, scan_key = jax.random.split(key)
+
+    def generation(carry, step_key):
+        alive, order, best = carry
+        select_key, vary_key = jax.random.split(step_key)
+        places = order[tournaments(select_key, population, tournament, 2 * children)]
+        born = evaluate(offspring(vary_key, space, alive.genome[places], mutation_share, mutation_probability))
+        alive, order = survivors(born, alive, budget, aging)
+        best = better(best, _take(alive, order[0]), budget)
+        return (alive, order, best), jnp.where(best.cost <= budget, best.fitness, -jnp.inf)
+
+    smallest = jnp.asarray(space.smallest, jnp.int32)
+    first = evaluate(jnp.concatenate([smallest[None], space.sample(sample_key, population - 1)]))
+    order = ranking(first, budget)
+    start = (first, order, _take(first, order[0]))
+    (_, _, best), history = jax.lax.scan(generation, start, jax.random.split(scan_key, generations))
+    return Found(space.canonical(best.genome), best.fitness, best.cost, best.cost <= budget, history)
+
+
+def evaluator(
+    fitness: Callable[[jax.Array], jax.Array], cost: Callable[[jax.Array], jax.Array]
+) -> Callable[[jax.Array], Population]:
+    """The function from genomes int32[P, G] to the same with their fitness and cost; a NaN fitness becomes -inf."""
+
+    def evaluate(genome: jax.Array) -> Population:
+        value, price = (jax.vmap(function)(genome).astype(jnp.float32) for function in (fitness, cost))
+        return Population(genome, jnp.where(jnp.isnan(value), -jnp.inf, value), price)
+
+    return evaluate
+
+
+def ranking(candidates: Population, budget: jax.Array) -> jax.Array:
+    """int32[P]: the candidates' indices from best to worst: the feasible by fitness, the others by cost, copies last.
+
+    A copy is a candidate that equals a better-placed one in cost and fitness: mostly the same subnet again, whatever
+    its genome says in genes that do not count. Left among the others, copies of the best fill the population and end
+    the search early.
+    """
+    over = _overrun(candidates, budget)
+    indices = jnp.arange(over.shape[0], dtype=jnp.int32)
+    over, loss, indices = jax.lax.sort((over, -candidates.fitness, indices), num_keys=2)
+    copy = jnp.zeros(over.shape, bool).at[1:].set((over[1:] == over[:-1]) & (loss[1:] == loss[:-1]))
+    return jax.lax.sort((copy.astype(jnp.int32), indices), num_keys=1, is_stable=True)[1]
+
+
+def better(a: Population, b: Population, budget: jax.Array) -> Population:
+    """The better of two candidates (fields without the leading axis), `a` if they are equal."""
+    over_a, over_b = _overrun(a, budget), _overrun(b, budget)
+    b_wins = (over_b < over_a) | ((over_b == over_a) & (b.fitness > a.fitness))
+    return jax.tree.map(lambda x, y: jnp.where(b_wins, y, x), a, b)
+
+
+def survivors(born: Population, alive: Population, budget: jax.Array, aging: bool) -> tuple[Population, jax.Array]:
+    """The next population, of the size of `alive`, and its ranking int32[P]: the best live on, or the youngest."""
+    size = alive.cost.shape[0]
+    pool = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), born, alive)  # youngest first
+    if aging:
+        youngest = _take(pool, slice(size))
+        return youngest, ranking(youngest, budget)
+    return _take(pool, ranking(pool, budget)[:size]), jnp.arange(size, dtype=jnp.int32)
+
+
+def tournaments(key: jax.Array, population: int, size: int, winners: int) -> jax.Array:
+    """int32[winners]: for each winner the best (the least) rank among `size` contestants drawn with replacement."""
+    return jax.random.randint(key, (winners, size), 0, population).min(axis=1)
+
+
+def offspring(
+    key: jax.Array, space: SearchSpace, parents: jax.Array, mutation_share: float, mutation_probability: float
+) -> jax.Array:
+    """int32[n, G] from parents int32[2n, G]: the first share are mutants of parent i, the others cross i and n + i."""
+    first, second = jnp.split(parents, 2)
+    count = first.shape[0]
+    mutants = round(count * mutation_share)
+    keys = jax.random.split(key, count)
+    mutated = jax.vmap(space.mutate, in_axes=(0, 0, None))(keys[:mutants], first[:mutants], mutation_probability)
+    crossed = jax.vmap(space.crossover)(keys[mutants:], first[mutants:], second[mutants:])
+    return jnp.concatenate([mutated, crossed])
+
+
+def _overrun(candidates: Population, budget: jax.Array) -> jax.Array:
+    """The cost of the infeasible, -inf for the feasible; not cost - budget, whose rounding would merge costs."""
+    return jnp.where(candidates.cost <= budget, -jnp.inf, candidates.cost)
+
+
+def _take(candidates: Population, indices) -> Population:
+    return jax.tree.map(lambda x: x[indices], candidates)
+
+
+def _check(population, generations, children, tournament, mutation_share, mutation_probability, aging) -> None:
+    for name, value, least in (
+        ("population", population, 2),
+        ("generations", generations, 1),
+        ("children", children, 1),
+        ("tournament", tournament, 1),
+    ):
+        if value < least:
+            raise ValueError(f"evolution.run: {name} is {value}; it must be at least {least}")
+    for name, value in (("mutation_share", mutation_share), ("mutation_probability", mutation_probability)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"evolution.run: {name} is {value}; it must lie in [0, 1]")
+    if aging and children > population:
+        raise ValueError(
+            f"evolution.run: {children} children cannot all live in a population of {population}; "
+            "with aging, children must be at most population"
+        )

@@ -1,0 +1,134 @@
+"""One small pair of nets with random weights, exported once for all tests of this folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax.export import pair
+
+SIZE, CLASSES, STEM = 16, 5, 8
+THRESHOLD = 0.9  # about half of the images lie above it
+LABELS = ["ant", "bee", "cat", "dog", "elk"]
+
+
+def pooled(x):
+    """Mean over the whole image, [b, 1, 1, c] (Flax's own divides by an integer, which strict promotion forbids)."""
+    return nn.pooling.pool(x, 0.0, jax.lax.add, x.shape[1:3], x.shape[1:3], "VALID") / jnp.float32(
+        x.shape[1] * x.shape[2]
+    )
+
+
+class Stem(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = images * jnp.float32(1 / 64) - jnp.float32(2)
+        x = nn.Conv(STEM, (3, 3), strides=2, use_bias=False)(x)
+        return nn.hard_swish(nn.BatchNorm(use_running_average=True)(x))
+
+
+class Body(nn.Module):
+    """Inverted residual with squeeze-and-excitation, head convolution, pooling, classifier."""
+
+    hidden: int
+    act: str
+
+    @nn.compact
+    def __call__(self, x):
+        act = getattr(nn, self.act)
+        norm = lambda: nn.BatchNorm(use_running_average=True)  # noqa: E731
+        y = act(norm()(nn.Conv(self.hidden, (1, 1), use_bias=False)(x)))
+        y = act(norm()(nn.Conv(self.hidden, (3, 3), feature_group_count=self.hidden, use_bias=False)(y)))
+        s = pooled(y)
+        y = y * nn.hard_sigmoid(nn.Conv(self.hidden, (1, 1))(nn.relu(nn.Conv(8, (1, 1))(s))))
+        x = x + norm()(nn.Conv(STEM, (1, 1), use_bias=False)(y))
+        x = act(norm()(nn.Conv(24, (1, 1), use_bias=False)(x)))
+        x = pooled(x)
+        return nn.Dense(CLASSES, kernel_init=nn.initializers.normal(3.0))(x.reshape(x.shape[0], -1))
+
+
+class Pair(NamedTuple):
+    """The nets as JAX functions, the export, and images to try them on."""
+
+    little: object
+    big_after_stem: object
+    big: object
+    images: np.ndarray  # uint8[n, SIZE, SIZE, 3]
+    macs: dict
+    metadata: dict
+    folder: Path
+    facts: dict
+
+
+def random_variables(net, key, x):
+    """Initial weights, and moments of the norms that are not 0 and 1."""
+    variables = net.init(key, x)
+    leaves, tree = jax.tree.flatten(variables["batch_stats"])
+    keys = jax.random.split(key, len(leaves))
+    moments = [jax.random.uniform(k, leaf.shape, minval=0.5, maxval=1.0) for k, leaf in zip(keys, leaves, strict=True)]
+    return {"params": variables["params"], "batch_stats": jax.tree.unflatten(tree, moments)}
+
+
+def body_macs(hidden: int) -> int:
+    """By hand: expand, depthwise, squeeze, excite, project, head convolution, classifier; at half the resolution."""
+    pixels = (SIZE // 2) ** 2
+    spatial = pixels * (STEM * hidden + 9 * hidden + hidden * STEM + STEM * 24)
+    return spatial + hidden * 8 + 8 * hidden + 24 * CLASSES
+
+
+STEM_MACS = (SIZE // 2) ** 2 * 9 * 3 * STEM
+
+
+def some_images(count: int) -> np.ndarray:
+    """Flat colours with some noise: they differ enough for different answers."""
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(0, 255, (count, 1, 1, 3))
+    return np.clip(colours + rng.normal(0, 40, (count, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Pair:
+    images = some_images(40)
+    stem, small, large = Stem(), Body(16, "relu6"), Body(32, "swish")
+    image = jnp.asarray(images[:1], jnp.float32)
+    stem_variables = random_variables(stem, jax.random.key(0), image)
+    features = stem.apply(stem_variables, image)
+    small_variables = random_variables(small, jax.random.key(1), features)
+    large_variables = random_variables(large, jax.random.key(2), features)
+
+    @jax.jit
+    def little(x):
+        features = stem.apply(stem_variables, x)
+        return small.apply(small_variables, features), features
+
+    @jax.jit
+    def big_after_stem(features):
+        return large.apply(large_variables, features)
+
+    @jax.jit
+    def big(x):
+        return large.apply(large_variables, stem.apply(stem_variables, x))
+
+    macs = {
+        "little": STEM_MACS + body_macs(16),
+        "big_after_stem": body_macs(32),
+        "big": STEM_MACS + body_macs(32),
+    }
+    cost = [macs["little"], macs["little"] + macs["big_after_stem"]]
+    metadata = {"labels": LABELS, "cost": cost, "score": "max_softmax", "thresholds": [THRESHOLD]}
+    folder = tmp_path_factory.mktemp("export") / "x86"
+    facts = pair.export_pair(
+        little,
+        big_after_stem,
+        big,
+        image_shape=(SIZE, SIZE, 3),
+        folder=folder,
+        calibration=images,
+        metadata=metadata,
+        macs=macs,
+    )
+    return Pair(little, big_after_stem, big, images, macs, metadata, folder, facts)

@@ -1,0 +1,123 @@
+import base64
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynnas_jax.reports import page, sections
+
+FIGURES = {"accuracy_against_macs", "archs", "predictor", "samples", "threshold_curve", "training"}
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Figures of few pixels: the page is the same, and quickly made."""
+    draw = sections.plots.png
+    monkeypatch.setattr(sections.plots, "png", lambda figure: draw(figure, dpi=40))
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_of_a_finished_run(workdir, records_store, images, coarse):
+    path = page.write(workdir, images=images, classes=[f"class_{i}" for i in range(10)], title="A <run> & its end")
+    text = path.read_text(encoding="utf-8")
+    assert path == workdir / "report.html"
+    assert "A &lt;run&gt; &amp; its end" in text
+    assert "<run>" not in text
+    assert "not run" not in text
+    _stands_alone(text)
+    _tables_hold_what_was_measured(workdir, records_store)
+    _figures_are_drawn(workdir, text)
+    assert "it was chosen on images held out" in text
+    assert "&lt;digits&gt; &amp; more" in text  # of the configuration
+
+
+def _stands_alone(text):
+    assert not re.search(r"https?://|<script|<link|<iframe|@import|url\(", text)
+    sources = re.findall(r'\bsrc="([^"]{0,40})', text)
+    assert len(sources) == len(FIGURES)
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def _tables_hold_what_was_measured(workdir, records_store):
+    folder = workdir / "report" / "tables"
+    macs, accuracy = records_store
+    recorded = rows(folder / "records.csv")
+    np.testing.assert_allclose([float(row["macs"]) for row in recorded], macs)
+    np.testing.assert_allclose([float(row["accuracy"]) for row in recorded], accuracy, atol=1e-6)
+    for row, m, a in zip(recorded, macs, accuracy, strict=True):
+        beaten = np.any((macs <= m) & (accuracy >= a) & ((macs < m) | (accuracy > a)))
+        assert row["front"] == str(not beaten)
+    arrays = np.load(workdir / "evaluate" / "outputs.npz")
+    cost = json.loads((workdir / "search" / "found.json").read_text())["pair"]["cost"]
+    for row in rows(folder / "threshold_curve.csv")[::97]:
+        leaves = arrays["score"][:, 0] > np.float32(float(row["threshold"]))
+        assert float(row["accuracy"]) == pytest.approx(np.where(leaves, *arrays["correct"].T).mean())
+        assert float(row["average_macs"]) == pytest.approx(np.where(leaves, *cost).mean())
+        assert float(row["exit_rate"]) == pytest.approx(leaves.mean())
+    names = {"cascade_x86", "config", "export_x86", "front", "machine", "predictor", "records", "summary"}
+    assert {file.stem for file in folder.iterdir()} == names | {"threshold_curve"}
+    assert all(rows(file) for file in folder.iterdir())
+
+
+def _figures_are_drawn(workdir, text):
+    files = {file.stem: file.read_bytes() for file in (workdir / "report" / "figures").iterdir()}
+    assert set(files) == FIGURES
+    for content in files.values():
+        assert base64.b64encode(content).decode() in text
+        assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5
+
+
+def test_headline_says_what_the_evaluation_says(workdir, coarse):
+    evaluation = json.loads((workdir / "evaluate" / "evaluation.json").read_text())
+    evaluation["dynamic"] |= {"accuracy": 0.991, "macs": 0.31 * evaluation["big"]["macs"]}
+    (workdir / "evaluate" / "evaluation.json").write_text(json.dumps(evaluation))
+    found = json.loads((workdir / "search" / "found.json").read_text())
+    found["pair"]["feasible"] = False
+    (workdir / "search" / "found.json").write_text(json.dumps(found))
+    (workdir / "train" / "metrics.jsonl").unlink()
+    text = page.write(workdir).read_text()
+    assert "answers <b>99.1 %</b> of 800 test images rightly at <b>31 %</b> of big's MACs" in text
+    assert "No pair and threshold met the target" in text
+
+
+def test_a_workdir_without_artifacts(tmp_path):
+    (tmp_path / "report" / "tables").mkdir(parents=True)
+    (tmp_path / "report" / "tables" / "front.csv").write_text("of an earlier report")
+    text = page.write(tmp_path).read_text()
+    assert "has not been evaluated yet" in text
+    assert text.count('<p class="absent">not run</p>') == len(sections.SECTIONS) - 1  # the first is a table saying so
+    assert {file.name for file in (tmp_path / "report" / "tables").iterdir()} == {"summary.csv"}
+
+
+def test_samples_show_the_surest_and_the_least_sure(workdir, images, coarse, monkeypatch):
+    shown = {}
+    draw = sections.plots.samples
+    monkeypatch.setattr(sections.plots, "samples", lambda groups: shown.update(groups) or draw(groups))
+    for name in ("search/found.json", "train/metrics.jsonl", "predict/predictor.json"):
+        (workdir / name).unlink()
+    page.write(workdir, images=images)
+    arrays = np.load(workdir / "evaluate" / "outputs.npz")
+    surest, random, unsure = shown.values()
+    np.testing.assert_array_equal(surest[0][0], images[np.argmax(arrays["score"][:, 0])])
+    row = int(np.argmin(arrays["score"][:, 0]))
+    np.testing.assert_array_equal(unsure[0][0], images[row])
+    little, big = arrays["prediction"][row]
+    assert (
+        unsure[0][1] == f"label {arrays['label'][row]}\nlittle {little}\nbig {big}\nscore {arrays['score'][row, 0]:.4f}"
+    )
+    assert unsure[0][2] == arrays["correct"][row, 1]
+    assert all(float(caption.split()[-1]) > 0.8 for _, caption, _ in random)
+
+
+def test_images_that_are_not_those_of_the_outputs(workdir, images):
+    (workdir / "search" / "found.json").unlink()
+    with pytest.raises(ValueError, match=r"799 images given, but evaluate/outputs.npz has 800 rows"):
+        page.write(workdir, images=images[1:])
