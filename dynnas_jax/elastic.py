@@ -140,7 +140,10 @@ def joint_index(position: Position, genome: jax.Array) -> jax.Array:
 def _crop(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The centred window of a convolution's spatial axes, the leading part of every other axis."""
     spatial = (0, 1) if leaf.ndim == 4 else ()
-    starts = [(have - want) // 2 if axis in spatial else 0 for axis, (have, want) in enumerate(zip(leaf.shape, shape, strict=True))]
+    starts = [
+        (have - want) // 2 if axis in spatial else 0
+        for axis, (have, want) in enumerate(zip(leaf.shape, shape, strict=True))
+    ]
     return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
 
 
@@ -157,7 +160,9 @@ def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
             for path, shape in traverse_util.flatten_dict(shapes).items():
                 leaf = functools.reduce(lambda node, key: node[key], path, source)
                 if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
-                    raise ValueError(f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}")
+                    raise ValueError(
+                        f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}"
+                    )
                 cut[collection].setdefault(name, {})[path] = _crop(leaf, shape.shape)
     return {c: {n: traverse_util.unflatten_dict(leaves) for n, leaves in blocks.items()} for c, blocks in cut.items()}
 

@@ -162,10 +162,8 @@ def create(
     if (path / "zarr.json").exists():
         raise ValueError(f"{path}: a store stands here already; open it, or remove it first")
     if image_id.ndim != 1 or min(image_id.size, genes, choices, chunk_rows) < 1:
-        raise ValueError(
-            f"{path}: image_id {image_id.shape} must be a vector; it, genes {genes}, choices {choices} and "
-            f"chunk_rows {chunk_rows} must not be empty"
-        )
+        sizes = f"image_id {image_id.shape}, genes {genes}, choices {choices}, chunk_rows {chunk_rows}"
+        raise ValueError(f"{path}: {sizes}: image_id must be a vector, and every size at least 1")
     path.mkdir(parents=True, exist_ok=True)
     m = image_id.size
     arrays = {

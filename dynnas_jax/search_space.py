@@ -35,9 +35,13 @@ class Gene(NamedTuple):
 
     name: str  # "stage2.block0.kernel"
     choices: tuple[float, ...]  # ascending
-    needs: tuple[str, int] | None = None  # (gate gene, index): the gene counts only where the gate's index is at least this
+    needs: tuple[str, int] | None = (
+        None  # (gate gene, index): the gene counts only where the gate's index is at least this
+    )
     parent: str | None = None  # the gene whose choice decides which choices of this one merge
-    merged: tuple[tuple[int, ...], ...] | None = None  # [parent choice (one row without a parent), choice] -> first equal
+    merged: tuple[tuple[int, ...], ...] | None = (
+        None  # [parent choice (one row without a parent), choice] -> first equal
+    )
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,9 @@ class SearchSpace:
         """The genome as int32[genes]. Raises ValueError for a wrong length or an index out of range."""
         array = np.asarray(genome)
         if array.shape != (len(self.genes),) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"a genome of this space is {len(self.genes)} integers, got {array.dtype} of shape {array.shape}")
+            raise ValueError(
+                f"a genome of this space is {len(self.genes)} integers, got {array.dtype} of shape {array.shape}"
+            )
         for gene, choice in zip(self.genes, array.tolist(), strict=True):
             if not 0 <= choice < len(gene.choices):
                 raise ValueError(f"genome: {gene.name} is {choice}, out of range 0 to {len(gene.choices) - 1}")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.elastic import Block, Position, Supernet, image_struct, joint_choices, positions, walk
+from dynnas_jax.elastic import Position, Supernet, image_struct, joint_choices, positions, walk
 
 
 def macs(function: Callable, *args: Any) -> int:
@@ -151,10 +151,3 @@ def table(supernet: Supernet) -> CostTable:
 def params_table(supernet: Supernet) -> CostTable:
     """The params of every genome of a supernet."""
     return CostTable(len(supernet.space.genes), _rows(supernet, lambda traced: params(traced.variables)))
-
-
-def shared_blocks(supernet: Supernet) -> tuple[Block, ...]:
-    """The fixed blocks that stand in front of every choice: the stem all subnets share."""
-    blocks = supernet.blocks(supernet.arch(supernet.space.largest))
-    first = next(i for i, block in enumerate(blocks) if block.genes or block.depth)
-    return blocks[:first]

@@ -52,3 +52,15 @@ def fit(image, size):
     square = np.ascontiguousarray(np.moveaxis(image[top : top + side, left : left + side], -1, 0))
     planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in square]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def in_batches(split, batch):
+    """A split as whole batches for `jax.lax.map`, the last filled up with black images.
+
+    Returns:
+      (images uint8[k, batch, h, w, c], labels int32[k * batch]); labels of the filling are -1.
+    """
+    missing = -len(split) % batch
+    images = np.pad(split.images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    labels = np.pad(split.labels.astype(np.int32), (0, missing), constant_values=-1)
+    return images.reshape(-1, batch, *images.shape[1:]), labels

@@ -161,12 +161,12 @@ def check(path: str | Path, *, allowed_ops: Collection[str] = BUILTIN_OPS, macs:
 
     Raises: ValueError naming the first operator outside `allowed_ops` and its index, or both MACs where they differ.
     """
-    model = load(path)
+    model, file = load(path), Path(path).name
     for index, (name, _, _) in enumerate(operators(model)):
         if name not in allowed_ops:
             raise ValueError(
-                f"{path}: operator {index} is {name}, outside the promised {', '.join(sorted(allowed_ops))}"
+                f"{file}: operator {index} is {name}, outside the promised {', '.join(sorted(allowed_ops))}"
             )
     counted = _macs(model)
     if macs is not None and counted != macs:
-        raise ValueError(f"{path}: the file counts {counted} MACs, the JAX network {macs}: they must be equal")
+        raise ValueError(f"{file}: the file counts {counted} MACs, the JAX network {macs}: they must be equal")

@@ -1,6 +1,7 @@
 """Exports a dynamic pair as files of one folder, holds each to its promises, and measures what they do."""
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import shutil
@@ -49,43 +50,35 @@ def export_pair(
     Args:
       little: images float32[1, h, w, c] in [0, 255] -> (logits[1, C], stem[1, ...]).
       big_after_stem: stem[1, ...] -> logits[1, C]; big: images -> logits[1, C]. All closed over their variables.
-      image_shape: h, w, c.
-      folder: made if it is absent.
+      image_shape: h, w, c; folder: made if it is absent.
       calibration: uint8[n, h, w, c] real training images: they set the int8 scales and check the logits.
-      metadata: `labels` [C], `cost` [2] (all MACs spent when choice s answers), `score` (a name of
-        `confidence.SCORES`), `thresholds` [1]; further JSON-able entries are carried along.
-      macs: of "little", "big_after_stem" and "big", counted on the JAX side.
-      precisions: of "fp32", "int8".
-      tolerance: the largest difference allowed between a fp32 file's outputs and JAX's.
+      metadata: `labels` [C], `cost` [2] (MACs spent when choice s answers), `score` (of `confidence.SCORES`),
+        `thresholds` [1]; further JSON-able entries are carried along.
+      macs: of the three, by name, counted by JAX; tolerance: the largest difference between a fp32 file and JAX.
 
     Returns: {"little_fp32": {"path", "size_bytes", "macs", "ops", "max_logit_difference"}, ...}.
     Raises: ValueError if an argument is wrong or a file breaks a promise (operators, MACs, logits); OSError.
     """
-    if calibration.dtype != np.uint8 or tuple(calibration.shape[1:]) != tuple(image_shape) or len(calibration) == 0:
-        raise ValueError(
-            f"calibration is {calibration.dtype}{list(calibration.shape)}, but must be uint8 {['n', *image_shape]}"
-        )
-    _check_metadata(metadata)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [
-        _Part("little", little, calibration),
-        _Part("big_after_stem", big_after_stem, _stems(little, calibration)),
-        _Part("big", big, calibration),
-    ]
+    _check_arguments(image_shape, calibration, metadata)
+    functions = {"little": little, "big_after_stem": big_after_stem, "big": big}
+    inputs = {name: calibration for name in functions} | {"big_after_stem": _stems(little, calibration)}
     facts = {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unchecked_", dir=folder) as unchecked:
-        for precision in precisions:
-            for part in parts:
-                path = Path(unchecked) / f"{part.name}_{precision}.tflite"
-                facts[path.stem] = _export(part, path, precision, metadata, macs[part.name], tolerance)
+        for precision, name in itertools.product(precisions, functions):
+            path, part = Path(unchecked) / f"{name}_{precision}.tflite", _Part(name, functions[name], inputs[name])
+            facts[path.stem] = _export(part, path, precision, metadata, macs[name], tolerance)
         for path in Path(unchecked).iterdir():
-            os.replace(path, folder / path.name)
+            os.replace(path, Path(folder) / path.name)
     write_runtime(folder)
     return facts
 
 
-def _check_metadata(metadata: dict) -> None:
+def _check_arguments(image_shape: tuple[int, int, int], calibration: np.ndarray, metadata: dict) -> None:
+    if calibration.dtype != np.uint8 or tuple(calibration.shape[1:]) != tuple(image_shape) or len(calibration) == 0:
+        raise ValueError(
+            f"calibration is {calibration.dtype}{list(calibration.shape)}, but must be uint8 {['n', *image_shape]}"
+        )
     missing = [key for key in ("labels", "cost", "score", "thresholds") if key not in metadata]
     if missing:
         raise ValueError(f"the export's metadata lacks {', '.join(missing)}")
@@ -173,8 +166,7 @@ def measure(
 
     Args:
       folder, facts: of `export_pair`.
-      images: uint8[n, h, w, c]; labels: int[n].
-      jax_predictions: int[n], the class the cascade answers in JAX.
+      images: uint8[n, h, w, c]; labels: int[n]; jax_predictions: int[n], the class the cascade answers in JAX.
       threads: of LiteRT; runs, warm_up: of each latency.
 
     Returns: the content of `export.json`: `facts` with `accuracy`, `latency_ms` (median) and `latency_spread_ms`
@@ -193,15 +185,8 @@ def measure(
             cascade[precision] = _cascade(classifier, images, labels, jax_predictions, warm_up, bar)
             for name, measured in _single_nets(classifier, big, images, labels, runs, warm_up, bar).items():
                 files[f"{name}_{precision}"] |= measured
-    return {
-        "files": files,
-        "cascade": cascade,
-        "threads": threads,
-        "runs": runs,
-        "warm_up": warm_up,
-        "machine": _machine(),
-        "versions": _versions(),
-    }
+    settings = {"threads": threads, "runs": runs, "warm_up": warm_up}
+    return {"files": files, "cascade": cascade, **settings, "machine": _machine(), "versions": _versions()}
 
 
 def _cascade(classifier, images, labels, jax_predictions, warm_up: int, bar: tqdm) -> dict:

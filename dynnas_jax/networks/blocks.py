@@ -22,11 +22,10 @@ def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv(features: int, kernel: int = 1, stride: int = 1, *, padding: str = "SAME", **options) -> nn.Conv:
-    """A square convolution with He initialisation (fan out)."""
+def conv(features: int, kernel: int, stride: int, *, padding: str, name: str) -> nn.Conv:
+    """A square convolution without bias, He initialisation (fan out)."""
     explicit = padding if padding == "SAME" else [(kernel // 2, kernel // 2)] * 2
-    options.setdefault("use_bias", False)
-    return nn.Conv(features, (kernel, kernel), stride, explicit, kernel_init=kernel_init, **options)
+    return nn.Conv(features, (kernel, kernel), stride, explicit, use_bias=False, kernel_init=kernel_init, name=name)
 
 
 def norm(train: bool, *, epsilon: float, momentum: float, axis_name: str | None, **options) -> nn.BatchNorm:
@@ -75,18 +74,39 @@ class Depthwise(nn.Module):
         )
 
 
+class Pointwise(nn.Module):
+    """A 1x1 convolution; with `form` "shifts" computed as a matrix product, whose gradients are several times faster on CPU."""
+
+    features: int
+    form: str
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
+        if self.form == "shifts":
+            y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.reshape(1, 1, 1, -1)
+        return y
+
+
 class SqueezeExcite(nn.Module):
     """Channel attention: pool, reduce to `hidden`, expand, gate (Hu et al. 2018); 1x1 convolutions, as export wants them."""
 
     hidden: int
     act: str
     gate: str
+    form: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = conv(self.hidden, use_bias=True, name="reduce_conv")(global_average(x))
+        hidden = Pointwise(self.hidden, self.form, bias=True, name="reduce_conv")(global_average(x))
         hidden = ACTIVATIONS[self.act](hidden)
-        return x * GATES[self.gate](conv(x.shape[-1], use_bias=True, name="expand_conv")(hidden))
+        return x * GATES[self.gate](Pointwise(x.shape[-1], self.form, bias=True, name="expand_conv")(hidden))
 
 
 # The depthwise convolution as shifted products. With stride s the padded input is split into s x s phases, so that every
@@ -107,9 +127,7 @@ def _phases(x: jax.Array, kernel: int, stride: int, padding: tuple) -> jax.Array
     """[b, rows, s, columns, s, c] of the padded input; rows = h' + ceil(k / s) - 1."""
     b, h, w, c = x.shape
     reach = -(-kernel // stride) - 1
-    rows, columns = (
-        _output_size(size, pad, kernel, stride) + reach for size, pad in zip((h, w), padding, strict=True)
-    )
+    rows, columns = (_output_size(size, pad, kernel, stride) + reach for size, pad in zip((h, w), padding, strict=True))
     config = [(0, 0, 0)]
     for size, pad, count in ((h, padding[0], rows), (w, padding[1], columns)):
         config.append((pad[0], count * stride - size - pad[0], 0))
@@ -160,21 +178,26 @@ def _input_gradient(x, kernel, gradient, stride, padding):
 
 
 def _kernel_gradient(x, kernel, gradient, stride, padding):
-    """Reductions accumulated image by image, so that the k * k products never stand in memory together.
+    """Reductions accumulated a few images at a time, so that the k * k products never stand in memory together.
 
     A product with ones sums each: it runs as a vectorised matrix product, which a reduction over strided axes does not.
     """
-    k, (height, width) = kernel.shape[0], gradient.shape[1:3]
-    ones = jnp.ones((height * width,), x.dtype)
+    k, (batch, height, width, channels) = kernel.shape[0], gradient.shape
+    # Some 512 rows keep the products in cache and the number of iterations small.
+    images = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, 512 // (height * width)))
+    ones = jnp.ones((images * height * width,), x.dtype)
 
-    def one_image(total, pair):
+    def accumulate(total, pair):
         phases, out = pair
-        terms = (_window(phases[None], i, j, stride, height, width)[0] * out for i, j in _taps(k))
-        sums = [ones @ term.reshape(height * width, -1) for term in terms]
+        terms = (_window(phases, i, j, stride, height, width) * out for i, j in _taps(k))
+        sums = [ones @ term.reshape(-1, channels) for term in terms]
         return total + jnp.stack(sums).reshape(kernel.shape), None
 
+    def grouped(array):
+        return array.reshape(batch // images, images, *array.shape[1:])
+
     start = jnp.zeros(kernel.shape, kernel.dtype)
-    return jax.lax.scan(one_image, start, (_phases(x, k, stride, padding), gradient))[0]
+    return jax.lax.scan(accumulate, start, (grouped(_phases(x, k, stride, padding)), grouped(gradient)))[0]
 
 
 def _backward_rule(stride, padding, residuals, gradient):

@@ -5,6 +5,7 @@ An arch says everything: it is decoded from a genome by a space (`ofa.py`), or w
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import flax.linen as nn
@@ -102,14 +103,17 @@ class MBConv(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         spec, numerics = self.spec, self.numerics
         act = layers.ACTIVATIONS[spec.act]
+        pointwise = functools.partial(layers.Pointwise, form=numerics.depthwise)
         y = x
         if spec.expand:
-            y = act(numerics.norm(train, "expand_norm")(layers.conv(spec.hidden, name="expand_conv")(y)))
-        depthwise = layers.Depthwise(spec.kernel, spec.stride, numerics.depthwise, numerics.padding, name="depthwise_conv")
+            y = act(numerics.norm(train, "expand_norm")(pointwise(spec.hidden, name="expand_conv")(y)))
+        depthwise = layers.Depthwise(
+            spec.kernel, spec.stride, numerics.depthwise, numerics.padding, name="depthwise_conv"
+        )
         y = act(numerics.norm(train, "depthwise_norm")(depthwise(y)))
         if spec.se:
-            y = layers.SqueezeExcite(spec.se, self.se_act, self.se_gate, name="se")(y)
-        y = numerics.norm(train, "project_norm")(layers.conv(spec.out, name="project_conv")(y))
+            y = layers.SqueezeExcite(spec.se, self.se_act, self.se_gate, numerics.depthwise, name="se")(y)
+        y = numerics.norm(train, "project_norm")(pointwise(spec.out, name="project_conv")(y))
         return x + y if spec.shortcut else y
 
 
@@ -126,10 +130,11 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         act = layers.ACTIVATIONS[self.act]
-        y = act(self.numerics.norm(train, "norm")(layers.conv(self.conv, name="conv")(x)))
+        form = self.numerics.depthwise
+        y = act(self.numerics.norm(train, "norm")(layers.Pointwise(self.conv, form, name="conv")(x)))
         y = layers.global_average(y)
         if self.features:
-            y = act(layers.conv(self.features, use_bias=self.features_bias, name="features_conv")(y))
+            y = act(layers.Pointwise(self.features, form, self.features_bias, name="features_conv")(y))
         # Flat before the classifier: converters lose the bias of a fully connected layer with a rank-4 input.
         y = y.reshape(y.shape[0], -1)
         return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name="classifier")(y)
@@ -137,7 +142,9 @@ class Head(nn.Module):
 
 def chain(arch: Arch, numerics: Numerics) -> tuple[Block, ...]:
     """The net's blocks in order: stem, stage1_block0, ..., head."""
-    links = [Block("stem", Stem(arch.stem_out, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name="stem"))]
+    links = [
+        Block("stem", Stem(arch.stem_out, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name="stem"))
+    ]
     for stage, specs in arch.stages:
         for i, spec in enumerate(specs):
             name = f"{stage}_block{i}"
@@ -158,22 +165,21 @@ class Net(nn.Module):
     """An MBConv net: images uint8[b, h, w, c] -> (logits[b, classes], endpoints by block name)."""
 
     arch: Arch
-    depthwise: str = "conv"  # or "shifts": equal, and faster on CPU
+    depthwise: str = "conv"  # or "shifts" (and pointwise ones as matrix products): equal, and faster on CPU
     axis_name: str | None = None
     momentum: float = 0.9
     dtype: str = "float32"
 
-    def blocks(self) -> tuple[Block, ...]:
-        """The chain, with this net's numerics."""
-        return chain(
-            self.arch,
-            Numerics(self.depthwise, self.axis_name, self.momentum, self.arch.epsilon, self.arch.padding, self.dtype),
-        )
+    @property
+    def numerics(self) -> Numerics:
+        """How this net computes its chain."""
+        arch = self.arch
+        return Numerics(self.depthwise, self.axis_name, self.momentum, arch.epsilon, arch.padding, self.dtype)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         endpoints, carry = {}, images
-        for block in self.blocks():
+        for block in chain(self.arch, self.numerics):
             carry = endpoints[block.name] = block.module(carry, train)
         return carry, endpoints
 

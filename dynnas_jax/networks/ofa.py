@@ -55,7 +55,9 @@ class Template:
         """Channels of a block's depthwise convolution."""
         return make_divisible(round(channels * expand), self.divisor)
 
-    def block_spec(self, number: int, index: int, kernel: int, expand: int, width: float, width_before: float) -> BlockSpec:
+    def block_spec(
+        self, number: int, index: int, kernel: int, expand: int, width: float, width_before: float
+    ) -> BlockSpec:
         """One elastic block; the first of a stage takes its stride and never has a shortcut."""
         stage, out = self.stages[number - 1], self.stage_out(number, width)
         hidden = self.hidden(out if index else self.stage_out(number - 1, width_before), expand)
@@ -154,11 +156,17 @@ class Decoder:
 
 def _among(what: str, lists: Any, allowed: list[tuple], depths: list[tuple[int, ...]]) -> None:
     """One list per stage, each of an allowed length and with allowed values; else ValueError."""
-    if not isinstance(lists, list) or not all(isinstance(values, list) for values in lists) or len(lists) != len(allowed):
+    if (
+        not isinstance(lists, list)
+        or not all(isinstance(values, list) for values in lists)
+        or len(lists) != len(allowed)
+    ):
         raise ValueError(f"arch file: {what} must be {len(allowed)} lists, one per stage, got {lists!r}")
     for i, (values, choices, lengths) in enumerate(zip(lists, allowed, depths, strict=True), 1):
         if len(values) not in lengths:
-            raise ValueError(f"arch file: {what} of stage {i} has {len(values)} entries, choose a depth from {list(lengths)}")
+            raise ValueError(
+                f"arch file: {what} of stage {i} has {len(values)} entries, choose a depth from {list(lengths)}"
+            )
         for value in values:
             if isinstance(value, bool) or value not in choices:
                 raise ValueError(f"arch file: {what} {value!r} in stage {i}, choose from {list(choices)}")

@@ -1,0 +1,126 @@
+"""The command line. What a user can get wrong ends in one plain line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+from dynnas_jax import __version__
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; exits with 2 after a mistake of the user's. DYNNAS_TRACEBACK=1 shows where it was noticed."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if rest and known.command is not _run:
+        parser.error(f"unknown argument {rest[0]!r}")
+    try:
+        known.command(known, rest)
+    except (ValueError, OSError) as error:
+        if os.environ.get("DYNNAS_TRACEBACK"):
+            raise
+        print(f"dynnas: {_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dynnas: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; what was complete is kept"
+        )
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dynnas", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="from a config to a report", allow_abbrev=False)
+    run.add_argument("--workdir", type=Path, required=True, help="where the artifacts go; a run found there is resumed")
+    run.add_argument("--stages", help="only these, separated by commas")
+    run.add_argument("--redo", metavar="STAGE", help="delete this stage's artifacts and those built on them, first")
+    run.epilog = "--config=FILE.py[:mode] names the config; --config.train.steps=N and the like override it"
+    run.set_defaults(command=_run)
+
+    cost = commands.add_parser("cost", help="MACs and params of a network", allow_abbrev=False)
+    cost.add_argument("--network", required=True)
+    cost.add_argument("--arch", type=Path, metavar="FILE", help="an arch file; a fixed network needs none")
+    cost.set_defaults(command=_cost)
+
+    search = commands.add_parser("search", help="the best subnet of a trained run within a budget", allow_abbrev=False)
+    search.add_argument("--workdir", type=Path, required=True)
+    search.add_argument("--max_macs", type=float, required=True)
+    search.set_defaults(command=_search)
+
+    for name, command, text in (
+        ("report", _report, "make the report anew from the artifacts"),
+        ("status", _status, "which stages are done"),
+    ):
+        sub = commands.add_parser(name, help=text, allow_abbrev=False)
+        sub.add_argument("--workdir", type=Path, required=True)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _run(known: argparse.Namespace, rest: list[str]) -> None:
+    from dynnas_jax import pipeline, settings
+
+    for argument in rest:
+        if not argument.startswith(("--config=", "--config.")):
+            raise ValueError(f"unknown argument {argument!r}")
+    config = settings.as_dict(settings.load(rest))
+    names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
+    pipeline.run(config, known.workdir, names=names, redo=known.redo)
+
+
+def _cost(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import networks
+    from dynnas_jax.costs import macs
+
+    loader = networks.network(known.network)
+    if known.arch is not None:
+        try:
+            content = json.loads(known.arch.read_text())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{known.arch} is not JSON ({error})") from error
+        net = loader.from_arch_file(content)
+    elif loader.has_space:
+        raise ValueError(f"{known.network} is a space of many networks; pass --arch=FILE")
+    else:
+        net = loader()
+    count, params = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))
+    print(json.dumps({"macs": count, "params": params}))
+
+
+def _search(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import stages
+
+    print(json.dumps(stages.best_subnet(known.workdir, known.max_macs), indent=1))
+
+
+def _report(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import pipeline, workdir
+
+    pipeline.status(known.workdir)
+    config = workdir.read_json(known.workdir / "config.json")
+    pipeline.run(config, known.workdir, names=("report",), redo="report")
+
+
+def _status(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import pipeline
+
+    for name, state in pipeline.status(known.workdir):
+        print(f"{name:10s} {state}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Reading a config: the file, the overrides on the command line, and the check that every key means something.
+
+A config is an ml-collections ConfigDict from `get_config(mode="")`. Its top-level keys are the stages and what they share; the
+keys of each section are keyword arguments of the function the section configures, where their defaults stand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+SECTIONS = (
+    "data",
+    "supernet",
+    "dynamic",
+    "target",
+    "seed",
+    "train",
+    "collect",
+    "predict",
+    "search",
+    "evaluate",
+    "export",
+    "report",
+)
+
+
+def load(arguments: list[str]) -> ConfigDict:
+    """The config that `--config=FILE.py[:mode]` and `--config.KEY=VALUE` describe.
+
+    Raises:
+      ValueError: without a file, for a file that cannot be read or run, an unknown key (the nearest is named), or a value of
+        another type.
+    """
+    path = next((a.removeprefix("--config=") for a in arguments if a.startswith("--config=")), None)
+    if path is None:
+        raise ValueError("no config given; pass --config=FILE.py, such as configs/digits.py")
+    file = Path(path.split(":")[0])
+    if not file.is_file():
+        raise ValueError(f"--config: there is no file {str(file)!r}")
+    config = _run(file, path.partition(":")[2])
+    _check_overrides(config, arguments)
+    values = flags.FlagValues()
+    argv = ["dynnas", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return values.config
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ValueError(f"--config: {_first_line(error)}") from error
+
+
+def _run(file: Path, mode: str) -> ConfigDict:
+    """What the file's `get_config(mode)` returns; its own mistakes become one line."""
+    scope: dict = {"__file__": str(file), "__name__": "config"}
+    try:
+        exec(compile(file.read_text(), str(file), "exec"), scope)
+        config = scope["get_config"](mode) if mode else scope["get_config"]()
+    except KeyError as error:
+        raise ValueError(f"{file}: there is no {error} in it; a config file defines get_config(mode='')") from error
+    except (SyntaxError, NameError, AttributeError, ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"{file}: get_config returned {type(config).__name__}, must be an ml_collections.ConfigDict")
+    return config
+
+
+def _check_overrides(config: ConfigDict, arguments: list[str]) -> None:
+    for argument in arguments:
+        if not argument.startswith("--config."):
+            continue
+        name, equals, _ = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"--config.{name}: give a value, as --config.{name}=VALUE")
+        node = config
+        for i, key in enumerate(name.split(".")):
+            if not isinstance(node, ConfigDict) or key not in node:
+                prefix = "".join(f"{part}." for part in name.split(".")[:i])
+                known = list(node) if isinstance(node, ConfigDict) else []
+                raise ValueError(f"--config.{name}: {_unknown(prefix + key, [prefix + k for k in known])}")
+            node = node[key]
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown config key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def as_dict(config: ConfigDict) -> dict:
+    """The config as nested plain dicts, all sections present.
+
+    Raises:
+      ValueError: for a section that does not exist, or one that is missing its content.
+    """
+    content = config.to_dict()
+    for name in content:
+        if name not in SECTIONS:
+            raise ValueError(_unknown(name, list(SECTIONS)))
+    for name in ("data", "supernet"):
+        if not isinstance(content.get(name), dict):
+            raise ValueError(f"config: section {name!r} is missing")
+    empty = {"target": "x86", "seed": 0}
+    return {name: content.get(name, empty.get(name, {})) for name in SECTIONS}
+
+
+def check_options(
+    section: str,
+    options: dict,
+    functions: list[Callable],
+    *,
+    also: tuple[str, ...] = (),
+    given: tuple[str, ...] = (),
+) -> None:
+    """Every key of a section must be a keyword argument of one of the functions it configures.
+
+    Args:
+      also: further keys the section has.
+      given: arguments that the run fills in itself.
+
+    Raises:
+      ValueError: naming the unknown key and the nearest known one.
+    """
+    known = list(also)
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        known += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in given]
+    for key in options:
+        if key not in known:
+            raise ValueError(_unknown(f"{section}.{key}", [f"{section}.{name}" for name in known]))

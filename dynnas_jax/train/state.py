@@ -1,0 +1,64 @@
+"""What training carries from step to step, and the optimizer that moves it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+    """A pytree; everything a resumed run needs to equal one that never stopped."""
+
+    step: jax.Array  # int32[], steps done
+    variables: dict  # {"params", "batch_stats"} of the largest net
+    ema: dict  # params, their exponential moving average
+    optimizer: Any  # optax state
+    bad_step: jax.Array  # int32[], the first step whose loss was not finite, -1 while there is none
+
+
+def create(variables: dict, transform: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    # A copy: the state's buffers are donated, and one buffer cannot be donated twice.
+    ema = jax.tree.map(jnp.copy, variables["params"])
+    step, bad_step = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+    return TrainState(step, variables, ema, transform.init(variables["params"]), bad_step)
+
+
+def schedule(steps: int, *, learning_rate: float = 0.1, warm_up: float = 0.05) -> optax.Schedule:
+    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero."""
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(steps * warm_up)), max(2, steps))
+
+
+def optimizer(
+    steps: int,
+    *,
+    learning_rate: float = 0.1,
+    warm_up: float = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    clip_norm: float = 5.0,
+) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum; decay on kernels only, gradients clipped by their global norm (0: not clipped).
+
+    Raises:
+      ValueError: for a learning rate, decay or clip below zero, or a momentum or warm-up outside [0, 1).
+    """
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+        if value < 0:
+            raise ValueError(f"optimizer: {name} is {value}, must not be negative")
+    for name, value in (("momentum", momentum), ("warm_up", warm_up)):
+        if not 0 <= value < 1:
+            raise ValueError(f"optimizer: {name} is {value}, must be at least 0 and below 1")
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay, mask=_kernels),
+        optax.sgd(schedule(steps, learning_rate=learning_rate, warm_up=warm_up), momentum, nesterov=True),
+    )
+
+
+def _kernels(params: dict) -> dict:
+    """True for the leaves that decay: kernels, not norms and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
