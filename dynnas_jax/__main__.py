@@ -31,16 +31,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; what was complete is kept"
-        )
     text = str(error).strip() or type(error).__name__
+    # Checkpoints and records meet a full disk in tensorstore, which knows no errno.
+    if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.ENOSPC:
+        where = f" for {error.filename}" if getattr(error, "filename", None) else ""
+        return f"no space left on the disk{where}; what was complete is kept"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One plain line for a mistake, as everywhere else."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dynnas", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="dynnas", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -74,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax import pipeline, settings
 
+    if "--config" in rest[:-1]:
+        place = rest.index("--config")
+        rest[place : place + 2] = [f"--config={rest[place + 1]}"]
     for argument in rest:
         if not argument.startswith(("--config=", "--config.")):
             raise ValueError(f"unknown argument {argument!r}")
@@ -110,9 +122,7 @@ def _search(known: argparse.Namespace, _: list[str]) -> None:
 def _report(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax import pipeline, workdir
 
-    pipeline.status(known.workdir)
-    config = workdir.read_json(known.workdir / "config.json")
-    pipeline.run(config, known.workdir, names=("report",), redo="report")
+    pipeline.run(workdir.read_config(known.workdir), known.workdir, names=("report",), redo="report")
 
 
 def _status(known: argparse.Namespace, _: list[str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from dynnas_jax import settings
-from dynnas_jax.workdir import Stage, Workdir, read_json, write_json
+from dynnas_jax.workdir import Stage, Workdir, read_config, read_json, write_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
@@ -21,8 +22,23 @@ STAGES = (
 NAMES = tuple(stage.name for stage in STAGES)
 
 
+# The least value of options that would else be found wrong only when their stage begins, maybe hours later.
+_LEAST = {
+    "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
+    "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
+    "predict": {"epochs": 1, "batch_size": 1},
+    "search": {"budgets": 1, "population": 2, "generations": 0, "calibration_images": 1},
+    "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
+    "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
+}
+
+
 def check(config: dict) -> None:
-    """Every key of the config must configure something. Raises ValueError naming the unknown key and the nearest."""
+    """Every key of the config must configure something, and no value be impossible.
+
+    Raises:
+      ValueError: naming the unknown key and the nearest, or the value and what it must be.
+    """
     from dynnas_jax import networks, stages
     from dynnas_jax.data import augment, sources
     from dynnas_jax.search import evolution, pairs, predictor
@@ -32,6 +48,8 @@ def check(config: dict) -> None:
     settings.check_options("data", data, [sources.load], also=("name", "augment"), given=("seed",))
     settings.check_options("data.augment", data.get("augment") or {}, [augment.rule])
     network = networks.network(supernet.pop("network", None))
+    if not network.has_space:
+        raise ValueError(f"supernet.network is {network.function!r}, a fixed network; choose one with a space")
     settings.check_options("supernet", supernet, [network.resolve()], given=("channels", "classes"))
     filled = ("seed", "augment", "directory", "evaluate", "mesh")
     settings.check_options("train", train, [loop.fit], also=("sandwich_rule",), given=filled)
@@ -42,6 +60,24 @@ def check(config: dict) -> None:
     settings.check_options("search", config["search"], [stages.search, evolution.run])
     for name in ("collect", "evaluate", "export", "report"):
         settings.check_options(name, config[name], [getattr(stages, name)])
+    _check_values(config)
+
+
+def _check_values(config: dict) -> None:
+    from dynnas_jax.confidence import SCORES
+    from dynnas_jax.export.tflite import PRECISIONS
+
+    settings.check_least("", config, {"seed": 0})
+    for section, least in _LEAST.items():
+        settings.check_least(f"{section}.", config[section], least)
+    dynamic = config["dynamic"]
+    if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
+        raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
+    score, precisions = dynamic.get("score", "max_softmax"), config["export"].get("precisions", PRECISIONS)
+    if score not in SCORES:
+        raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
+    if not precisions or not set(precisions) <= set(PRECISIONS):
+        raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str | None = None) -> None:
@@ -56,8 +92,10 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         if name not in NAMES:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
     workdir = Workdir(path, STAGES, config)
-    if redo:
-        _say(f"deleted {', '.join(workdir.redo(redo))}")
+    # What is wrong with the config or the data must come to light before anything is deleted.
+    setting = _setting(workdir, config) if redo else None
+    if redo and (deleted := workdir.redo(redo)):
+        _say(f"deleted {', '.join(deleted)}")
     todo = []
     for name in NAMES:
         if name in names and not todo and workdir.complete(name):
@@ -65,28 +103,42 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         elif name in names:
             todo.append(name)
     if todo:
-        _do(workdir, config, todo)
+        _check_inputs(workdir, todo)
+        _do(workdir, setting or _setting(workdir, config), todo)
     if "report" in names:
         _print_summary(path)
 
 
-def _do(workdir: Workdir, config: dict, todo: list[str]) -> None:
+def _setting(workdir: Workdir, config: dict) -> Any:
     check(config)
     _use_compilation_cache()
     from dynnas_jax import stages
 
-    setting = stages.setting(workdir, config)
-    write_json(workdir.path / "config.json", config)
+    return stages.setting(workdir, config)
+
+
+def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
+    """All that the stages build on, near and far, must be done by this config or be about to be."""
+    needed = set(todo)
+    for name in reversed(NAMES):
+        if name in needed:
+            needed |= set(workdir.stages[name].inputs)
+    missing = [name for name in NAMES if name in needed and name not in todo and not workdir.complete(name)]
+    if missing:
+        raise ValueError(f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; add to --stages")
+
+
+def _do(workdir: Workdir, setting: Any, todo: list[str]) -> None:
+    from dynnas_jax import stages
+
+    write_json(workdir.config_file, workdir.config)
     for name in todo:
-        for other in workdir.stages[name].inputs:
-            if not workdir.complete(other):
-                raise ValueError(f"stage {name!r} needs {other!r}, which is not done; add it to --stages")
         if workdir.complete(name):
             _say(f"{name}: done before")
             continue
         _say(f"{name} ...")
         folder = workdir.start(name)
-        workdir.finish(name, getattr(stages, name)(setting, folder, **config[name]))
+        workdir.finish(name, getattr(stages, name)(setting, folder, **workdir.config[name]))
 
 
 def _use_compilation_cache() -> None:
@@ -111,8 +163,7 @@ def _print_summary(path: Path) -> None:
 
 def status(path: Path) -> list[tuple[str, str]]:
     """(stage, "done", "started" or "not started") of a working directory. Raises ValueError if it is none."""
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path} is no working directory of dynnas: it has no config.json")
+    read_config(path)
     rows = []
     for name in NAMES:
         done, begun = (path / name / file for file in ("manifest.json", "started.json"))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import operator
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -44,15 +46,25 @@ def load(arguments: list[str]) -> ConfigDict:
     if not file.is_file():
         raise ValueError(f"--config: there is no file {str(file)!r}")
     config = _run(file, path.partition(":")[2])
-    _check_overrides(config, arguments)
+    before = _overridden(config, arguments)
     values = flags.FlagValues()
-    argv = ["dynnas", *arguments]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    argv = ["dynnas", *(argument for argument in arguments if argument.startswith("--config."))]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         values(argv)
-        return values.config
     except (flags.Error, TypeError, ValueError) as error:
         raise ValueError(f"--config: {_first_line(error)}") from error
+    for name, old in before.items():
+        _check_items(name, old, operator.attrgetter(name)(config))
+    return config
+
+
+def _check_items(name: str, old: Any, new: Any) -> None:
+    """A tuple keeps the type of its items; ml-collections looks at the tuple only."""
+    if isinstance(old, tuple) and old:
+        allowed = (int, float) if isinstance(old[0], float) else (type(old[0]),)
+        if not new or any(type(item) not in allowed for item in new):
+            raise ValueError(f"--config.{name}: {new!r}, must be a tuple like {old!r}")
 
 
 def _run(file: Path, mode: str) -> ConfigDict:
@@ -70,7 +82,9 @@ def _run(file: Path, mode: str) -> ConfigDict:
     return config
 
 
-def _check_overrides(config: ConfigDict, arguments: list[str]) -> None:
+def _overridden(config: ConfigDict, arguments: list[str]) -> dict[str, Any]:
+    """The keys that the command line overrides, with their values in the file. Raises ValueError for an unknown key."""
+    found = {}
     for argument in arguments:
         if not argument.startswith("--config."):
             continue
@@ -84,6 +98,8 @@ def _check_overrides(config: ConfigDict, arguments: list[str]) -> None:
                 known = list(node) if isinstance(node, ConfigDict) else []
                 raise ValueError(f"--config.{name}: {_unknown(prefix + key, [prefix + k for k in known])}")
             node = node[key]
+        found[name] = node
+    return found
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -136,3 +152,11 @@ def check_options(
     for key in options:
         if key not in known:
             raise ValueError(_unknown(f"{section}.{key}", [f"{section}.{name}" for name in known]))
+
+
+def check_least(prefix: str, options: dict, least: dict[str, float]) -> None:
+    """Options that are given and not None must be numbers of at least so much; else ValueError naming key and value."""
+    for key, bound in least.items():
+        value = options.get(key)
+        if value is not None and (not isinstance(value, (int, float)) or not value >= bound):
+            raise ValueError(f"{prefix}{key} is {value!r}, must be a number of at least {bound}")

@@ -23,7 +23,7 @@ from dynnas_jax.search import collect as collecting
 from dynnas_jax.search import evolution, predictor
 from dynnas_jax.search.pairs import choose_pair
 from dynnas_jax.train import calibration, loop, sandwich
-from dynnas_jax.workdir import Workdir, read_json, write_bytes, write_json
+from dynnas_jax.workdir import Workdir, read_arrays, read_config, read_json, write_bytes, write_json
 
 
 class Setting(NamedTuple):
@@ -70,8 +70,6 @@ def _build_supernet(section: dict, facts: dict) -> elastic.Supernet:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
     options = dict(section)
     loader = networks.network(options.pop("network", None))
-    if not loader.has_space:
-        raise ValueError(f"supernet.network is {loader.function!r}, a fixed network; choose one with a space")
     if options.get("depthwise", "auto") == "auto":
         options["depthwise"] = "shifts" if jax.default_backend() == "cpu" else "conv"
     if loader.function == "small_images":
@@ -101,7 +99,7 @@ def _save_variables(path: Path, variables: dict) -> None:
 def _load_variables(path: Path) -> dict:
     try:
         return serialization.msgpack_restore(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # msgpack and NumPy raise what a damaged byte leads them to
         raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
 
 
@@ -297,6 +295,8 @@ def export(
     from dynnas_jax.export import pair as exporting
 
     found, pair, variables = _found_pair(setting)
+    saved = read_arrays(setting.workdir.folder("evaluate") / "outputs.npz")
+    predicted = saved["prediction"][np.arange(len(saved["choice"])), saved["choice"]]
     pair = big_little.in_form(pair, "conv")
     cost = big_little.cost(pair)
 
@@ -325,8 +325,6 @@ def export(
         macs={"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big},
         precisions=tuple(precisions),
     )
-    saved = np.load(setting.workdir.folder("evaluate") / "outputs.npz")
-    predicted = saved["prediction"][np.arange(len(test)), saved["choice"]]
     measured = exporting.measure(
         where,
         files,
@@ -355,9 +353,14 @@ def best_subnet(path: Path, max_macs: float) -> dict:
     """The subnet of a trained run with the best predicted accuracy within a budget, as a genome and as an arch file.
 
     Raises:
-      ValueError: if the run has not come to its predictor, or if no subnet is that cheap (the smallest cost is named).
+      ValueError: for a budget that is none, if the run has not come to its predictor, or if no subnet is that cheap (the smallest cost is named).
     """
-    config = read_json(path / "config.json")
+    if not max_macs > 0:
+        raise ValueError(f"max_macs is {max_macs}, must be above 0")
+    config = read_config(path)
+    for name in ("train", "predict"):
+        if not (path / name / "manifest.json").is_file():
+            raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
     supernet = _build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
     table, fitted = macs.table(supernet), predictor.load(path / "predict", supernet.space)
     found = jax.jit(lambda key: evolution.run(key, supernet.space, fitted, table, max_macs))(jax.random.key(0))

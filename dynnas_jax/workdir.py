@@ -11,8 +11,12 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 SCHEMA = 1
 
@@ -36,14 +40,37 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """The content of an artifact. Raises ValueError naming the file if it is absent or corrupt."""
+def read_json(path: Path, remedy: str | None = None) -> dict:
+    """The object an artifact holds. Raises ValueError naming the file and a remedy (redo its stage) if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+        reason = "it holds no object"
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
+        reason = None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is corrupt ({error}); pass --redo={path.parent.name} to make it anew") from None
+        reason = str(error)
+    problem = f"is corrupt ({reason})" if reason else "is missing"
+    raise ValueError(f"{path} {problem}; {remedy or f'pass --redo={path.parent.name} to make it anew'}")
+
+
+def read_config(path: Path) -> dict:
+    """The config of the newest run in a working directory. Raises ValueError if it is none, or if the file is damaged."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{path} is no working directory of dynnas: it has no config.json")
+    return read_json(file, "run `dynnas run` again, which writes it anew")
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` artifact. Raises ValueError naming the file if it is absent or corrupt."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is missing or corrupt ({reason}); pass --redo={path.parent.name}") from error
 
 
 def digest(content: Any) -> str:
@@ -64,7 +91,14 @@ class Workdir:
 
     def __init__(self, path: Path, stages: tuple[Stage, ...], config: dict):
         self.path, self.config = Path(path), config
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--workdir: {self.path} is a file, must be a directory")
         self.stages = {stage.name: stage for stage in stages}
+
+    @property
+    def config_file(self) -> Path:
+        """Where the config of the newest run is; its presence makes a directory a working directory."""
+        return self.path / "config.json"
 
     def folder(self, stage: str) -> Path:
         """Where a stage's artifacts are."""
@@ -116,14 +150,18 @@ class Workdir:
         write_json(folder / "manifest.json", {**self.hashes(name), "files": sizes})
 
     def redo(self, name: str) -> tuple[str, ...]:
-        """Deletes the artifacts of a stage and of all that build on it; returns their names."""
+        """Deletes the artifacts of a stage and of all that build on it; returns the names of those there were.
+
+        Only in a working directory: a folder called `report` that something else made is left alone.
+        """
         doomed = [name]
         for stage in self.stages.values():
             if set(stage.inputs) & set(doomed):
                 doomed.append(stage.name)
-        for stage in doomed:
-            shutil.rmtree(self.folder(stage), ignore_errors=True)
-        return tuple(doomed)
+        found = [stage for stage in doomed if self.folder(stage).exists() and self.config_file.exists()]
+        for stage in found:
+            shutil.rmtree(self.folder(stage))
+        return tuple(found)
 
     def _manifest(self, name: str) -> dict | None:
         path = self.folder(name) / "manifest.json"

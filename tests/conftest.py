@@ -1,13 +1,19 @@
 """Strict dtypes and ranks, eight fake CPU devices, and the real data where it is present."""
 
+import contextlib
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import numpy as np
 import pytest
+
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.networks import ofa
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +27,131 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED}: real data and published figures are absent")
     return SHARED
+
+
+class Tiny(NamedTuple):
+    """A supernet of 8x8 images, small enough to compile in a second or two."""
+
+    supernet: Supernet
+    variables: dict
+    images: np.ndarray  # uint8[16, 8, 8, 1]
+
+
+@pytest.fixture(scope="session")
+def noisy_variables():
+    """noisy_variables(net, image_shape, seed=0): variables like a trained net's, none of them zero or one."""
+
+    def make(net, image_shape, seed=0):
+        shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), np.uint8))
+        generator = np.random.default_rng(seed)
+
+        def leaf(path, shape):
+            normal = generator.normal(size=shape.shape)
+            if path[-1].key == "kernel":
+                return (normal / np.prod(shape.shape[:-1]) ** 0.5).astype(np.float32)
+            around_one = path[-1].key in ("scale", "var")
+            return (1 + 0.2 * np.abs(normal) if around_one else 0.1 * normal).astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(noisy_variables) -> Tiny:
+    """Two stages of one or two blocks, two choices of everything."""
+    supernet = ofa.small_images(
+        image_size=8,
+        channels=1,
+        mean=(0.4,),
+        std=(0.3,),
+        classes=3,
+        stem=8,
+        stage_widths=(8, 16),
+        stage_strides=(1, 2),
+        head=16,
+        widths=(0.5, 1.0),
+        depths=(1, 2),
+        kernels=(3, 5),
+        expands=(1, 2),
+        divisor=4,
+    )
+    variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
+    images = np.random.default_rng(1).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
+    return Tiny(supernet, variables, images)
+
+
+TINY_RUN = """
+from ml_collections import ConfigDict
+
+
+def get_config(mode=""):
+    config = ConfigDict()
+    config.data = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96, "augment": {"pad": 1}}
+    config.supernet = {
+        "network": "small_images", "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 16,
+        "depths": (1, 2), "kernels": (3,), "expands": (1, 2),
+    }
+    config.train = {"steps": 6, "batch_size": 64, "checkpoint_every": 2, "log_every": 2}
+    config.train.optimizer = {"learning_rate": 0.1}
+    config.train.sandwich_rule = {"random_subnets": 1}
+    config.collect = {"subnets": 16, "calibration_images": 64}
+    config.predict = {"epochs": 5}
+    config.search = {"budgets": 2, "population": 8, "generations": 5, "calibration_images": 64}
+    config.dynamic = {"max_macs_fraction": 0.99}
+    config.export = {"calibration_images": 16, "runs": 5, "warm_up": 1}
+    config.report = {"title": "tiny"}
+    return config
+"""
+
+
+class TinyRun(NamedTuple):
+    """A whole run of the main job, all stages done."""
+
+    workdir: Path  # copy it before changing it
+    config_file: Path
+    config: dict
+
+
+def _configure(values: dict) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def quick_programs(tmp_path_factory):
+    """with quick_programs(): programs are compiled with little optimisation, and kept: a second run need not compile."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    inside = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+
+    @contextlib.contextmanager
+    def use():
+        before = {name: jax.config.values[name] for name in inside}
+        _configure(inside)
+        compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            _configure(before)
+            compilation_cache.reset_cache()
+
+    return use
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, quick_programs) -> TinyRun:
+    """The main job from training to the report, on a net and a schedule of a few seconds."""
+    from dynnas_jax import pipeline, settings
+
+    folder = tmp_path_factory.mktemp("tiny_run")
+    config_file = folder / "tiny.py"
+    config_file.write_text(TINY_RUN)
+    config = settings.as_dict(settings.load([f"--config={config_file}"]))
+    with quick_programs():
+        pipeline.run(config, folder / "workdir")
+    return TinyRun(folder / "workdir", config_file, config)

@@ -65,7 +65,7 @@ def _equation_macs(equation: Any) -> int:
         raise ValueError("MACs inside a while loop cannot be counted; use a scan, whose length is known")
     if name == "shard_map":
         mesh = parameters["mesh"]
-        return sum(inner) * math.prod(mesh.shape[axis] for axis in parameters["manual_axes"])
+        return sum(inner) * math.prod(mesh.shape[axis] for axis in parameters["newly_manual_axes"])
     return sum(inner) * (parameters["length"] if name == "scan" else 1)
 
 

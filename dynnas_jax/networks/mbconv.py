@@ -55,6 +55,11 @@ class Arch:
     mean: tuple[float, ...] = IMAGENET_MEAN  # of the images in [0, 1], per channel
     std: tuple[float, ...] = IMAGENET_STD
 
+    def __post_init__(self):
+        # A mean of three channels would broadcast an image of one.
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"images of {self.channels} channels, but mean is {self.mean} and std is {self.std}")
+
 
 @dataclass(frozen=True)
 class Numerics:

@@ -51,6 +51,11 @@ class Template:
             return self.base.stages[-1][1][-1].out if self.base.stages else self.base.stem_out
         return make_divisible(self.stages[number - 1].out * width, self.divisor)
 
+    def head_conv(self, width: float) -> int:
+        """Channels of the head's convolution behind a last stage of a width multiplier."""
+        out = self.base.head_conv
+        return make_divisible(out * width, self.divisor) if self.elastic_head else out
+
     def hidden(self, channels: int, expand: float) -> int:
         """Channels of a block's depthwise convolution."""
         return make_divisible(round(channels * expand), self.divisor)
@@ -74,17 +79,16 @@ class Template:
                 for j, (k, e) in enumerate(zip(kernels, expands, strict=True))
             ]
             stages.append((f"stage{i + 1}", tuple(specs)))
-        head = self.base.head_conv
-        if self.elastic_head:
-            head = make_divisible(head * width[-1], self.divisor)
-        return replace(self.base, resolution=resolution, stages=tuple(stages), head_conv=head)
+        return replace(self.base, resolution=resolution, stages=tuple(stages), head_conv=self.head_conv(width[-1]))
 
 
 def genes(template: Template) -> tuple[Gene, ...]:
     """The template's choices as genes; a choice with one value is none."""
     found = [Gene("resolution", template.resolutions)]
     for i, stage in enumerate(template.stages, 1):
-        outs = [template.stage_out(i, width) for width in template.widths]
+        # Widths merge where they give the same channels, of the head too if it follows this stage.
+        heads = [template.head_conv(width) if i == len(template.stages) else 0 for width in template.widths]
+        outs = [(template.stage_out(i, width), head) for width, head in zip(template.widths, heads, strict=True)]
         width, before = f"stage{i}.width", f"stage{i - 1}.width" if i > 1 else None
         found.append(Gene(width, template.widths, merged=(first_equal(outs),)))
         found.append(Gene(f"stage{i}.depth", stage.depths))
@@ -146,16 +150,16 @@ class Decoder:
         width = width if isinstance(width, list) else [width] * count
         _among("width", [width], [template.widths], [(count,)])
         depths = [stage.depths for stage in template.stages]
-        _among("kernel", content["kernel"], [template.kernels] * count, depths)
-        _among("expand", content["expand"], [template.expands] * count, depths)
-        for i, (kernels, expands) in enumerate(zip(content["kernel"], content["expand"], strict=True), 1):
+        kernel = _among("kernel", content["kernel"], [template.kernels] * count, depths)
+        expand = _among("expand", content["expand"], [template.expands] * count, depths)
+        for i, (kernels, expands) in enumerate(zip(kernel, expand, strict=True), 1):
             if len(kernels) != len(expands):
                 raise ValueError(f"arch file: stage {i} has {len(kernels)} kernels but {len(expands)} expansions")
-        return template.decode(resolution, width, content["kernel"], content["expand"])
+        return template.decode(resolution, width, kernel, expand)
 
 
-def _among(what: str, lists: Any, allowed: list[tuple], depths: list[tuple[int, ...]]) -> None:
-    """One list per stage, each of an allowed length and with allowed values; else ValueError."""
+def _among(what: str, lists: Any, allowed: list[tuple], depths: list[tuple[int, ...]]) -> list[list]:
+    """One list per stage, each of an allowed length and of its choices (3 for a file's 3.0); else ValueError."""
     if (
         not isinstance(lists, list)
         or not all(isinstance(values, list) for values in lists)
@@ -170,6 +174,7 @@ def _among(what: str, lists: Any, allowed: list[tuple], depths: list[tuple[int, 
         for value in values:
             if isinstance(value, bool) or value not in choices:
                 raise ValueError(f"arch file: {what} {value!r} in stage {i}, choose from {list(choices)}")
+    return [[choices[choices.index(v)] for v in values] for values, choices in zip(lists, allowed, strict=True)]
 
 
 def _blocks(template: Template, space: SearchSpace, arch: Arch) -> tuple[Block, ...]:
@@ -183,7 +188,10 @@ def _blocks(template: Template, space: SearchSpace, arch: Arch) -> tuple[Block, 
             stage, j = (int(part) for part in block.name.removeprefix("stage").split("_block"))
             wanted = [] if j else [f"stage{stage - 1}.width"]
             wanted += [f"stage{stage}.width", f"stage{stage}.block{j}.kernel", f"stage{stage}.block{j}.expand"]
-            gate = next(n for n, d in enumerate(template.stages[stage - 1].depths) if d > j)
+            depths = template.stages[stage - 1].depths if stage <= len(template.stages) else (0,)
+            if j >= depths[-1]:
+                raise ValueError(f"the arch has a {block.name}, the supernet has none")
+            gate = next(n for n, d in enumerate(depths) if d > j)
             depth = (f"stage{stage}.depth", gate) if gate else None
         sized.append(block._replace(genes=tuple(name for name in wanted if name in space), depth=depth))
     return tuple(sized)

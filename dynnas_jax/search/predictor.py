@@ -132,7 +132,7 @@ def load(folder: str | Path, space: SearchSpace) -> Predictor:
         points = [np.asarray(results[name], np.float32) for name in ("predicted", "actual")]
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{folder} holds no readable predictor ({str(error).splitlines()[0]}); fit it again"
+            f"{folder} holds no readable predictor ({str(error).splitlines()[0]}); pass --redo=predict to fit it again"
         ) from error
     if fingerprint != space.fingerprint:
         raise ValueError(f"{folder}: fitted for space {fingerprint!r}, but this space is {space.fingerprint!r}")

@@ -29,7 +29,8 @@ class Store:
         return step % self.every == 0
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step."""
+        """The newest complete checkpoint's step; waits for one that is being written."""
+        self._manager.wait_until_finished()
         return self._manager.latest_step()
 
     def save(self, step: int, current: TrainState) -> None:
@@ -55,6 +56,12 @@ class Store:
                 f"checkpoint {self.directory / str(step)} is corrupt or of another network ({reason}); "
                 "delete that folder to go on from an earlier one, or pass --redo=train"
             ) from error
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def close(self) -> None:
         """Waits for what is being written."""

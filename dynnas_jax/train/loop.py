@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -70,7 +71,8 @@ def make_step(
             batch = augment(augment_key, batch)
         made = update(current.variables, batch, labels[indices], rule_key)
         params = current.variables["params"]
-        moves, optimizer = transform.update(made.gradient, current.optimizer, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
+            moves, optimizer = transform.update(made.gradient, current.optimizer, params)
         params = optax.apply_updates(params, moves)
         done = current.step + 1
         # A young average forgets its start quickly.
@@ -78,7 +80,7 @@ def make_step(
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, current.ema, params)
         bad = (current.bad_step < 0) & ~jnp.isfinite(made.metrics["loss"])
         bad_step = jnp.where(bad, current.step, current.bad_step)
-        logged = {**made.metrics, "gradient_norm": optax.global_norm(made.gradient)}
+        logged = {**made.metrics, "gradient_norm": optax.tree.norm(made.gradient)}
         variables = {"params": params, "batch_stats": made.batch_stats}
         return TrainState(done, variables, ema, optimizer, bad_step), logged
 
@@ -136,7 +138,8 @@ def fit(
     step_key = jax.random.fold_in(key, 1)
     clock, logged = time.perf_counter(), int(current.step)
 
-    with log, tqdm(total=steps, initial=int(current.step), desc="train", unit="step") as bar:
+    # A run that stops early leaves its newest checkpoint complete too.
+    with log, store or contextlib.nullcontext(), tqdm(total=steps, initial=int(current.step), desc="train", unit="step") as bar:
         for number in range(int(current.step), steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
             current, values = step(current, images, labels, indices, step_key)
@@ -156,8 +159,6 @@ def fit(
                 _stop_if_bad(current, store)
                 store.save(done, current)
             bar.update()
-    if store:
-        store.close()
     return current
 
 
@@ -182,5 +183,5 @@ def _stop_if_bad(current: TrainState, store: Any) -> None:
         good = store.latest_step() if store else None
         kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
         raise ValueError(f"train: the loss of step {bad} is not finite; {kept}. A lower learning_rate often helps")
-    if not math.isfinite(float(optax.global_norm(current.ema))):
+    if not math.isfinite(float(optax.tree.norm(current.ema))):
         raise ValueError(f"train: the averaged params are not finite at step {int(current.step)}")

@@ -19,7 +19,9 @@ class Log:
         path = directory / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= resumed_step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            whole = path.with_suffix(".tmp")
+            whole.write_text("".join(f"{line}\n" for line in kept))
+            whole.replace(path)
         self._file = path.open("a")
         if importlib.util.find_spec("tensorboardX"):
             from tensorboardX import SummaryWriter

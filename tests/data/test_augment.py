@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dynnas_jax.data import augment
 
@@ -98,3 +99,32 @@ def test_impossible_option(options):
 def test_larger_than_the_image(options):
     with pytest.raises(ValueError, match="do not fit images of 8x10"):
         augment.rule(**options)(jax.random.key(0), jnp.zeros((2, 8, 10, 3), jnp.uint8))
+
+
+def test_warp_against_scipy():
+    """The affine map equals SciPy's bilinear resampling of the same map."""
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 2)).astype(np.uint8)
+    key = jax.random.key(3)
+    warped = np.asarray(jax.jit(lambda k, x: augment._warp(k, x, 20.0, 0.2, 1.5))(key, image))
+    draw = np.asarray(jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0), np.float64)
+    angle, scale = np.deg2rad(draw[0] * 20), 1 / (1 + draw[1] * 0.2)
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = np.array([4.0, 5.5])
+    offset = centre - matrix @ centre + draw[2:] * 1.5
+    for channel in range(2):
+        plane = image[:, :, channel].astype(np.float64)
+        expected = ndimage.affine_transform(plane, matrix, offset, order=1, mode="grid-constant", cval=0.0)
+        np.testing.assert_allclose(warped[:, :, channel], expected, atol=0.51)
+
+
+def test_warp_is_each_images_own():
+    images = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 8, 8, 1)).astype(np.uint8), 6, axis=0)
+    warped = np.asarray(augment.rule(pad=0, flip=False, rotate=10.0, zoom=0.1, shift=0.5)(jax.random.key(0), images))
+    assert warped.dtype == np.uint8
+    assert len({image.tobytes() for image in warped}) == 6
+
+
+@pytest.mark.parametrize("option", [{"rotate": -1.0}, {"zoom": 1.0}, {"shift": -0.1}])
+def test_warp_rejects(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        augment.rule(**option)

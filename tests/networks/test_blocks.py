@@ -1,0 +1,105 @@
+"""The layers against the outside: both forms of a convolution against one another, padding against lax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dynnas_jax.networks import blocks
+
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def both_forms(module, image_shape, seed=0):
+    """For each form the output and the gradients of input and params, of a random weighting of the output, in float64."""
+    generator = np.random.default_rng(seed)
+    with jax.enable_x64():
+        x = jnp.asarray(generator.normal(size=image_shape))
+        shapes = jax.eval_shape(module("conv").init, jax.random.key(0), x.astype(jnp.float32))
+        params = jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape)), shapes)
+        out_shape = jax.eval_shape(module("conv").apply, params, x).shape
+        weights = jnp.asarray(generator.normal(size=out_shape))
+
+        def run(form, params, x, weights):
+            out, pull = jax.vjp(module(form).apply, params, x)
+            return out, pull(weights)
+
+        program = jax.jit(lambda *inputs: [run(form, *inputs) for form in blocks.DEPTHWISE_FORMS], compiler_options=QUICK)
+        return jax.tree.map(np.asarray, program(params, x, weights))
+
+
+def assert_equal_forms(conv, shifts):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(a).max())), conv, shifts)
+
+
+# One axis of the image is even and the other one odd, so that both meet every kernel, stride and padding.
+@pytest.mark.parametrize("padding", ["SAME", "symmetric"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_shifts_equal_conv(kernel, stride, padding):
+    module = functools.partial(_depthwise, kernel, stride, padding)
+    conv, shifts = both_forms(module, (3, 8, 9, 2))
+    assert conv[0].shape == (3, -(-8 // stride), -(-9 // stride), 2)
+    assert_equal_forms(conv, shifts)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((2, 3), 1), ((1, 2), 2)])
+def test_shifts_equal_conv_on_images_smaller_than_the_kernel(size, stride):
+    assert_equal_forms(*both_forms(functools.partial(_depthwise, 5, stride, "SAME"), (2, *size, 3)))
+
+
+def _depthwise(kernel, stride, padding, form):
+    return blocks.Depthwise(kernel, stride, form, padding)
+
+
+def test_shifts_gradient_against_finite_differences():
+    with jax.enable_x64():
+        generator = np.random.default_rng(0)
+        x, kernel = jnp.asarray(generator.normal(size=(2, 5, 4, 2))), jnp.asarray(generator.normal(size=(3, 3, 1, 2)))
+        shifts = jax.jit(lambda x, kernel: blocks.depthwise_shifts(x, kernel, 2, ((1, 1), (0, 1))))
+        check_grads(shifts, (x, kernel), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+def test_the_weight_gradient_sums_over_all_groups_of_images():
+    # 16x16 outputs: two images at a time are summed, of six.
+    assert_equal_forms(*both_forms(functools.partial(_depthwise, 3, 1, "SAME"), (6, 16, 16, 1)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_pointwise_forms_are_equal(bias):
+    conv, shifts = both_forms(lambda form: blocks.Pointwise(5, form, bias), (2, 3, 4, 6))
+    assert conv[0].shape == (2, 3, 4, 5)
+    assert_equal_forms(conv, shifts)
+
+
+def test_same_padding_is_that_of_lax():
+    for size in range(1, 20):
+        for kernel in range(1, 8):
+            for stride in (1, 2, 3):
+                (wanted,) = jax.lax.padtype_to_pads((size,), (kernel,), (stride,), "SAME")
+                assert blocks.pads(size, kernel, stride, "SAME") == wanted, (size, kernel, stride)
+
+
+def test_symmetric_padding_is_that_of_torch():
+    assert [blocks.pads(9, kernel, 2, "symmetric") for kernel in (1, 3, 5, 7)] == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_squeeze_excite_by_hand():
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    layer = blocks.SqueezeExcite(3, "relu", "hard_sigmoid", "conv")
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes)
+    reduce, expand = params["reduce_conv"], params["expand_conv"]
+    hidden = np.maximum(x.mean((1, 2)) @ reduce["kernel"][0, 0] + reduce["bias"], 0)
+    gate = np.clip((hidden @ expand["kernel"][0, 0] + expand["bias"]) / 6 + 0.5, 0, 1)
+    found = jax.jit(layer.apply)({"params": params}, x)
+    np.testing.assert_allclose(found, x * gate[:, None, None], atol=1e-5)
+
+
+def test_global_average_is_the_mean():
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    np.testing.assert_allclose(blocks.global_average(x), x.mean((1, 2), keepdims=True), atol=1e-6)

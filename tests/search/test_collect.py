@@ -1,0 +1,134 @@
+"""A thousand subnets through one compiled program, and what they answered against the sliced nets."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from dynnas_jax import confidence
+from dynnas_jax.costs import macs
+from dynnas_jax.data.splits import Split
+from dynnas_jax.elastic import positions
+from dynnas_jax.search import collect
+from dynnas_jax.search_space import Gene, SearchSpace
+from dynnas_jax.train.calibration import batches, extract_calibrated
+
+COUNT = 1000
+
+
+@pytest.fixture(scope="module")
+def split():
+    generator = np.random.default_rng(3)
+    images = generator.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+    return Split(images, generator.integers(0, 3, 10).astype(np.int32), np.arange(100, 110))
+
+
+@pytest.fixture(scope="module")
+def genomes(tiny):
+    return collect.distinct(tiny.supernet.space, jax.random.key(0), COUNT)
+
+
+@pytest.fixture(scope="module")
+def evaluate(tiny, split):
+    positions(tiny.supernet)
+    return collect.Evaluator(tiny.supernet, tiny.images[:8], split, calibration_batch=4, chunk=64)
+
+
+@pytest.fixture(scope="module")
+def collected(tiny, evaluate, genomes, tmp_path_factory):
+    """(records, names of the functions jax compiled meanwhile)."""
+    cost = macs.table(tiny.supernet).exact
+    path = tmp_path_factory.mktemp("collect") / "records.zarr"
+    compiled = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("Compiling "):
+                compiled.append(record.getMessage().split(" with ")[0])
+
+    listener, logger = Listener(), logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(listener)
+    try:
+        with jax.log_compiles():
+            return collect.run(evaluate, tiny.variables, genomes, cost, path), compiled
+    finally:
+        logger.removeHandler(listener)
+
+
+def test_a_thousand_subnets_are_distinct(tiny, genomes):
+    assert genomes.shape == (COUNT, len(tiny.supernet.space.genes))
+    assert len({tiny.supernet.arch(genome) for genome in genomes}) == COUNT
+    np.testing.assert_array_equal(genomes[0], tiny.supernet.space.smallest)
+    np.testing.assert_array_equal(genomes[1], tiny.supernet.space.largest)
+
+
+def test_one_program_is_compiled_for_all(collected, evaluate):
+    records, compiled = collected
+    assert records.done().sum() == COUNT
+    assert evaluate.program._cache_size() == 1
+    assert len(compiled) == 1, compiled
+
+
+def test_records_hold_genomes_and_costs(tiny, collected, genomes, split):
+    records = collected[0]
+    np.testing.assert_array_equal(records.read("genome"), genomes)
+    np.testing.assert_array_equal(records.read("image_id"), split.image_id)
+    costs = records.read("cost")[:, 0]
+    assert [macs.table(tiny.supernet).exact(genome) for genome in genomes[::100]] == costs[::100].tolist()
+
+
+@pytest.mark.parametrize("row", [0, 7, 999])
+def test_answers_are_those_of_the_sliced_and_recalibrated_net(tiny, collected, genomes, split, row):
+    net, own = extract_calibrated(tiny.supernet, tiny.variables, genomes[row], batches(tiny.images[:8], 4))
+    logits = np.asarray(jax.jit(lambda v, x: net.apply(v, x)[0])(own, split.images), np.float64)
+    score, correct = confidence.max_softmax(logits), logits.argmax(-1) == split.labels
+    rows = slice(row, row + 1)
+    np.testing.assert_allclose(collected[0].read("score", rows)[0, :, 0], score, atol=2e-3)
+    np.testing.assert_array_equal(collected[0].read("correct", rows)[0, :, 0], correct)
+    assert collected[0].accuracy()[row, 0] == correct.mean()
+    assert np.ptp(score) > 0.01
+
+
+class Interruption(Exception):
+    pass
+
+
+def test_an_interrupted_run_does_no_row_twice(tiny, evaluate, genomes, collected, tmp_path):
+    genomes, path, asked = genomes[:200], tmp_path / "records.zarr", []
+
+    def interrupted(genome):
+        if len(asked) == 100:
+            raise Interruption
+        asked.append(genome)
+        return 1
+
+    with pytest.raises(Interruption):
+        collect.run(evaluate, tiny.variables, genomes, interrupted, path)
+    again = []
+    records = collect.run(evaluate, tiny.variables, genomes, lambda genome: again.append(genome) or 1, path)
+    # The first chunk of 64 was complete, the second was broken off.
+    np.testing.assert_array_equal(again, genomes[64:])
+    assert records.done().all()
+    for name in ("genome", "score", "correct"):
+        np.testing.assert_array_equal(records.read(name), collected[0].read(name, slice(200)))
+    collect.run(evaluate, tiny.variables, genomes, pytest.fail, path)
+
+
+def test_records_of_other_genomes(tiny, evaluate, genomes, tmp_path):
+    path = tmp_path / "records.zarr"
+    collect.run(evaluate, tiny.variables, genomes[:3], lambda genome: 1, path)
+    for other in (genomes[1:4], genomes[:2]):
+        with pytest.raises(ValueError, match=r"holds records of other genomes; pass --redo=collect"):
+            collect.run(evaluate, tiny.variables, other, pytest.fail, path)
+
+
+def test_wrong_options(tiny, split):
+    with pytest.raises(ValueError, match=r"score is 'softmax', choose from \['max_softmax', 'margin', 'entropy'\]"):
+        collect.Evaluator(tiny.supernet, tiny.images, split, score="softmax")
+
+
+def test_distinct_genomes_of_a_space_that_holds_few():
+    space = SearchSpace((Gene("depth", (1, 2)), Gene("kernel", (3, 5), needs=("depth", 1))))
+    found = collect.distinct(space, jax.random.key(0), 50)
+    assert sorted(map(tuple, found.tolist())) == [(0, 0), (1, 0), (1, 1)]

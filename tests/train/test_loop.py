@@ -1,0 +1,145 @@
+"""Training on one device and on eight, broken off and resumed, and stopped where the loss is not finite."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dynnas_jax.data import augment
+from dynnas_jax.train import loop, sandwich
+
+STEPS = 6
+
+
+def fit(micro, split, devices, directory=None):
+    return loop.fit(
+        micro,
+        split,
+        sandwich.rule(random_subnets=1),
+        steps=STEPS,
+        batch_size=16,
+        optimizer={"learning_rate": 0.05, "warm_up": 0.2},
+        augment=augment.rule(pad=1),
+        mesh=loop.data_mesh(devices),
+        directory=directory,
+        checkpoint_every=2,
+        log_every=1,
+        evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
+        evaluate_every=4,
+    )
+
+
+def rows(directory):
+    """The logged lines without their times."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("time_s", "images_per_s")} for row in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(micro, split, tmp_path_factory):
+    """(directory, state) of a run on one device."""
+    directory = tmp_path_factory.mktemp("unbroken")
+    return directory, fit(micro, split, 1, directory)
+
+
+def test_every_step_is_logged(unbroken):
+    found = rows(unbroken[0])
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 4, 5, 6, 6]
+    assert set(found[0]) == {
+        "step",
+        "loss",
+        "loss_largest",
+        "loss_smallest",
+        "loss_random",
+        "accuracy_largest",
+        "gradient_norm",
+        "learning_rate",
+    }
+    assert set(found[4]) == {"step", "holdout_accuracy_largest"}
+    assert len({row["loss"] for row in found if "loss" in row}) == STEPS
+
+
+def test_state_counts_steps_and_averages(unbroken):
+    final = unbroken[1]
+    assert int(final.step) == STEPS
+    assert int(final.bad_step) == -1
+    variables = loop.averaged(final)
+    assert variables["batch_stats"] is final.variables["batch_stats"]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), variables["params"], final.variables["params"])
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
+    final = fit(micro, split, 8, tmp_path)
+    for one, eight in zip(rows(unbroken[0]), rows(tmp_path), strict=True):
+        assert one.keys() == eight.keys()
+        for name, value in one.items():
+            np.testing.assert_allclose(eight[name], value, rtol=2e-4, atol=1e-6, err_msg=f"{name}, step {one['step']}")
+
+    def same(path, one, eight):
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-3 * max(0.1, np.abs(one).max()), err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(same, unbroken[1].variables, final.variables)
+
+
+def test_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
+    """Killed behind step 6 while a line was written, before that step's checkpoint was complete."""
+    directory = shutil.copytree(unbroken[0], tmp_path / "run")
+    shutil.rmtree(directory / "checkpoints" / "6")
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "holdo')
+    final = fit(micro, split, 1, directory)
+    jax.tree.map(np.testing.assert_array_equal, final, unbroken[1])
+    assert rows(directory) == rows(unbroken[0])
+    assert (directory / "checkpoints" / "6").is_dir()
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(micro, split, tmp_path, checkpoint_every):
+    with pytest.raises(ValueError, match=r"loss of step \d+ is not finite|averaged params are not finite") as error:
+        loop.fit(
+            micro,
+            split,
+            sandwich.rule(random_subnets=0),
+            steps=20,
+            batch_size=8,
+            optimizer={"learning_rate": 1e30, "warm_up": 0.1},
+            mesh=loop.data_mesh(1),
+            directory=tmp_path,
+            checkpoint_every=checkpoint_every,
+            log_every=10,
+        )
+    # All that was being written is complete.
+    saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    if checkpoint_every == 1:
+        assert f"the last good checkpoint is of step {saved[-1]}" in str(error.value)
+    else:
+        assert saved == []
+        assert "there is no checkpoint yet" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 12}, "batch_size 12 does not divide over 8 devices"),
+        ({"batch_size": 0}, "batch_size 0 does not divide"),
+        ({"batch_size": 48}, "batch_size 48 exceeds the 40 training images"),
+        ({"batch_size": 16, "steps": 0}, "steps is 0, must be at least 1"),
+    ],
+)
+def test_wrong_options(micro, split, options, message):
+    with pytest.raises(ValueError, match=message):
+        loop.fit(micro, split, sandwich.rule(), **{"steps": 1, **options}, mesh=loop.data_mesh(8))
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(12, 4), (10, 4), (7, 7), (9, 5)])
+def test_every_image_has_its_turn_in_each_epoch(length, batch_size):
+    steps = length * 3 // batch_size + 1
+    drawn = np.concatenate([loop.batch_indices(length, batch_size, step, 0) for step in range(steps)])
+    assert drawn.dtype == np.int32
+    epochs = [tuple(drawn[start : start + length]) for start in range(0, 3 * length, length)]
+    assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
+    assert len(set(epochs)) == 3
+    assert tuple(loop.batch_indices(length, batch_size, 0, 1)) != tuple(drawn[:batch_size])

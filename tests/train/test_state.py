@@ -1,0 +1,64 @@
+"""The optimizer by hand, its schedule, and its errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dynnas_jax.train import state
+
+
+def test_fresh_state():
+    variables = {"params": {"a": {"kernel": jnp.ones(3)}}, "batch_stats": {"n": {"mean": jnp.ones(3)}}}
+    fresh = state.create(variables, state.optimizer(10))
+    assert int(fresh.step) == 0
+    assert int(fresh.bad_step) == -1
+    np.testing.assert_array_equal(fresh.ema["a"]["kernel"], variables["params"]["a"]["kernel"])
+    # One buffer cannot be donated twice.
+    assert fresh.ema["a"]["kernel"] is not fresh.variables["params"]["a"]["kernel"]
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    rates = [float(state.schedule(100, learning_rate=0.2, warm_up=0.1)(step)) for step in range(101)]
+    np.testing.assert_allclose(rates[:11], np.linspace(0, 0.2, 11), atol=1e-6)
+    np.testing.assert_allclose(rates[10:], 0.1 * (1 + np.cos(np.linspace(0, np.pi, 91))), atol=1e-6)
+
+
+def test_three_steps_of_sgd_by_hand():
+    """Nesterov: m <- mu m + g, p <- p - rate (g + mu m); decay on kernels alone, gradients clipped together."""
+    params = {"a": {"kernel": jnp.asarray([3.0, -4.0]), "bias": jnp.asarray([1.0])}}
+    gradient = {"a": {"kernel": jnp.asarray([6.0, 0.0]), "bias": jnp.asarray([8.0])}}
+    transform = state.optimizer(8, learning_rate=0.5, warm_up=0.25, momentum=0.9, weight_decay=0.1, clip_norm=5.0)
+    opt_state = transform.init(params)
+    expected = {"kernel": np.asarray([3.0, -4.0]), "bias": np.asarray([1.0])}
+    momentum = {"kernel": np.zeros(2), "bias": np.zeros(1)}
+
+    @jax.jit
+    def move(opt_state, params):
+        with jax.numpy_dtype_promotion("standard"):
+            moves, opt_state = transform.update(gradient, opt_state, params)
+        return opt_state, optax.apply_updates(params, moves)
+
+    for rate in (0.0, 0.25, 0.5):
+        opt_state, params = move(opt_state, params)
+        for name, raw, decay in (("kernel", [6.0, 0.0], 0.1), ("bias", [8.0], 0.0)):
+            clipped = np.asarray(raw) / 2 + decay * expected[name]  # the norm is 10, and 5 allowed
+            momentum[name] = 0.9 * momentum[name] + clipped
+            expected[name] = expected[name] - rate * (clipped + 0.9 * momentum[name])
+            np.testing.assert_allclose(params["a"][name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": -0.1}, "learning_rate is -0.1, must not be negative"),
+        ({"weight_decay": -1}, "weight_decay is -1"),
+        ({"clip_norm": -1}, "clip_norm is -1"),
+        ({"momentum": 1.0}, "momentum is 1.0, must be at least 0 and below 1"),
+        ({"warm_up": 1.5}, "warm_up is 1.5"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        state.optimizer(10, **options)
