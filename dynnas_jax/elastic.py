@@ -73,7 +73,7 @@ def trace(block: Block, carry: Any) -> Traced:
     return _trace(module, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _trace(module: nn.Module, treedef: Any, leaves: tuple) -> Traced:
     carry = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
     closed, (output, variables) = jax.make_jaxpr(

@@ -93,7 +93,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
     workdir = Workdir(path, STAGES, config)
     # What is wrong with the config or the data must come to light before anything is deleted.
-    setting = _setting(workdir, config) if redo else None
+    job = _prepare(workdir, config) if redo else None
     if redo and (deleted := workdir.redo(redo)):
         _say(f"deleted {', '.join(deleted)}")
     todo = []
@@ -104,17 +104,17 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
             todo.append(name)
     if todo:
         _check_inputs(workdir, todo)
-        _do(workdir, setting or _setting(workdir, config), todo)
+        _do(workdir, job or _prepare(workdir, config), todo)
     if "report" in names:
         _print_summary(path)
 
 
-def _setting(workdir: Workdir, config: dict) -> Any:
+def _prepare(workdir: Workdir, config: dict) -> Any:
     check(config)
     _use_compilation_cache()
-    from dynnas_jax import stages
+    from dynnas_jax import job
 
-    return stages.setting(workdir, config)
+    return job.prepare(workdir, config)
 
 
 def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
@@ -128,7 +128,7 @@ def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
         raise ValueError(f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; add to --stages")
 
 
-def _do(workdir: Workdir, setting: Any, todo: list[str]) -> None:
+def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
     from dynnas_jax import stages
 
     write_json(workdir.config_file, workdir.config)
@@ -138,7 +138,7 @@ def _do(workdir: Workdir, setting: Any, todo: list[str]) -> None:
             continue
         _say(f"{name} ...")
         folder = workdir.start(name)
-        workdir.finish(name, getattr(stages, name)(setting, folder, **workdir.config[name]))
+        workdir.finish(name, getattr(stages, name)(job, folder, **workdir.config[name]))
 
 
 def _use_compilation_cache() -> None:

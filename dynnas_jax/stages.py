@@ -12,162 +12,94 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization
 
-from dynnas_jax import elastic, networks, records
+from dynnas_jax import records
 from dynnas_jax.costs import macs
-from dynnas_jax.data import augment, sources
 from dynnas_jax.dynamic import protocol, thresholds
+from dynnas_jax.job import Job, build_supernet, facts_of, load_variables, save_variables
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import collect as collecting
 from dynnas_jax.search import evolution, predictor
 from dynnas_jax.search.pairs import choose_pair
 from dynnas_jax.train import calibration, loop, sandwich
-from dynnas_jax.workdir import Workdir, read_arrays, read_config, read_json, write_bytes, write_json
+from dynnas_jax.workdir import read_arrays, read_config, read_json, write_json
 
 
-class Setting(NamedTuple):
-    """What all stages share, built from the config's `data`, `supernet`, `dynamic` and `seed`."""
-
-    workdir: Workdir
-    images: sources.Dataset
-    supernet: elastic.Supernet
-    dynamic: dict
-    augment: Any
-    target: str
-    seed: int
-
-    def calibration(self, count: int) -> np.ndarray:
-        """uint8[n, h, w, c]: training images for statistics, the same ones in every stage."""
-        order = np.random.default_rng([self.seed, 1]).permutation(len(self.images.train))
-        return self.images.train.images[order[:count]]
-
-
-def setting(workdir: Workdir, config: dict) -> Setting:
-    """Loads the data and builds the supernet to fit them.
-
-    Raises:
-      ValueError: for data that are missing, or images the network cannot read.
-    """
-    data = dict(config["data"])
-    augmented = data.pop("augment", None)
-    images = sources.load(seed=config["seed"], **data)
-    supernet = _build_supernet(config["supernet"], _facts(images))
-    rule = augment.rule(**augmented) if augmented is not None else None
-    return Setting(workdir, images, supernet, config["dynamic"], rule, config["target"], config["seed"])
-
-
-def _facts(images: sources.Dataset) -> dict:
-    """What a network must know of its data; JSON-able."""
-    shape = list(images.train.images.shape[1:])
-    return {"image_shape": shape, "classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}
-
-
-def _build_supernet(section: dict, facts: dict) -> elastic.Supernet:
-    """The supernet of a config's section for images of these facts. Raises ValueError where they do not fit."""
-    height, width, channels = facts["image_shape"]
-    if height != width:
-        raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
-    options = dict(section)
-    loader = networks.network(options.pop("network", None))
-    if options.get("depthwise", "auto") == "auto":
-        options["depthwise"] = "shifts" if jax.default_backend() == "cpu" else "conv"
-    if loader.function == "small_images":
-        options.setdefault("image_size", height)
-    moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
-    supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
-    resolution = supernet.arch(supernet.space.largest).resolution
-    if resolution != height:
-        raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
-    return supernet
-
-
-def _evaluator(setting: Setting, calibration_images: int, chunk: int) -> collecting.Evaluator:
-    score = setting.dynamic.get("score", "max_softmax")
-    split = setting.images.holdout
+def _evaluator(job: Job, calibration_images: int, chunk: int) -> collecting.Evaluator:
+    score = job.dynamic.get("score", "max_softmax")
+    split = job.images.holdout
     if not len(split):
         raise ValueError("data: holdout is 0, but search and thresholds need held-out images")
     return collecting.Evaluator(
-        setting.supernet, setting.calibration(calibration_images), split, score=score, chunk=chunk
+        job.supernet, job.calibration(calibration_images), split, score=score, chunk=chunk
     )
 
 
-def _save_variables(path: Path, variables: dict) -> None:
-    write_bytes(path, serialization.msgpack_serialize(jax.tree.map(np.asarray, variables)))
-
-
-def _load_variables(path: Path) -> dict:
-    try:
-        return serialization.msgpack_restore(path.read_bytes())
-    except (OSError, ValueError, TypeError) as error:  # msgpack and NumPy raise what a damaged byte leads them to
-        raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
-
-
-def train(setting: Setting, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
+def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
     """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables."""
-    evaluate = _evaluator(setting, 1024, 2)
-    ends = np.stack([setting.supernet.space.smallest, setting.supernet.space.largest])
+    evaluate = _evaluator(job, 1024, 2)
+    ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
 
     def held_out(variables):
         smallest, largest = evaluate(variables, ends).correct.mean(axis=1)
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
     final = loop.fit(
-        setting.supernet,
-        setting.images.train,
+        job.supernet,
+        job.images.train,
         sandwich.rule(**(sandwich_rule or {})),
-        seed=setting.seed,
-        augment=setting.augment,
+        seed=job.seed,
+        augment=job.augment,
         directory=folder,
         evaluate=held_out,
         **options,
     )
-    _save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
-    write_json(folder / "data.json", _facts(setting.images))
+    save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
+    write_json(folder / "data.json", facts_of(job.images))
     return "supernet.msgpack", "metrics.jsonl", "data.json"
 
 
-def _supernet_variables(setting: Setting) -> dict:
-    return _load_variables(setting.workdir.folder("train") / "supernet.msgpack")
+def _supernet_variables(job: Job) -> dict:
+    return load_variables(job.workdir.folder("train") / "supernet.msgpack")
 
 
 def collect(
-    setting: Setting, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
+    job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
 ) -> tuple[str, ...]:
     """Records of sampled subnets on the held-out images."""
-    genomes = collecting.distinct(setting.supernet.space, jax.random.key(setting.seed + 1), subnets)
-    evaluate = _evaluator(setting, calibration_images, chunk)
-    cost = macs.table(setting.supernet).exact
-    collecting.run(evaluate, _supernet_variables(setting), genomes, cost, folder / "records.zarr")
+    genomes = collecting.distinct(job.supernet.space, jax.random.key(job.seed + 1), subnets)
+    evaluate = _evaluator(job, calibration_images, chunk)
+    cost = macs.table(job.supernet).exact
+    collecting.run(evaluate, _supernet_variables(job), genomes, cost, folder / "records.zarr")
     return ("records.zarr/zarr.json",)
 
 
-def predict(setting: Setting, folder: Path, **options) -> tuple[str, ...]:
+def predict(job: Job, folder: Path, **options) -> tuple[str, ...]:
     """The accuracy predictor, fitted on the records."""
-    store = records.open(setting.workdir.folder("collect") / "records.zarr", setting.supernet.space.fingerprint)
+    store = records.open(job.workdir.folder("collect") / "records.zarr", job.supernet.space.fingerprint)
     genomes, accuracy = store.read("genome"), store.accuracy()[:, 0]
-    fitted = predictor.fit(setting.supernet.space, genomes, accuracy, key=jax.random.key(setting.seed + 2), **options)
+    fitted = predictor.fit(job.supernet.space, genomes, accuracy, key=jax.random.key(job.seed + 2), **options)
     predictor.save(fitted, folder)
     return "predictor.json", "params.npz"
 
 
 def search(
-    setting: Setting, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options
+    job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options
 ) -> tuple[str, ...]:
     """The best subnet for each budget, all budgets at once; then the pair, chosen on held-out images.
 
     Candidates are the subnets found, the smallest and the largest; each is evaluated, not only predicted.
     """
-    supernet = setting.supernet
-    table, fitted = macs.table(supernet), predictor.load(setting.workdir.folder("predict"), supernet.space)
+    supernet = job.supernet
+    table, fitted = macs.table(supernet), predictor.load(job.workdir.folder("predict"), supernet.space)
     ends = table.exact(supernet.space.smallest), table.exact(supernet.space.largest)
     limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
-    keys = jax.random.split(jax.random.key(setting.seed + 3), budgets)
+    keys = jax.random.split(jax.random.key(job.seed + 3), budgets)
     run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
     found = jax.jit(jax.vmap(lambda key, budget: run(key, budget=budget)))(keys, jnp.asarray(limits))
     genomes = np.concatenate([[supernet.space.smallest], np.asarray(found.genome), [supernet.space.largest]])
-    evaluate = _evaluator(setting, calibration_images, len(genomes))
-    variables = _supernet_variables(setting)
+    evaluate = _evaluator(job, calibration_images, len(genomes))
+    variables = _supernet_variables(job)
     answers = evaluate(variables, genomes)
     predicted = np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
     allowed, front = [ends[0], *limits.tolist(), ends[1]], []
@@ -184,23 +116,23 @@ def search(
                 "holdout_accuracy": float(correct.mean()),
             }
         )
-    pair = _pair(setting, folder, variables, genomes, answers, calibration_images)
+    pair = _pair(job, folder, variables, genomes, answers, calibration_images)
     space = {"space": supernet.space.fingerprint, "smallest_macs": ends[0], "largest_macs": ends[1]}
     write_json(folder / "found.json", {**space, "front": front, "pair": pair})
     return "found.json", "pair.msgpack"
 
 
-def _pair(setting, folder, variables, genomes, answers, calibration_images) -> dict:
+def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
-    supernet, dynamic = setting.supernet, dict(setting.dynamic)
+    supernet, dynamic = job.supernet, dict(job.dynamic)
     score = dynamic.pop("score", "max_softmax")
     costs = np.asarray([macs.table(supernet).exact(genome) for genome in genomes])
     stem = big_little.cost(big_little.build(supernet, genomes[0], genomes[0])).stem
     chosen = choose_pair(answers.score, answers.correct, costs, stem, **dynamic)
-    images = calibration.batches(setting.calibration(calibration_images), min(128, calibration_images))
+    images = calibration.batches(job.calibration(calibration_images), min(128, calibration_images))
     own, described = {}, {}
     for which, index in (("little", chosen.little), ("big", chosen.big)):
-        net, own[which] = calibration.extract_calibrated(supernet, variables, genomes[index], images)
+        own[which] = calibration.extract_calibrated(supernet, variables, genomes[index], images)[1]
         described[which] = {
             "genome": supernet.space.to_json(genomes[index]),
             "arch": supernet.arch.file(genomes[index]),
@@ -209,7 +141,7 @@ def _pair(setting, folder, variables, genomes, answers, calibration_images) -> d
         }
     pair = big_little.build(supernet, genomes[chosen.little], genomes[chosen.big])
     cost = big_little.cost(pair)
-    _save_variables(folder / "pair.msgpack", own)
+    save_variables(folder / "pair.msgpack", own)
     point = chosen.point
     return {
         **described,
@@ -234,18 +166,18 @@ class _FoundPair(NamedTuple):
     variables: dict
 
 
-def _found_pair(setting: Setting) -> _FoundPair:
+def _found_pair(job: Job) -> _FoundPair:
     """The searched pair and its variables."""
-    folder = setting.workdir.folder("search")
+    folder = job.workdir.folder("search")
     found = read_json(folder / "found.json")["pair"]
-    genomes = (setting.supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
-    return _FoundPair(found, big_little.build(setting.supernet, *genomes), _load_variables(folder / "pair.msgpack"))
+    genomes = (job.supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
+    return _FoundPair(found, big_little.build(job.supernet, *genomes), load_variables(folder / "pair.msgpack"))
 
 
-def evaluate(setting: Setting, folder: Path) -> tuple[str, ...]:
+def evaluate(job: Job, folder: Path) -> tuple[str, ...]:
     """Little, big and dynamic on the test split, which nothing before has seen."""
-    found, pair, variables = _found_pair(setting)
-    split = setting.images.test
+    found, pair, variables = _found_pair(job)
+    split = job.images.test
     dynamic = protocol.confident_pair(pair, score=found["score"])
     out = protocol.answers(dynamic, variables, split)
     point = thresholds.evaluate(out.score, out.correct, np.asarray(dynamic.cost), found["thresholds"])
@@ -282,7 +214,7 @@ def evaluate(setting: Setting, folder: Path) -> tuple[str, ...]:
 
 
 def export(
-    setting: Setting,
+    job: Job,
     folder: Path,
     *,
     precisions: tuple[str, ...] = ("fp32", "int8"),
@@ -294,8 +226,8 @@ def export(
     """The pair as TFLite files in `export/TARGET`, each checked; then the cascade over the test split, timed."""
     from dynnas_jax.export import pair as exporting
 
-    found, pair, variables = _found_pair(setting)
-    saved = read_arrays(setting.workdir.folder("evaluate") / "outputs.npz")
+    found, pair, variables = _found_pair(job)
+    saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     predicted = saved["prediction"][np.arange(len(saved["choice"])), saved["choice"]]
     pair = big_little.in_form(pair, "conv")
     cost = big_little.cost(pair)
@@ -307,17 +239,17 @@ def export(
     def big(images):
         return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
 
-    test = setting.images.test
-    where = folder / setting.target
+    test = job.images.test
+    where = folder / job.target
     files = exporting.export_pair(
         little,
         functools.partial(big_little.after_stem, pair, "big", variables),
         big,
         image_shape=test.images.shape[1:],
         folder=where,
-        calibration=setting.calibration(calibration_images),
+        calibration=job.calibration(calibration_images),
         metadata={
-            "labels": list(setting.images.classes),
+            "labels": list(job.images.classes),
             "cost": list(cost.cumulative),
             "score": found["score"],
             "thresholds": found["thresholds"],
@@ -337,14 +269,14 @@ def export(
         warm_up=warm_up,
     )
     write_json(where / "export.json", measured)
-    return (f"{setting.target}/export.json", *(f"{setting.target}/{file['path']}" for file in files.values()))
+    return (f"{job.target}/export.json", *(f"{job.target}/{file['path']}" for file in files.values()))
 
 
-def report(setting: Setting, folder: Path, *, title: str | None = None) -> tuple[str, ...]:
+def report(job: Job, folder: Path, *, title: str | None = None) -> tuple[str, ...]:
     """Tables, figures and the page, from the artifacts alone."""
     from dynnas_jax.reports import page
 
-    page.write(setting.workdir.path, images=setting.images.test.images, classes=setting.images.classes, title=title)
+    page.write(job.workdir.path, images=job.images.test.images, classes=job.images.classes, title=title)
     made = (path for path in sorted(folder.rglob("*")) if path.suffix in (".csv", ".png"))
     return "../report.html", *(str(path.relative_to(folder)) for path in made)
 
@@ -353,7 +285,7 @@ def best_subnet(path: Path, max_macs: float) -> dict:
     """The subnet of a trained run with the best predicted accuracy within a budget, as a genome and as an arch file.
 
     Raises:
-      ValueError: for a budget that is none, if the run has not come to its predictor, or if no subnet is that cheap (the smallest cost is named).
+      ValueError: for a budget that is no number, a run without its predictor, or a budget below the smallest cost (named).
     """
     if not max_macs > 0:
         raise ValueError(f"max_macs is {max_macs}, must be above 0")
@@ -361,7 +293,7 @@ def best_subnet(path: Path, max_macs: float) -> dict:
     for name in ("train", "predict"):
         if not (path / name / "manifest.json").is_file():
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
-    supernet = _build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
+    supernet = build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
     table, fitted = macs.table(supernet), predictor.load(path / "predict", supernet.space)
     found = jax.jit(lambda key: evolution.run(key, supernet.space, fitted, table, max_macs))(jax.random.key(0))
     genome = np.asarray(found.genome)

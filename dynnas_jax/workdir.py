@@ -7,6 +7,7 @@ from the start on, so that a half-done stage is resumed by its own config only. 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -66,7 +67,7 @@ def read_config(path: Path) -> dict:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` artifact. Raises ValueError naming the file if it is absent or corrupt."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

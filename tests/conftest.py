@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.networks import ofa
+from dynnas_jax.networks import big_little, ofa
+from dynnas_jax.train import calibration
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -77,8 +78,19 @@ def tiny(noisy_variables) -> Tiny:
         divisor=4,
     )
     variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
-    images = np.random.default_rng(1).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
-    return Tiny(supernet, variables, images)
+    # Brighter and brighter, so that no batch is like another.
+    images = np.random.default_rng(1).integers(0, 130, (16, 8, 8, 1)) + 8 * np.arange(16)[:, None, None, None]
+    return Tiny(supernet, variables, images.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny):
+    """(the pair of the smallest and the largest subnet of `tiny`, its variables), each net with its own statistics."""
+    space, own = tiny.supernet.space, {}
+    for which, genome in (("little", space.smallest), ("big", space.largest)):
+        images = calibration.batches(tiny.images, 8)
+        own[which] = calibration.extract_calibrated(tiny.supernet, tiny.variables, genome, images)[1]
+    return big_little.build(tiny.supernet, space.smallest, space.largest), own
 
 
 TINY_RUN = """

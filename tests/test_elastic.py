@@ -64,14 +64,27 @@ def test_slices_are_leading_channels_and_the_kernel_window(tiny):
     ("options", "message"),
     [
         ({"stage_widths": (12, 16)}, r"stage1_block0/\S+ of the arch is .*, the supernet's is"),
-        ({"kernels": (3, 5, 7)}, r"depthwise_conv/kernel of the arch is \(7, 7, 1, 16\), the supernet's is \(5, 5, 1, 16\)"),
+        (
+            {"kernels": (3, 5, 7)},
+            r"depthwise_conv/kernel of the arch is \(7, 7, 1, 16\), the supernet's is \(5, 5, 1, 16\)",
+        ),
         ({"depths": (1, 2, 3)}, "stage1_block2"),
         ({"stage_widths": (8, 16, 16), "stage_strides": (1, 2, 1)}, "stage3_block0"),
     ],
 )
 def test_too_large_an_arch(tiny, options, message):
     base = {"stage_widths": (8, 16), "stage_strides": (1, 2), "depths": (1, 2), "kernels": (3, 5), "expands": (1, 2)}
-    common = {"image_size": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "classes": 3, "stem": 8, "head": 16, "widths": (0.5, 1.0), "divisor": 4}
+    common = {
+        "image_size": 8,
+        "channels": 1,
+        "mean": (0.4,),
+        "std": (0.3,),
+        "classes": 3,
+        "stem": 8,
+        "head": 16,
+        "widths": (0.5, 1.0),
+        "divisor": 4,
+    }
     larger = ofa.small_images(**common, **{**base, **options})
     with pytest.raises(ValueError, match=message):
         slice_variables(tiny.supernet, tiny.variables, larger.arch(larger.space.largest))
@@ -104,7 +117,10 @@ def is_pointwise(path):
 def test_pointwise_kernels_stay_unbatched(tiny):
     shapes = flat(masked_under_vmap(tiny, lambda path: is_pointwise(path) or path.startswith("batch_stats")))
     before = flat(tiny.variables)
-    assert shapes["params/stage1_block0/expand_conv/kernel"].shape == before["params/stage1_block0/expand_conv/kernel"].shape
+    assert (
+        shapes["params/stage1_block0/expand_conv/kernel"].shape
+        == before["params/stage1_block0/expand_conv/kernel"].shape
+    )
     assert shapes["params/stage1_block0/depthwise_conv/kernel"].shape == (5, 5, 5, 1, 16)
     # That vmap lets the others not pass for unbatched is what makes this test one.
     for leaf in ("stage1_block0/depthwise_conv/kernel", "stage2_block1/project_norm/scale"):
@@ -130,7 +146,9 @@ def test_masking_zeroes_what_slicing_cuts(tiny, random_genomes):
                 edge = (leaf.shape[0] - own[path].shape[0]) // 2
                 inside = np.pad(np.ones(own[path].shape[:2], bool), edge)
                 assert not np.any(np.asarray(leaf)[~inside]), path
-                np.testing.assert_array_equal(np.asarray(leaf)[inside], flat(tiny.variables)[path][inside], err_msg=path)
+                np.testing.assert_array_equal(
+                    np.asarray(leaf)[inside], flat(tiny.variables)[path][inside], err_msg=path
+                )
 
 
 def test_skipped_blocks_are_the_identity(tiny):
@@ -162,7 +180,11 @@ def test_positions_know_the_length_of_every_axis(tiny):
     by_hand = [
         [(kernel, kernel, 1, hidden), (1, 1, hidden, out)]
         for hidden, out, kernel in (
-            (before * expand, out, kernel) for before in (4, 8) for out in (8, 16) for kernel in (3, 5) for expand in (1, 2)
+            (before * expand, out, kernel)
+            for before in (4, 8)
+            for out in (8, 16)
+            for kernel in (3, 5)
+            for expand in (1, 2)
         )
     ]
     for i, leaf in enumerate(("depthwise_conv", "project_conv")):

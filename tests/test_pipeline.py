@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import pipeline, records, stages
+from dynnas_jax import job, pipeline, records, stages
 from dynnas_jax.export import flatbuffer
 from dynnas_jax.train import loop
 from dynnas_jax.workdir import Workdir
@@ -134,7 +134,9 @@ def test_a_second_run_does_nothing_and_imports_no_jax(tiny_run):
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[: len(pipeline.NAMES)] == [f"dynnas: {name}: done before" for name in pipeline.NAMES]
+    assert done.stdout.splitlines()[: len(pipeline.NAMES)] == [
+        f"dynnas: {name}: done before" for name in pipeline.NAMES
+    ]
     assert times(tiny_run.workdir) == before
 
 
@@ -290,8 +292,8 @@ def test_training_killed_between_checkpoints_goes_on_as_if_never_stopped(tiny_ru
     pipeline.run(tiny_run.config, tmp_path, names=("train",))
     assert "dynnas: train ..." in capfd.readouterr().out
     for one, other in zip(
-        jax.tree.leaves_with_path(stages._load_variables(unbroken / "supernet.msgpack")),
-        jax.tree.leaves_with_path(stages._load_variables(tmp_path / "train/supernet.msgpack")),
+        jax.tree.leaves_with_path(job.load_variables(unbroken / "supernet.msgpack")),
+        jax.tree.leaves_with_path(job.load_variables(tmp_path / "train/supernet.msgpack")),
         strict=True,
     ):
         assert one[0] == other[0]

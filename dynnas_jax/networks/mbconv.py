@@ -290,7 +290,15 @@ def mobilenet_v3_small(*, classes: int = 1000, resolution: int = 224, **options)
 
 def efficientnet_b0(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
     """EfficientNet-B0 (arXiv 1905.11946, table 1): 385.8 M MACs, 5.29 M params; SE squeezes to a quarter of the block's input."""
-    table = ((1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2), (6, 5, 112, 3, 1), (6, 5, 192, 4, 2), (6, 3, 320, 1, 1))  # fmt: skip
+    table = (
+        (1, 3, 16, 1, 1),
+        (6, 3, 24, 2, 2),
+        (6, 5, 40, 2, 2),
+        (6, 3, 80, 3, 2),
+        (6, 5, 112, 3, 1),
+        (6, 5, 192, 4, 2),
+        (6, 3, 320, 1, 1),
+    )
     rows, before = [], 32
     for expand, kernel, out, repeats, stride in table:
         for i in range(repeats):

@@ -9,6 +9,8 @@ import numpy as np
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.dynamic.thresholds import OperatingPoint
 
+BIG_NETS = ("most_accurate", "largest")
+
 
 class ChosenPair(NamedTuple):
     """Indices of two candidates and how the pair runs."""
@@ -28,8 +30,9 @@ def choose_pair(
     *,
     max_macs_fraction: float | None = None,
     max_accuracy_loss: float | None = None,
+    big_net: str = "most_accurate",
 ) -> ChosenPair:
-    """Big is the most accurate candidate (of equals the costliest); little and threshold are the best beside it.
+    """First big is chosen, then the little and the threshold that are best beside it.
 
     Every cheaper candidate is tried as little, with its best threshold. Of those that meet the target the most accurate
     wins for a cost target, the cheapest for an accuracy target; if none does, the nearest is returned as infeasible.
@@ -39,20 +42,24 @@ def choose_pair(
       cost: int[n], MACs.  stem: MACs that little and big share.
       max_macs_fraction: the average MACs of the pair, as a share of big's.
       max_accuracy_loss: how far the pair's accuracy may fall below big's.
+      big_net: "most_accurate" on the held-out images (of equals the costliest), or "largest": the costliest candidate, where
+        the held-out images are too few to tell good nets apart.
 
     Raises:
-      ValueError: unless exactly one target is given, or if no candidate is cheaper than big.
+      ValueError: unless exactly one target is given, for an unknown `big_net`, or if no candidate is cheaper than big.
     """
+    if big_net not in BIG_NETS:
+        raise ValueError(f"dynamic: big_net is {big_net!r}, choose from {list(BIG_NETS)}")
     if (max_macs_fraction is None) == (max_accuracy_loss is None):
         raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
     accuracy = correct.mean(axis=1)
-    big = int(np.lexsort((cost, accuracy))[-1])
+    big = int(np.lexsort((cost, accuracy) if big_net == "most_accurate" else (accuracy, cost))[-1])
     cheaper = np.flatnonzero(cost < cost[big])
     if not len(cheaper):
         raise ValueError(f"search: no candidate is cheaper than big at {cost[big]} MACs, so there is no pair")
     by_cost = max_macs_fraction is not None
     max_cost = max_macs_fraction * float(cost[big]) if by_cost else None
-    min_accuracy = None if by_cost else float(accuracy[big]) - max_accuracy_loss
+    min_accuracy = None if by_cost else max(0.0, float(accuracy[big]) - max_accuracy_loss)
     best = None
     for little in cheaper.tolist():
         both = [little, big]

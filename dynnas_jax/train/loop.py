@@ -139,7 +139,11 @@ def fit(
     clock, logged = time.perf_counter(), int(current.step)
 
     # A run that stops early leaves its newest checkpoint complete too.
-    with log, store or contextlib.nullcontext(), tqdm(total=steps, initial=int(current.step), desc="train", unit="step") as bar:
+    with (
+        log,
+        store or contextlib.nullcontext(),
+        tqdm(total=steps, initial=int(current.step), desc="train", unit="step") as bar,
+    ):
         for number in range(int(current.step), steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
             current, values = step(current, images, labels, indices, step_key)
@@ -177,11 +181,13 @@ def _check(steps: int, batch_size: int, length: int, mesh: jax.sharding.Mesh) ->
 
 
 def _stop_if_bad(current: TrainState, store: Any) -> None:
-    """Raises ValueError if some step's loss was not finite; such a state is never saved."""
-    bad = int(current.bad_step)
-    if bad >= 0:
-        good = store.latest_step() if store else None
-        kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
-        raise ValueError(f"train: the loss of step {bad} is not finite; {kept}. A lower learning_rate often helps")
-    if not math.isfinite(float(optax.tree.norm(current.ema))):
-        raise ValueError(f"train: the averaged params are not finite at step {int(current.step)}")
+    """Raises ValueError if some step's loss was not finite, or the params are not; such a state is never saved."""
+    if int(current.bad_step) >= 0:
+        what = f"the loss of step {int(current.bad_step)} is not finite"
+    elif not math.isfinite(float(optax.tree.norm(current.ema))):
+        what = f"the averaged params are not finite at step {int(current.step)}"
+    else:
+        return
+    good = store.latest_step() if store else None
+    kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
+    raise ValueError(f"train: {what}; {kept}. A lower learning_rate often helps")

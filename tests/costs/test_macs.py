@@ -44,7 +44,9 @@ def test_convolutions(kernel, options, by_hand):
 def test_products():
     assert macs(jnp.matmul, X, W) == MATMUL
     assert macs(jnp.matmul, floats(3, 4, 5), floats(3, 5, 7)) == 3 * 4 * 5 * 7
-    assert macs(lambda a, b: jnp.einsum("bijk,bjkl->bil", a, b), floats(2, 3, 4, 5), floats(2, 4, 5, 6)) == 2 * 3 * 20 * 6
+    assert (
+        macs(lambda a, b: jnp.einsum("bijk,bjkl->bil", a, b), floats(2, 3, 4, 5), floats(2, 4, 5, 6)) == 2 * 3 * 20 * 6
+    )
     assert macs(lambda x: jax.nn.relu(x + x * x).sum(), X) == 0
 
 

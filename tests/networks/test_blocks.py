@@ -14,7 +14,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def both_forms(module, image_shape, seed=0):
-    """For each form the output and the gradients of input and params, of a random weighting of the output, in float64."""
+    """Each form's output and gradients of params and input, of a random weighting of the output; in float64."""
     generator = np.random.default_rng(seed)
     with jax.enable_x64():
         x = jnp.asarray(generator.normal(size=image_shape))
@@ -27,12 +27,16 @@ def both_forms(module, image_shape, seed=0):
             out, pull = jax.vjp(module(form).apply, params, x)
             return out, pull(weights)
 
-        program = jax.jit(lambda *inputs: [run(form, *inputs) for form in blocks.DEPTHWISE_FORMS], compiler_options=QUICK)
+        program = jax.jit(
+            lambda *inputs: [run(form, *inputs) for form in blocks.DEPTHWISE_FORMS], compiler_options=QUICK
+        )
         return jax.tree.map(np.asarray, program(params, x, weights))
 
 
 def assert_equal_forms(conv, shifts):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(a).max())), conv, shifts)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(a).max())), conv, shifts
+    )
 
 
 # One axis of the image is even and the other one odd, so that both meet every kernel, stride and padding.

@@ -28,7 +28,11 @@ def test_published_costs(shared, name):
 @pytest.mark.parametrize("padding", ["SAME", "symmetric"])
 def test_output_sizes_follow_the_convention(padding, size):
     """(h - 1) // stride + 1 under both paddings."""
-    rows = (mbconv.BlockSpec(5, 8, 8, 2, "relu"), mbconv.BlockSpec(7, 8, 8, 1, "relu"), mbconv.BlockSpec(3, 8, 8, 2, "relu"))
+    rows = (
+        mbconv.BlockSpec(5, 8, 8, 2, "relu"),
+        mbconv.BlockSpec(7, 8, 8, 1, "relu"),
+        mbconv.BlockSpec(3, 8, 8, 2, "relu"),
+    )
     arch = mbconv.Arch(size, 8, "relu", (("stage1", rows),), 16, "relu", 4, padding=padding)
     net, image = mbconv.Net(arch), jax.ShapeDtypeStruct((2, size, size, 3), jnp.uint8)
     (logits, endpoints), _ = jax.eval_shape(net.init_with_output, jax.random.key(0), image)
@@ -50,7 +54,9 @@ def test_width_multiplier_and_classes():
 
 def test_unknown_network_names_the_nearest():
     assert network("mobilenet_v2") is NETWORKS["mobilenet_v2"]
-    with pytest.raises(ValueError, match=r"unknown network 'mobilnet_v2', did you mean 'mobilenet_v2'\?.*efficientnet_b0"):
+    with pytest.raises(
+        ValueError, match=r"unknown network 'mobilnet_v2', did you mean 'mobilenet_v2'\?.*efficientnet_b0"
+    ):
         network("mobilnet_v2")
 
 

@@ -1,4 +1,4 @@
-"""Once-for-all's specialised nets against their published costs, arch files and their errors, the options of the spaces."""
+"""Once-for-all's specialised nets against their published costs; arch files, options and what is wrong in them."""
 
 import copy
 import json

@@ -12,7 +12,15 @@ import pytest
 from dynnas_jax.elastic import extract, mask_variables
 from dynnas_jax.networks import NETWORKS, ofa
 
-SMALL = {"classes": 5, "stem": 8, "stage_widths": (8, 16), "head": 16, "widths": (0.5, 1.0), "depths": (1, 2), "divisor": 4}
+SMALL = {
+    "classes": 5,
+    "stem": 8,
+    "stage_widths": (8, 16),
+    "head": 16,
+    "widths": (0.5, 1.0),
+    "depths": (1, 2),
+    "divisor": 4,
+}
 CASES = {
     "small_images": {**SMALL, "image_size": 8, "stage_strides": (1, 2), "expands": (1, 2)},
     "small_images, hard-swish, squeeze-excite and shifts": {
@@ -29,7 +37,8 @@ CASES = {
     "ofa_mobilenet_v3": {"resolutions": (16,), "classes": 5},
     "ofa_proxyless": {"resolutions": (16,), "classes": 5},
 }
-# Which stages stay, two blocks of the first and one of the second: of v3 one with squeeze-excite, of the other the one-block last one too.
+# Which stages stay, two blocks of the first and one of the second: of v3 one with squeeze-excite, of proxyless
+# the one-block last one too.
 KEPT = {"small_images": (0, 1), "ofa_mobilenet_v3": (1,), "ofa_proxyless": (0, 5)}
 # One case in float64, which leaves no doubt; it compiles too slowly for all.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
@@ -42,7 +51,8 @@ def trim(supernet, kept):
     template = supernet.arch.template
     stages = (template.stages[i] for i in kept)
     stages = tuple(
-        replace(stage, out=out, depths=(1, 2) if first else (1,)) for stage, out, first in zip(stages, (8, 16), (1, 0), strict=False)
+        replace(stage, out=out, depths=(1, 2) if first else (1,))
+        for stage, out, first in zip(stages, (8, 16), (1, 0), strict=False)
     )
     base = replace(template.base, head_conv=16, head_features=16 if template.base.head_features else 0)
     return ofa.build(replace(template, base=base, stages=stages))

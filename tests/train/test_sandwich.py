@@ -80,7 +80,10 @@ def test_without_random_subnets_no_such_loss(micro, variables, batch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"random_subnets": -1}, "random_subnets is -1, must not be negative"), ({"temperature": 0}, "temperature is 0, must be above 0")],
+    [
+        ({"random_subnets": -1}, "random_subnets is -1, must not be negative"),
+        ({"temperature": 0}, "temperature is 0, must be above 0"),
+    ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):

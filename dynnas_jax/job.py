@@ -1,0 +1,83 @@
+"""What all stages of a run share: the data, the supernet that fits them, and how variables are kept in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import serialization
+
+from dynnas_jax import elastic, networks
+from dynnas_jax.data import augment, sources
+from dynnas_jax.workdir import Workdir, write_bytes
+
+
+class Job(NamedTuple):
+    """What all stages share, built from the config's `data`, `supernet`, `dynamic` and `seed`."""
+
+    workdir: Workdir
+    images: sources.Dataset
+    supernet: elastic.Supernet
+    dynamic: dict
+    augment: Any
+    target: str
+    seed: int
+
+    def calibration(self, count: int) -> np.ndarray:
+        """uint8[n, h, w, c]: training images for statistics, the same ones in every stage."""
+        order = np.random.default_rng([self.seed, 1]).permutation(len(self.images.train))
+        return self.images.train.images[order[:count]]
+
+
+def prepare(workdir: Workdir, config: dict) -> Job:
+    """Loads the data and builds the supernet to fit them.
+
+    Raises:
+      ValueError: for data that are missing, or images the network cannot read.
+    """
+    data = dict(config["data"])
+    augmented = data.pop("augment", None)
+    images = sources.load(seed=config["seed"], **data)
+    supernet = build_supernet(config["supernet"], facts_of(images))
+    rule = augment.rule(**augmented) if augmented is not None else None
+    return Job(workdir, images, supernet, config["dynamic"], rule, config["target"], config["seed"])
+
+
+def facts_of(images: sources.Dataset) -> dict:
+    """What a network must know of its data; JSON-able."""
+    shape = list(images.train.images.shape[1:])
+    return {"image_shape": shape, "classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}
+
+
+def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
+    """The supernet of a config's section for images of these facts. Raises ValueError where they do not fit."""
+    height, width, channels = facts["image_shape"]
+    if height != width:
+        raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
+    options = dict(section)
+    loader = networks.network(options.pop("network", None))
+    if options.get("depthwise", "auto") == "auto":
+        options["depthwise"] = "shifts" if jax.default_backend() == "cpu" else "conv"
+    if loader.function == "small_images":
+        options.setdefault("image_size", height)
+    moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
+    supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
+    resolution = supernet.arch(supernet.space.largest).resolution
+    if resolution != height:
+        raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
+    return supernet
+
+
+def save_variables(path: Path, variables: dict) -> None:
+    write_bytes(path, serialization.msgpack_serialize(jax.tree.map(np.asarray, variables)))
+
+
+def load_variables(path: Path) -> dict:
+    try:
+        return serialization.msgpack_restore(path.read_bytes())
+    except (OSError, ValueError, TypeError) as error:  # msgpack and NumPy raise what a damaged byte leads them to
+        raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
+
+

@@ -1,0 +1,69 @@
+"""What a dynamic network answers on a split, against its two nets run directly."""
+
+import jax
+import numpy as np
+import pytest
+
+from dynnas_jax.confidence import SCORES
+from dynnas_jax.data.splits import Split
+from dynnas_jax.dynamic import protocol, thresholds
+from dynnas_jax.networks import big_little
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tiny_pair):
+    """(pair, variables, a split of 13 images, logits float64[13, 2, 3] of the nets run directly)."""
+    pair, own = tiny_pair
+    split = Split(tiny.images[:13], np.arange(13, dtype=np.int32) % 3, np.arange(13))
+    direct = [jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(own[which], split.images) for which, net in
+              (("little", pair.little), ("big", pair.big))]
+    return pair, own, split, np.stack([np.asarray(logits, np.float64) for logits in direct], axis=1)
+
+
+@pytest.mark.parametrize("batch", [4, 13, 256])
+def test_padded_batches_answer_as_one(made, batch):
+    """13 images fill no batches of 4, and one of 256 would be mostly filling."""
+    pair, variables, split, logits = made
+    out = protocol.answers(protocol.confident_pair(pair), variables, split, batch=batch)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(out.score, (exponentials / exponentials.sum(-1, keepdims=True)).max(-1), atol=1e-5)
+    np.testing.assert_array_equal(out.prediction, logits.argmax(-1))
+    np.testing.assert_array_equal(out.correct, logits.argmax(-1) == split.labels[:, None])
+    assert (out.score.shape, out.score.dtype, out.prediction.dtype) == ((13, 2), np.float32, np.int32)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_is_the_one_asked_for(made, score):
+    pair, variables, split, logits = made
+    out = protocol.answers(protocol.confident_pair(pair, score=score), variables, split, batch=16)
+    np.testing.assert_allclose(out.score, SCORES[score](logits), atol=1e-5)
+    assert out.score.min() >= 0
+    assert out.score.max() <= 1
+
+
+def test_policy_and_thresholds_agree(made):
+    pair, variables, split, _ = made
+    dynamic = protocol.confident_pair(pair)
+    out = protocol.answers(dynamic, variables, split, batch=16)
+    assert dynamic.cost == big_little.cost(pair).cumulative
+    seen = set()
+    for threshold in (0.0, *np.sort(out.score[:, 0]), 1.0):
+        choice = np.asarray(dynamic.policy(out.score.T, np.asarray([threshold], np.float32)))
+        point = thresholds.evaluate(out.score, out.correct, np.asarray(dynamic.cost), [threshold])
+        assert point.accuracy == pytest.approx(out.correct[np.arange(13), choice].mean())
+        assert point.average_cost == pytest.approx(np.asarray(dynamic.cost)[choice].mean())
+        assert point.exit_rate == pytest.approx(np.bincount(choice, minlength=2) / 13)
+        seen.add(int((choice == 0).sum()))
+    assert seen == set(range(14))
+
+
+def test_outputs_are_the_protocol_s(made):
+    pair, variables, split, logits = made
+    found, score = jax.jit(protocol.confident_pair(pair).outputs)(variables, split.images)
+    assert (found.shape, score.shape) == ((2, 13, 3), (2, 13))
+    np.testing.assert_allclose(found, np.moveaxis(logits, 1, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_score(made):
+    with pytest.raises(ValueError, match=r"score is 'luck', choose from \['max_softmax', 'margin', 'entropy'\]"):
+        protocol.confident_pair(made[0], score="luck")

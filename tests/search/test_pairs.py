@@ -1,0 +1,108 @@
+"""The chosen pair against every pair and every threshold tried in turn."""
+
+import numpy as np
+import pytest
+
+from dynnas_jax.search.pairs import choose_pair
+
+IMAGES = 16  # a power of two, and costs are integers: every mean is exact
+
+
+def draw(seed):
+    """Score, correct and cost of a few candidates; scores with ties, 0 and 1 among them."""
+    generator = np.random.default_rng(seed)
+    candidates = generator.integers(2, 6)
+    score = (generator.integers(0, 9, (candidates, IMAGES)) / 8).astype(np.float32)
+    correct = generator.random((candidates, IMAGES)) < generator.uniform(0.2, 0.9, (candidates, 1))
+    cost = generator.choice(np.arange(100, 1000, 50), candidates, replace=False)
+    return score, correct, cost, 50
+
+
+def every_point(score, correct, cost, stem, big):
+    """(accuracy, average cost) of each cheaper candidate as little at each threshold."""
+    points = []
+    for little in range(len(cost)):
+        if cost[little] < cost[big]:
+            for threshold in (0, *score[little], 1):
+                exits = score[little] > threshold
+                right = np.where(exits, correct[little], correct[big]).sum() / IMAGES
+                spent = np.where(exits, cost[little], cost[little] + cost[big] - stem).sum() / IMAGES
+                points.append((right, spent))
+    return points
+
+
+def brute_force(points, max_cost, min_accuracy):
+    """(accuracy, average cost, feasible) of the best point."""
+    if max_cost is not None:
+        feasible = [point for point in points if point[1] <= max_cost]
+        best = max(feasible or points, key=lambda p: (p[0], -p[1]) if feasible else (-p[1], p[0]))
+    else:
+        feasible = [point for point in points if point[0] >= min_accuracy]
+        best = max(feasible or points, key=lambda p: (-p[1], p[0]) if feasible else (p[0], -p[1]))
+    return (*best, bool(feasible))
+
+
+def drawn_with_a_pair(seed):
+    score, correct, cost, stem = draw(seed)
+    accuracy = correct.mean(axis=1)
+    big = max(range(len(cost)), key=lambda i: (accuracy[i], cost[i]))
+    return score, correct, cost, stem, big, accuracy
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *({"max_macs_fraction": share} for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.25)),
+        *({"max_accuracy_loss": loss} for loss in (0.0, 0.0625, 0.25, 1.0)),
+    ],
+    ids=str,
+)
+def test_the_chosen_pair_is_the_best_of_all(target):
+    outcomes = []
+    for seed in range(60):
+        score, correct, cost, stem, big, accuracy = drawn_with_a_pair(seed)
+        if (cost >= cost[big]).all():
+            with pytest.raises(ValueError, match=f"no candidate is cheaper than big at {cost[big]} MACs"):
+                choose_pair(score, correct, cost, stem, **target)
+            continue
+        chosen = choose_pair(score, correct, cost, stem, **target)
+        share, loss = target.get("max_macs_fraction"), target.get("max_accuracy_loss")
+        max_cost = None if share is None else share * cost[big]
+        min_accuracy = None if loss is None else max(0.0, accuracy[big] - loss)
+        expected = brute_force(every_point(score, correct, cost, stem, big), max_cost, min_accuracy)
+        assert (chosen.point.accuracy, chosen.point.average_cost, chosen.point.feasible) == expected, seed
+        assert (chosen.big, chosen.max_cost, chosen.min_accuracy) == (big, max_cost, min_accuracy)
+        exits = score[chosen.little] > np.float32(chosen.point.thresholds[0])
+        assert np.where(exits, correct[chosen.little], correct[big]).mean() == chosen.point.accuracy
+        outcomes.append(chosen.point.feasible)
+    assert len(outcomes) >= 20
+    assert {0.125: {False}, 0.25: {True, False}, 0.5: {True, False}}.get(share, {True}) <= set(outcomes)
+
+
+def test_an_accuracy_no_pair_reaches():
+    """Little is wrong wherever it is sure, and big right: with a score of 1 it always exits."""
+    score = np.ones((2, IMAGES), np.float32)
+    correct = np.stack([np.zeros(IMAGES, bool), np.ones(IMAGES, bool)])
+    chosen = choose_pair(score, correct, np.asarray([100, 900]), 50, max_accuracy_loss=0.5)
+    assert chosen.point.feasible  # a threshold of 1 lets nothing exit, so big's accuracy is always within reach
+    assert chosen.point.average_cost == 100 + 900 - 50
+
+
+def test_a_cost_no_pair_reaches_gives_the_cheapest():
+    score, correct = np.full((3, IMAGES), 0.5, np.float32), np.zeros((3, IMAGES), bool)
+    correct[2] = True
+    chosen = choose_pair(score, correct, np.asarray([200, 100, 900]), 50, max_macs_fraction=0.1)
+    assert (chosen.little, chosen.big) == (1, 2)
+    assert not chosen.point.feasible
+    assert chosen.point.average_cost == 100
+
+
+def test_of_equally_accurate_candidates_the_costliest_is_big():
+    score, correct = np.full((3, IMAGES), 0.5, np.float32), np.ones((3, IMAGES), bool)
+    assert choose_pair(score, correct, np.asarray([300, 100, 200]), 50, max_macs_fraction=0.9).big == 0
+
+
+@pytest.mark.parametrize("targets", [{}, {"max_macs_fraction": 0.5, "max_accuracy_loss": 0.1}])
+def test_exactly_one_target(targets):
+    with pytest.raises(ValueError, match="give exactly one of max_macs_fraction and max_accuracy_loss"):
+        choose_pair(np.ones((2, 4), np.float32), np.ones((2, 4), bool), np.asarray([1, 2]), 0, **targets)

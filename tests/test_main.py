@@ -1,0 +1,388 @@
+"""The command line: every mistake of a user's is one plain line on stderr and exit code 2."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynnas_jax import pipeline, workdir
+from dynnas_jax.__main__ import main
+
+DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
+CIFAR = Path(__file__).parents[1] / "configs" / "cifar10.py"
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(arguments...): the one line such a command ends with."""
+
+    def run(*arguments) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert stopped.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("dynnas")
+        assert "Traceback" not in lines[0]
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    return Path(shutil.copytree(tiny_run.workdir, tmp_path / "workdir"))
+
+
+def config_file(path: Path, body: str) -> Path:
+    path.write_text("from ml_collections import ConfigDict\n" + body)
+    return path
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: COMMAND"),
+        (["explore"], "invalid choice: 'explore'"),
+        (["run"], "required: --workdir"),
+        (["status"], "required: --workdir"),
+        (["cost"], "required: --network"),
+        (["search", "--workdir=W"], "required: --max_macs"),
+        (["search", "--workdir=W", "--max_macs=few"], "invalid float value: 'few'"),
+        (["status", "--workdir=W", "--verbose"], "unknown argument '--verbose'"),
+        (["run", "--workdir=W", "--config=C", "--step=3"], "unknown argument '--step=3'"),
+        (["run", "--workdir=W"], "no config given; pass --config=FILE.py"),
+        (["run", "--workdir=W", "--config=absent.py"], "there is no file 'absent.py'"),
+        (["run", "--workdir=W", f"--config={DIGITS}", "--stages=train,explore"], "unknown stage 'explore', choose from"),
+        (["run", "--workdir=W", f"--config={DIGITS}", "--redo=explore"], "unknown stage 'explore', choose from"),
+    ],
+)
+def test_wrong_arguments(refused, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_space_may_stand_between_config_and_its_file(refused):
+    assert "mode is 'huge', choose from '' and 'tiny'" in refused("run", "--workdir=W", "--config", f"{DIGITS}:huge")
+
+
+# Configs.
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stps=3", "unknown config key 'train.stps', did you mean 'train.steps'?"),
+        ("train.optimizer.learning_rat=3", "did you mean 'train.optimizer.learning_rate'?"),
+        ("trian.steps=3", "did you mean 'train'?"),
+        ("seed.x=3", "unknown config key 'seed.x'"),
+        ("train.steps", "give a value, as --config.train.steps=VALUE"),
+        ("train.steps=many", "'many'"),
+        ("train.steps=1.5", "'1.5'"),
+        ("train=3", "'3'"),
+        ("supernet.squeeze_excite=maybe", "'maybe'"),
+        ("supernet.kernels=abc", "supernet.kernels: ('abc',), must be a tuple like (3, 5)"),
+        ("supernet.kernels=()", "supernet.kernels: (), must be a tuple like (3, 5)"),
+    ],
+)
+def test_wrong_overrides(refused, tmp_path, override, said):
+    assert said in refused("run", f"--workdir={tmp_path}", f"--config={DIGITS}", f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("x = 1\n", "there is no 'get_config' in it"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("import absent_module\n", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("def get_config(mode=''):\n  return {}\n", "get_config returned dict, must be an ml_collections.ConfigDict"),
+        ("def get_config(mode=''):\n  return ConfigDict({'data': {}})\n", "section 'supernet' is missing"),
+        ("def get_config(mode=''):\n  return ConfigDict({'dta': {}})\n", "'dta', did you mean 'data'?"),
+    ],
+)
+def test_config_files_that_are_none(refused, tmp_path, body, said):
+    file = config_file(tmp_path / "c.py", body)
+    line = refused("run", f"--workdir={tmp_path / 'W'}", f"--config={file}")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("c.train.stps = 3", "unknown config key 'train.stps', did you mean 'train.steps'?"),
+        ("c.data.holdot = 3", "did you mean 'data.holdout'?"),
+        ("c.data.augment.flop = True", "did you mean 'data.augment.flip'?"),
+        ("c.supernet.kernel = (3,)", "did you mean 'supernet.kernels'?"),
+        ("c.train.optimizer.momentun = 0.5", "did you mean 'train.optimizer.momentum'?"),
+        ("c.train.sandwich_rule.temprature = 2.0", "did you mean 'train.sandwich_rule.temperature'?"),
+        ("c.search.budget = 3", "did you mean 'search.budgets'?"),
+        ("c.dynamic.max_mac_fraction = 0.5", "did you mean 'dynamic.max_macs_fraction'?"),
+        ("c.predict.key = 1", "unknown config key 'predict.key'"),
+        ("c.train.seed = 1", "unknown config key 'train.seed'"),
+        ("c.supernet.network = 'smal_images'", "unknown network 'smal_images', did you mean 'small_images'?"),
+        ("c.supernet.network = 'mobilenet_v2'", "a fixed network; choose one with a space"),
+        ("c.supernet.act = 'relu7'", "act is 'relu7', choose from"),
+        ("c.collect.subnets = 3", "collect.subnets is 3, must be a number of at least 10"),
+        ("c.train.log_every = 0", "train.log_every is 0"),
+        ("c.seed = -1", "seed is -1"),
+        ("c.dynamic.score = 'luck'", "dynamic.score is 'luck', choose from ['max_softmax'"),
+        ("c.dynamic.max_accuracy_loss = 0.1", "give exactly one of max_macs_fraction and max_accuracy_loss"),
+        ("c.export.precisions = ('fp64',)", "export.precisions is ('fp64',), choose from"),
+        ("c.data.name = 'absent.npz'", "no file"),
+        ("c.data.image_size = 100", "image_size is 100, choose from 8 to 64"),
+    ],
+)
+def test_wrong_values_are_noticed_before_any_work(refused, tmp_path, line, said):
+    body = f"import runpy\ndef get_config(mode=''):\n  c = runpy.run_path({str(DIGITS)!r})['get_config']()\n  {line}\n  return c\n"
+    file = config_file(tmp_path / "c.py", body)
+    assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={file}")
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_missing_dataset_says_where_it_was_looked_for_and_how_to_get_it(refused, tmp_path):
+    line = refused("run", f"--workdir={tmp_path / 'W'}", f"--config={CIFAR}:tiny", f"--config.data.data_dir={tmp_path}")
+    assert f"dataset 'cifar10' is not prepared in {tmp_path}" in line
+    assert "download_and_prepare" in line
+    assert "TFDS_DATA_DIR" in line
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [
+        ((40, 8, 10), np.uint8, "data: images are 8x10, must be square; give data.image_size"),
+        ((40, 8, 8), np.float32, "train_images are float32: store uint8 pixels"),
+        ((40, 64), np.uint8, "have shape (40, 64): store [n, h, w, c] or [n, h, w]"),
+        ((40, 70, 70), np.uint8, "image_size is 70, choose from 8 to 64"),
+    ],
+)
+def test_images_of_a_wrong_shape(refused, tiny_run, tmp_path, shape, dtype, said):
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    labels = np.arange(40) % 4
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    options = (f"--config.data.name={tmp_path / 'own.npz'}", "--config.data.holdout=10")
+    assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={tiny_run.config_file}", *options)
+
+
+# Working directories.
+
+
+def test_a_workdir_of_another_config(refused, tiny_run):
+    line = refused("run", f"--workdir={tiny_run.workdir}", f"--config={tiny_run.config_file}", "--config.train.steps=9")
+    assert "stage 'train' was made with another config" in line
+    assert "--redo=train" in line
+
+
+def test_a_half_written_and_a_corrupt_artifact(refused, tiny_run, copy):
+    found = copy / "search" / "found.json"
+    found.write_bytes(found.read_bytes()[:-10])
+    command = ("run", f"--workdir={copy}", f"--config={tiny_run.config_file}")
+    assert f"{found} is missing or half-written; pass --redo=search" in refused(*command)
+    (copy / "search" / "manifest.json").write_text("{")
+    line = refused(*command)
+    assert "manifest.json is corrupt" in line
+    assert "--redo=search" in line
+
+
+def test_a_genome_out_of_the_space(capsys, tiny_run, copy):
+    """A foreign value in `found.json`, of the size it had."""
+    found = copy / "search" / "found.json"
+    text = found.read_text()
+    start = text.index('"pair"')
+    found.write_text(text[:start] + text[start:].replace('block0.expand": ', 'block0.expand": 9', 1).replace("91", "9 ", 1).replace("92", "9 ", 1))
+    assert found.stat().st_size != 0
+    shutil.rmtree(copy / "evaluate")
+    with pytest.raises(SystemExit):
+        main(["run", f"--workdir={copy}", f"--config={tiny_run.config_file}", "--stages=evaluate"])
+    assert "block0.expand is 9, choose from [1, 2]" in capsys.readouterr().err
+
+
+def test_a_file_where_the_workdir_should_be(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert "is a file, must be a directory" in refused("run", f"--workdir={tmp_path / 'file'}", f"--config={DIGITS}")
+    assert "is no working directory of dynnas" in refused("status", f"--workdir={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize("command", [["status"], ["report"], ["search", "--max_macs=1e6"]])
+def test_a_workdir_that_is_none(refused, tmp_path, command):
+    assert "is no working directory of dynnas: it has no config.json" in refused(*command, f"--workdir={tmp_path}")
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is corrupt" in refused(*command, f"--workdir={tmp_path}")
+
+
+def test_status(tiny_run, capsys):
+    main(["status", f"--workdir={tiny_run.workdir}"])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [[name, "done"] for name in pipeline.NAMES]
+
+
+def test_report_anew(tiny_run, copy, capsys):
+    (copy / "report.html").unlink()
+    main(["report", f"--workdir={copy}"])
+    said = capsys.readouterr().out
+    assert f"report: {copy / 'report.html'}" in said
+    assert (copy / "report.html").read_bytes() == (tiny_run.workdir / "report.html").read_bytes()
+
+
+def test_search_within_a_budget(refused, tiny_run, copy, capsys):
+    found = json.loads((tiny_run.workdir / "search" / "found.json").read_text())
+    budget = (found["smallest_macs"] + found["largest_macs"]) // 2
+    main(["search", f"--workdir={tiny_run.workdir}", f"--max_macs={budget}"])
+    best = json.loads(capsys.readouterr().out)
+    assert found["smallest_macs"] <= best["macs"] <= budget
+    assert best["genome"]["space"] == found["space"]
+    assert set(best["arch"]) == {"resolution", "width", "kernel", "expand"}
+    for impossible in ("nan", "0", "-5"):
+        assert "must be above 0" in refused("search", f"--workdir={copy}", f"--max_macs={impossible}")
+    (copy / "predict" / "manifest.json").unlink()
+    assert "stage 'predict' is not done" in refused("search", f"--workdir={copy}", f"--max_macs={budget}")
+
+
+def test_search_within_an_impossible_budget(refused, tiny_run):
+    least = json.loads((tiny_run.workdir / "search" / "found.json").read_text())["smallest_macs"]
+    line = refused("search", f"--workdir={tiny_run.workdir}", f"--max_macs={least - 1}")
+    assert f"no subnet of this space costs {least - 1} MACs or less; the smallest costs {least}" in line
+
+
+# A full disk.
+
+
+def no_space(path) -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_a_full_disk_while_an_artifact_is_written(tiny_run, copy, monkeypatch, capsys):
+    shutil.rmtree(copy / "evaluate")
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    make = workdir.tempfile.mkstemp
+
+    def full(dir, prefix):
+        if "evaluation" in prefix:
+            raise no_space(dir)
+        return make(dir=dir, prefix=prefix)
+
+    command = ["run", f"--workdir={copy}", f"--config={tiny_run.config_file}", "--stages=evaluate"]
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir.tempfile, "mkstemp", full)
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"dynnas: no space left on the disk for {copy / 'evaluate'}; what was complete is kept\n"
+    )
+    assert {file: file.read_bytes() for file in before} == before
+    assert not (copy / "evaluate" / "manifest.json").exists()
+    main(command)
+    assert (copy / "evaluate/evaluation.json").read_bytes() == (
+        tiny_run.workdir / "evaluate/evaluation.json"
+    ).read_bytes()
+
+
+def test_a_full_disk_while_training_resumes(tiny_run, copy, monkeypatch, capsys):
+    (copy / "train" / "manifest.json").unlink()
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file() and "tensorboard" not in file.parts}
+    write = Path.write_text
+
+    def half(path, text, *more, **options):
+        if "metrics" in path.name:
+            write(path, text[: len(text) // 2])
+            raise no_space(path)
+        return write(path, text, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", f"--workdir={copy}", f"--config={tiny_run.config_file}"])
+    assert stopped.value.code == 2
+    assert "no space left on the disk" in capsys.readouterr().err.splitlines()[-1]
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_full_disk_as_checkpoints_and_records_report_it(refused, monkeypatch, tmp_path):
+    """Tensorstore's own words, which a full tmpfs made it say; it raises them as a ValueError."""
+    text = "RESOURCE_EXHAUSTED: Failed to write 315 bytes to file 8: No space left on device [os_error_code='28']"
+
+    def run(*_, **__):
+        raise ValueError(text)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    line = refused("run", f"--workdir={tmp_path}", f"--config={DIGITS}")
+    assert line == "dynnas: no space left on the disk; what was complete is kept"
+
+
+# Costs.
+
+ARCH = {
+    "resolution": 224,
+    "width": 1.2,
+    "kernel": [[3, 3], [5, 5, 3], [3, 3], [7, 5], [3, 3]],
+    "expand": [[3, 4], [4, 4, 3], [6, 6], [3, 3], [6, 6]],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kernel": [[3, 3], [5, 4, 3], [3, 3], [7, 5], [3, 3]]}, "kernel 4 in stage 2, choose from [3, 5, 7]"),
+        ({"expand": [[3, 4], [4, 4, 5], [6, 6], [3, 3], [6, 6]]}, "expand 5 in stage 2, choose from [3, 4, 6]"),
+        ({"kernel": [[3], [5, 5, 3], [3, 3], [7, 5], [3, 3]]}, "stage 1 has 1 entries, choose a depth from [2, 3, 4]"),
+        ({"kernel": [[3] * 3, [5] * 3, [3] * 2, [7] * 2, [3] * 2]}, "stage 1 has 3 kernels but 2 expansions"),
+        ({"kernel": [[3, 3]] * 4}, "kernel must be 5 lists, one per stage"),
+        ({"kernel": 3}, "kernel must be 5 lists, one per stage"),
+        ({"width": 1.1}, "width is 1.1, choose from [1.0, 1.2]"),
+        ({"width": "wide"}, "width is 'wide', must be one number"),
+        ({"resolution": 8}, "resolution is 8, must be an integer of at least 32"),
+        ({"resolution": "224"}, "resolution is '224'"),
+        ({"depth": [2]}, "an arch file is an object with the keys"),
+    ],
+)
+def test_an_arch_the_network_does_not_have(refused, tmp_path, change, said):
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps(ARCH | change))
+    assert said in refused("cost", "--network=ofa_mobilenet_v3", f"--arch={file}")
+
+
+def test_arch_files_that_are_none(refused, tmp_path):
+    file = tmp_path / "arch.json"
+    command = ("cost", "--network=ofa_mobilenet_v3", f"--arch={file}")
+    assert f"{file}: No such file or directory" in refused(*command)
+    file.write_text("{'resolution': 224}")
+    assert f"{file} is not JSON" in refused(*command)
+    file.write_bytes(b"\xff\xfe")
+    assert f"{file} is not JSON" in refused(*command)
+    file.write_text("[]")
+    assert "arch file" in refused(*command)
+    file.write_text("{}")
+    assert "takes no arch file" in refused("cost", "--network=mobilenet_v2", f"--arch={file}")
+    assert "pass --arch=FILE" in refused("cost", "--network=small_images")
+    assert "unknown network 'mobilenet_v4', did you mean 'mobilenet_v2'?" in refused("cost", "--network=mobilenet_v4")
+
+
+def printed_cost(capsys, *arguments) -> dict:
+    main(["cost", *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
+
+
+def test_cost_of_a_fixed_network_is_the_published_one(capsys, shared):
+    published = json.loads((shared / "docs/reference/published_costs.json").read_text())["fixed_networks"]
+    expected = next(row for row in published if row["name"] == "mobilenet_v3_small")
+    found = printed_cost(capsys, "--network=mobilenet_v3_small")
+    assert found == {"macs": expected["macs"], "params": expected["params"]}
+    assert all(type(value) is int for value in found.values())
+
+
+@pytest.mark.parametrize("resolution", [236, 128])
+def test_cost_of_an_arch_file_is_the_published_one(capsys, shared, tmp_path, resolution):
+    """236 is a resolution the space does not have, but an arch file may."""
+    published = json.loads((shared / "docs/reference/published_costs.json").read_text())["ofa_specialised"]
+    expected = next(row for row in published if row["arch"]["resolution"] == resolution)
+    (tmp_path / "arch.json").write_text(json.dumps(expected["arch"]))
+    found = printed_cost(capsys, f"--network={expected['network']}", f"--arch={tmp_path / 'arch.json'}")
+    assert found == {"macs": expected["macs"], "params": expected["params"]}

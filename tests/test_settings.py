@@ -1,0 +1,109 @@
+"""Reading configs: files, modes, overrides and their types, and the check of every key."""
+
+import pytest
+
+from dynnas_jax import settings
+
+FILE = """
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(mode=""):
+    if mode not in ("", "tiny"):
+        raise ValueError(f"mode is {mode!r}\\nchoose another")
+    config = ConfigDict()
+    config.data = {"name": "digits", "data_dir": placeholder(str), "augment": {"flip": False}}
+    config.supernet = {"kernels": (3, 5), "widths": (0.5, 1.0)}
+    config.train = {"steps": 1 if mode else 100, "optimizer": {"learning_rate": 0.1}}
+    return config
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(overrides..., mode=""): the config as plain dicts."""
+    file = tmp_path / "config.py"
+    file.write_text(FILE)
+
+    def run(*overrides, mode=""):
+        colon = f":{mode}" if mode else ""
+        return settings.as_dict(settings.load([f"--config={file}{colon}", *(f"--config.{line}" for line in overrides)]))
+
+    return run
+
+
+def test_file_and_mode(load):
+    assert load()["train"]["steps"] == 100
+    assert load(mode="tiny")["train"]["steps"] == 1
+    with pytest.raises(ValueError, match=r"config\.py: ValueError: mode is 'huge'$"):
+        load(mode="huge")
+
+
+def test_every_section_is_there(load):
+    config = load()
+    assert tuple(config) == settings.SECTIONS
+    assert (config["seed"], config["target"], config["search"]) == (0, "x86", {})
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.steps=7", "train", "steps", 7),
+        ("data.data_dir=/data", "data", "data_dir", "/data"),
+        ("supernet.kernels=(3,7)", "supernet", "kernels", (3, 7)),
+        ("supernet.kernels=(7,)", "supernet", "kernels", (7,)),
+        ("supernet.widths=(0.25,1)", "supernet", "widths", (0.25, 1)),
+        ("data.augment.flip=True", "data", "augment", {"flip": True}),
+        ("train.optimizer.learning_rate=1e-3", "train", "optimizer", {"learning_rate": 0.001}),
+    ],
+)
+def test_overrides(load, override, section, key, value):
+    found = load(override)[section][key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_does_not_reach_the_next_load(load):
+    load("train.steps=7")
+    assert load()["train"]["steps"] == 100
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.steps=1.5", "train.steps"),
+        ("train.steps=", "train.steps"),
+        ("train.steps.more=1", "unknown config key 'train.steps.more'"),
+        ("train.step=1", "unknown config key 'train.step', did you mean 'train.steps'"),
+        ("supernet.kernels=('3',)", "must be a tuple like"),
+        ("supernet.kernels=(3.5,)", "must be a tuple like"),
+        ("supernet.kernels=(True,)", "must be a tuple like"),
+        ("supernet.widths=('1',)", "must be a tuple like"),
+        ("data.augment=3", "data.augment"),
+    ],
+)
+def test_wrong_overrides(load, override, said):
+    with pytest.raises(ValueError, match=r"^--config") as caught:
+        load(override)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_unknown_keys_name_the_nearest():
+    def function(data, *, size=1, colour="red", key=None): ...
+
+    settings.check_options("section", {"size": 2, "colour": 3}, [function])
+    settings.check_options("section", {"shape": 2}, [function], also=("shape",))
+    with pytest.raises(ValueError, match=r"unknown config key 'section\.color', did you mean 'section\.colour'\?"):
+        settings.check_options("section", {"color": 3}, [function])
+    for filled_in in ("key", "data"):  # what the run gives, and what is no option
+        with pytest.raises(ValueError, match=rf"unknown config key 'section\.{filled_in}'"):
+            settings.check_options("section", {filled_in: 3}, [function], given=("key",))
+
+
+def test_least_values():
+    settings.check_least("a.", {"n": 1, "unset": None}, {"n": 1, "unset": 1, "absent": 1})
+    for wrong in (0, -1.5, float("nan"), "3"):
+        with pytest.raises(ValueError, match=r"^a\.n is .*, must be a number of at least 1$"):
+            settings.check_least("a.", {"n": wrong}, {"n": 1})
