@@ -1,9 +1,9 @@
 """One table from several finished runs of the same config: a row a seed, then mean and standard deviation.
 
-    for seed in 0 1 2 3 4; do
-      dynnas run --config=configs/digits.py --config.seed=$seed --workdir=runs/digits_$seed
-    done
-    python benchmarks/seeds.py runs/digits_*
+for seed in 0 1 2 3 4; do
+  dynnas run --config=configs/digits.py --config.seed=$seed --workdir=runs/digits_$seed
+done
+python benchmarks/seeds.py runs/digits_*
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The MBConv net in plain PyTorch, built from our arch as JSON, as a yardstick for `step.py`, which starts this file.
 
 Reads one JSON line {"arch": ..., "batch": ...} from stdin and answers {"version", "threads", "params", "macs"}; then, for
-every further line, one warm training step and one timed one, whose seconds it prints. Convolutions pad symmetrically: the
-output sizes, the work and the params are those of SAME.
+every further line, makes one warm training step and one timed one and answers [seconds, processor seconds]. Convolutions
+pad symmetrically: the output sizes, the work and the params are those of SAME.
 """
 
 import json
@@ -90,12 +90,12 @@ def main() -> None:
     print(json.dumps(facts), flush=True)
     optimizer = torch.optim.SGD(net.train().parameters(), lr=0.01, momentum=0.9, nesterov=True)
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> list[float]:
+        start, cpu = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
-        return time.perf_counter() - start
+        return [time.perf_counter() - start, time.process_time() - cpu]
 
     for _ in range(3):
         step()

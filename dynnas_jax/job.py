@@ -79,5 +79,3 @@ def load_variables(path: Path) -> dict:
         return serialization.msgpack_restore(path.read_bytes())
     except (OSError, ValueError, TypeError) as error:  # msgpack and NumPy raise what a damaged byte leads them to
         raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
-
-

@@ -66,6 +66,7 @@ def check(config: dict) -> None:
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import SCORES
     from dynnas_jax.export.tflite import PRECISIONS
+    from dynnas_jax.search.pairs import BIG_NETS
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
@@ -76,6 +77,8 @@ def _check_values(config: dict) -> None:
     score, precisions = dynamic.get("score", "max_softmax"), config["export"].get("precisions", PRECISIONS)
     if score not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
+    if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
+        raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
     if not precisions or not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
 

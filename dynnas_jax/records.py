@@ -202,7 +202,9 @@ def open(path: str | Path, fingerprint: str | None = None, *, image_id: np.ndarr
     try:
         arrays = {name: ts.open(_spec(path, name), open=True).result() for name in DTYPES}
     except ValueError as error:
-        raise ValueError(f"{path}: damaged records store: {_first_line(error)}; pass --redo=collect to collect again") from error
+        raise ValueError(
+            f"{path}: damaged records store: {_first_line(error)}; pass --redo=collect to collect again"
+        ) from error
     _check_shapes(path, arrays)
     store = Records(path, found["space"], arrays)
     if image_id is not None and not np.array_equal(store.read("image_id"), image_id):
@@ -250,7 +252,9 @@ def _attributes(path: Path) -> dict:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no records store here, or its creation was interrupted; collect first") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}/zarr.json: not the group of a records store; pass --redo=collect to collect again") from error
+        raise ValueError(
+            f"{path}/zarr.json: not the group of a records store; pass --redo=collect to collect again"
+        ) from error
 
 
 def _check_shapes(path: Path, arrays: dict[str, ts.TensorStore]) -> None:

@@ -30,9 +30,7 @@ def _evaluator(job: Job, calibration_images: int, chunk: int) -> collecting.Eval
     split = job.images.holdout
     if not len(split):
         raise ValueError("data: holdout is 0, but search and thresholds need held-out images")
-    return collecting.Evaluator(
-        job.supernet, job.calibration(calibration_images), split, score=score, chunk=chunk
-    )
+    return collecting.Evaluator(job.supernet, job.calibration(calibration_images), split, score=score, chunk=chunk)
 
 
 def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
@@ -83,9 +81,7 @@ def predict(job: Job, folder: Path, **options) -> tuple[str, ...]:
     return "predictor.json", "params.npz"
 
 
-def search(
-    job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options
-) -> tuple[str, ...]:
+def search(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options) -> tuple[str, ...]:
     """The best subnet for each budget, all budgets at once; then the pair, chosen on held-out images.
 
     Candidates are the subnets found, the smallest and the largest; each is evaluated, not only predicted.
@@ -295,14 +291,12 @@ def best_subnet(path: Path, max_macs: float) -> dict:
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
     supernet = build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
     table, fitted = macs.table(supernet), predictor.load(path / "predict", supernet.space)
+    if max_macs < (least := table.exact(supernet.space.smallest)):
+        raise ValueError(f"no subnet of this space costs {max_macs:.0f} MACs or less; the smallest costs {least}")
     found = jax.jit(lambda key: evolution.run(key, supernet.space, fitted, table, max_macs))(jax.random.key(0))
     genome = np.asarray(found.genome)
-    cost = table.exact(genome)
-    if cost > max_macs:
-        least = table.exact(supernet.space.smallest)
-        raise ValueError(f"no subnet of this space costs {max_macs:.0f} MACs or less; the smallest costs {least}")
     return {
-        "macs": cost,
+        "macs": table.exact(genome),
         "params": macs.params_table(supernet).exact(genome),
         "predicted_accuracy": float(found.fitness),
         "genome": supernet.space.to_json(genome),

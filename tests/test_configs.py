@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dynnas_jax import pipeline, settings, stages
+from dynnas_jax import job, pipeline, settings
 from dynnas_jax.costs import macs
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -30,7 +30,7 @@ def cost(supernet, genome):
 def test_a_recipe_builds_and_fits_its_data(config):
     pipeline.check(config)
     facts = FACTS[config["data"]["name"]]
-    supernet = stages._build_supernet(config["supernet"], facts)
+    supernet = job.build_supernet(config["supernet"], facts)
     image = jax.ShapeDtypeStruct((2, *facts["image_shape"]), jnp.uint8)
     for genome in (supernet.space.smallest, supernet.space.largest):
         net = supernet.net(supernet.arch(genome))
@@ -45,7 +45,7 @@ def test_a_recipe_builds_and_fits_its_data(config):
 
 def test_the_tiny_cifar_recipe_keeps_its_promise():
     config = settings.as_dict(settings.load([f"--config={FOLDER / 'cifar10.py'}:tiny"]))
-    supernet = stages._build_supernet(config["supernet"], FACTS["cifar10"])
+    supernet = job.build_supernet(config["supernet"], FACTS["cifar10"])
     assert cost(supernet, supernet.space.largest)[0] <= 1_500_000
 
 

@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("dynamic", "train"), 3),
     "search": 4,
     "reports": 5,
-    **dict.fromkeys(("pipeline", "stages", "settings", "workdir", "__main__"), 6),
+    **dict.fromkeys(("pipeline", "job", "stages", "settings", "workdir", "__main__"), 6),
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.
@@ -42,6 +42,8 @@ def imported(source, module):
 def violations(source, module):
     """One line for each import of `module` that the design forbids."""
     place, lines = module.split(".")[1:], []
+    if place[0] not in FLOORS:
+        return [f"{module} stands on no floor"]
     for target in sorted(imported(source, module)):
         path = target.split(".")
         if path[0] in EXPORT_LIBRARIES and place[0] not in ("export", "reports"):

@@ -48,7 +48,8 @@ def test_nan_is_no_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "is missing"), (b"{", "is corrupt"), (b"\xff", "is corrupt"), (b"[1]", "it holds no object")]
+    ("content", "said"),
+    [(None, "is missing"), (b"{", "is corrupt"), (b"\xff", "is corrupt"), (b"[1]", "it holds no object")],
 )
 def test_damaged_json_names_the_file_and_the_way_out(tmp_path, content, said):
     file = tmp_path / "bake" / "made.json"
@@ -95,7 +96,9 @@ def test_what_a_stage_does_not_read_does_not_matter(tmp_path):
     done(tmp_path)
     other = Workdir(tmp_path, STAGES, {**CONFIG, "knife": {"teeth": (3,)}})
     assert other.complete("bake")
-    with pytest.raises(ValueError, match=r"stage 'cut' was made with another config \(it reads knife, seed\).*--redo=cut"):
+    with pytest.raises(
+        ValueError, match=r"stage 'cut' was made with another config \(it reads knife, seed\).*--redo=cut"
+    ):
         other.complete("cut")
     assert other.complete("eat")
 

@@ -64,8 +64,10 @@ def _equation_macs(equation: Any) -> int:
     if name == "while" and sum(inner):
         raise ValueError("MACs inside a while loop cannot be counted; use a scan, whose length is known")
     if name == "shard_map":
+        # JAX has renamed this parameter between releases.
+        manual = parameters.get("newly_manual_axes", parameters.get("manual_axes"))
         mesh = parameters["mesh"]
-        return sum(inner) * math.prod(mesh.shape[axis] for axis in parameters["newly_manual_axes"])
+        return sum(inner) * math.prod(mesh.shape[axis] for axis in manual)
     return sum(inner) * (parameters["length"] if name == "scan" else 1)
 
 

@@ -184,7 +184,7 @@ def _stop_if_bad(current: TrainState, store: Any) -> None:
     """Raises ValueError if some step's loss was not finite, or the params are not; such a state is never saved."""
     if int(current.bad_step) >= 0:
         what = f"the loss of step {int(current.bad_step)} is not finite"
-    elif not math.isfinite(float(optax.tree.norm(current.ema))):
+    elif not math.isfinite(float(jax.jit(optax.tree.norm)(current.ema))):
         what = f"the averaged params are not finite at step {int(current.step)}"
     else:
         return

@@ -15,8 +15,10 @@ def made(tiny, tiny_pair):
     """(pair, variables, a split of 13 images, logits float64[13, 2, 3] of the nets run directly)."""
     pair, own = tiny_pair
     split = Split(tiny.images[:13], np.arange(13, dtype=np.int32) % 3, np.arange(13))
-    direct = [jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(own[which], split.images) for which, net in
-              (("little", pair.little), ("big", pair.big))]
+    direct = [
+        jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(own[which], split.images)
+        for which, net in (("little", pair.little), ("big", pair.big))
+    ]
     return pair, own, split, np.stack([np.asarray(logits, np.float64) for logits in direct], axis=1)
 
 

@@ -15,8 +15,8 @@ def test_outputs_are_those_of_each_net_alone(tiny_pair, tiny):
     pair, variables = tiny_pair
     logits = jax.jit(lambda v, x: big_little.outputs(pair, v, x))(variables, tiny.images)
     assert logits.shape == (2, 16, 3)
-    for s, which in enumerate(("little", "big")):
-        alone = jax.jit(lambda v, x, net=getattr(pair, which): net.apply(v, x)[0])(variables[which], tiny.images)
+    for s, (which, net) in enumerate((("little", pair.little), ("big", pair.big))):
+        alone = jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(variables[which], tiny.images)
         np.testing.assert_allclose(logits[s], alone, rtol=1e-5, atol=1e-5)
     assert np.ptp(logits, axis=1).min() > 0.01  # neither net is blind to its images
     assert np.abs(logits[0] - logits[1]).max() > 0.01
@@ -53,7 +53,9 @@ def test_another_form_computes_and_costs_the_same(tiny_pair, tiny):
     pair, variables = tiny_pair
     shifts = big_little.in_form(pair, "shifts")
     assert (shifts.little.depthwise, shifts.big.depthwise) == ("shifts", "shifts")
-    one, other = (jax.jit(lambda v, x, p=p: big_little.outputs(p, v, x))(variables, tiny.images) for p in (pair, shifts))
+    one, other = (
+        jax.jit(lambda v, x, p=p: big_little.outputs(p, v, x))(variables, tiny.images) for p in (pair, shifts)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert big_little.cost(shifts) == big_little.cost(pair)
 

@@ -17,6 +17,12 @@ from dynnas_jax.train.calibration import batches, extract_calibrated
 COUNT = 1000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def split():
     generator = np.random.default_rng(3)

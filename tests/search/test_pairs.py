@@ -42,10 +42,11 @@ def brute_force(points, max_cost, min_accuracy):
     return (*best, bool(feasible))
 
 
-def drawn_with_a_pair(seed):
+def drawn_with_a_pair(seed, big_net):
     score, correct, cost, stem = draw(seed)
     accuracy = correct.mean(axis=1)
-    big = max(range(len(cost)), key=lambda i: (accuracy[i], cost[i]))
+    first = cost if big_net == "largest" else accuracy
+    big = max(range(len(cost)), key=lambda i: (first[i], cost[i]))
     return score, correct, cost, stem, big, accuracy
 
 
@@ -57,15 +58,16 @@ def drawn_with_a_pair(seed):
     ],
     ids=str,
 )
-def test_the_chosen_pair_is_the_best_of_all(target):
+@pytest.mark.parametrize("big_net", ["most_accurate", "largest"])
+def test_the_chosen_pair_is_the_best_of_all(target, big_net):
     outcomes = []
     for seed in range(60):
-        score, correct, cost, stem, big, accuracy = drawn_with_a_pair(seed)
+        score, correct, cost, stem, big, accuracy = drawn_with_a_pair(seed, big_net)
         if (cost >= cost[big]).all():
             with pytest.raises(ValueError, match=f"no candidate is cheaper than big at {cost[big]} MACs"):
-                choose_pair(score, correct, cost, stem, **target)
+                choose_pair(score, correct, cost, stem, big_net=big_net, **target)
             continue
-        chosen = choose_pair(score, correct, cost, stem, **target)
+        chosen = choose_pair(score, correct, cost, stem, big_net=big_net, **target)
         share, loss = target.get("max_macs_fraction"), target.get("max_accuracy_loss")
         max_cost = None if share is None else share * cost[big]
         min_accuracy = None if loss is None else max(0.0, accuracy[big] - loss)
@@ -100,6 +102,13 @@ def test_a_cost_no_pair_reaches_gives_the_cheapest():
 def test_of_equally_accurate_candidates_the_costliest_is_big():
     score, correct = np.full((3, IMAGES), 0.5, np.float32), np.ones((3, IMAGES), bool)
     assert choose_pair(score, correct, np.asarray([300, 100, 200]), 50, max_macs_fraction=0.9).big == 0
+
+
+def test_an_unknown_way_to_choose_big():
+    with pytest.raises(ValueError, match=r"big_net is 'smallest', choose from \['most_accurate', 'largest'\]"):
+        choose_pair(
+            np.ones((2, 4)), np.ones((2, 4), bool), np.asarray([1, 2]), 0, max_macs_fraction=1.0, big_net="smallest"
+        )
 
 
 @pytest.mark.parametrize("targets", [{}, {"max_macs_fraction": 0.5, "max_accuracy_loss": 0.1}])

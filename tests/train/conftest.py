@@ -7,6 +7,12 @@ from dynnas_jax.data.splits import Split
 from dynnas_jax.networks import ofa
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="session")
 def micro():
     return ofa.small_images(

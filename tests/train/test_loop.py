@@ -11,35 +11,24 @@ from dynnas_jax.data import augment
 from dynnas_jax.train import loop, sandwich
 
 STEPS = 6
-PROGRAMS = {}  # devices -> step
 
 
 def fit(micro, split, devices, directory):
-    """The training run of this file; runs on as many devices share one step, which saves its compilation."""
-    make_step = loop.make_step
-
-    def remembered(*arguments, **options):
-        if devices not in PROGRAMS:
-            PROGRAMS[devices] = make_step(*arguments, **options)
-        return PROGRAMS[devices]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_step", remembered)
-        return loop.fit(
-            micro,
-            split,
-            sandwich.rule(random_subnets=1),
-            steps=STEPS,
-            batch_size=16,
-            optimizer={"learning_rate": 0.05, "warm_up": 0.2},
-            augment=augment.rule(pad=1),
-            mesh=loop.data_mesh(devices),
-            directory=directory,
-            checkpoint_every=2,
-            log_every=1,
-            evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
-            evaluate_every=4,
-        )
+    return loop.fit(
+        micro,
+        split,
+        sandwich.rule(random_subnets=1),
+        steps=STEPS,
+        batch_size=16,
+        optimizer={"learning_rate": 0.05, "warm_up": 0.2},
+        augment=augment.rule(pad=1),
+        mesh=loop.data_mesh(devices),
+        directory=directory,
+        checkpoint_every=2,
+        log_every=1,
+        evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
+        evaluate_every=4,
+    )
 
 
 def rows(directory):

@@ -1,0 +1,232 @@
+"""Time training steps: python benchmarks/step.py [--network digits|cifar10] [--torch_python PATH] [--quick].
+
+Forward, backward and SGD with Nesterov momentum on one batch: a single net (the largest, sliced, and masked subnets of one
+genome) and the whole sandwich step, each with both depthwise forms; and the largest net in PyTorch (channels last), in a
+process of its own. All take turns, so that what else runs on the machine meets them alike. Prints one JSON object; the
+ratios are the result, the times depend on the load. `cpu_ms` is the processor time of a step, over all threads.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from evolution import machine
+
+from dynnas_jax.costs import macs
+from dynnas_jax.elastic import extract, init, mask_variables
+from dynnas_jax.networks import ofa
+from dynnas_jax.train import loop, sandwich, state
+
+PRESETS = {
+    "digits": {
+        "image_size": 8,
+        "channels": 1,
+        "stage_widths": (16, 32, 48),
+        "stage_strides": (1, 2, 1),
+        "head": 64,
+        "depths": (1, 2),
+        "kernels": (3, 5),
+        "expands": (1, 2, 4),
+        "mean": (0.5,),
+        "std": (0.3,),
+    },
+    "cifar10": {
+        "image_size": 32,
+        "stage_widths": (16, 24, 40),
+        "stage_strides": (2, 2, 2),
+        "depths": (1, 2, 3),
+        "expands": (1, 2, 4),
+    },
+}
+
+
+def keep_memory() -> None:
+    """Lets glibc keep freed memory: without it every step's temporaries are mapped, zeroed and faulted in anew.
+
+    Works only before JAX starts its threads: memory beyond 64 MiB is kept in the one arena that all are made to share.
+    """
+    libc = ctypes.CDLL(None)
+    for parameter, value in (
+        (-8, 1),
+        (-3, 2**31 - 1),
+        (-1, 2**31 - 1),
+    ):  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        if not libc.mallopt(parameter, value):
+            raise ValueError(f"mallopt refused parameter {parameter}; run without --keep_memory")
+
+
+class Torch:
+    """The same net in a process with PyTorch."""
+
+    def __init__(self, python: str, arch, batch: int):
+        script = Path(__file__).with_name("torch_net.py")
+        self.process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.facts = self.ask(json.dumps({"arch": dataclasses.asdict(arch), "batch": batch}))
+
+    def ask(self, line: str):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __call__(self) -> tuple[float, float]:
+        return tuple(self.ask(""))
+
+
+def has_torch(python: str) -> bool:
+    """Whether an interpreter can import PyTorch."""
+    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+
+
+def single_step(net, batch, prepare=lambda variables: variables):
+    """step(variables, momentum) -> the same after one batch; `prepare` makes the net's variables of the given ones."""
+    images, labels = batch
+    transform = optax.sgd(0.01, 0.9, nesterov=True)
+
+    def loss(params, stats):
+        variables = prepare({"params": params, "batch_stats": stats})
+        (logits, _), updated = net.apply(variables, images, True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated["batch_stats"]
+
+    def step(variables, momentum):
+        gradient, stats = jax.grad(loss, has_aux=True)(variables["params"], variables["batch_stats"])
+        moves, momentum = transform.update(gradient, momentum)
+        return {"params": optax.apply_updates(variables["params"], moves), "batch_stats": stats}, momentum
+
+    return jax.jit(step, donate_argnums=(0, 1)), lambda variables: (variables, transform.init(variables["params"]))
+
+
+class Stepper:
+    """A compiled step and its state; a call makes one warm step and times one: (seconds, processor seconds)."""
+
+    def __init__(self, step, carry):
+        start = time.perf_counter()
+        self.step = step.lower(*carry).compile()
+        self.compile_s = time.perf_counter() - start
+        self.carry = self.step(*carry)
+
+    def __call__(self) -> tuple[float, float]:
+        self.carry = jax.block_until_ready(self.step(*self.carry))
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        self.carry = jax.block_until_ready(self.step(*self.carry))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.perf_counter() - start, cpu
+
+
+def steppers(supernet, form: str, batch, genome, key) -> dict[str, Stepper]:
+    """The four kinds of step of one depthwise form."""
+    images, labels = batch
+    net = supernet.largest_net()
+    fresh = init(net, key, images.shape[1:])
+    copy = lambda: jax.tree.map(jnp.copy, fresh)  # noqa: E731 - every step donates its own
+    found = {}
+    step, start = single_step(net, batch)
+    found[f"largest, {form}"] = Stepper(step, start(copy()))
+    subnet, own = extract(supernet, copy(), genome)
+    step, start = single_step(subnet, batch)
+    found[f"sliced subnet, {form}"] = Stepper(step, start(jax.tree.map(jnp.copy, own)))
+    step, start = single_step(net, batch, lambda variables: mask_variables(supernet, variables, jnp.asarray(genome)))
+    found[f"masked subnet, {form}"] = Stepper(step, start(copy()))
+    transform = state.optimizer(10_000)
+    whole = loop.make_step(supernet, sandwich.rule(), transform, loop.data_mesh(1))
+    indices = jnp.arange(len(labels), dtype=jnp.int32)
+    step = jax.jit(lambda current: (whole(current, images, labels, indices, key)[0],), donate_argnums=0)
+    found[f"sandwich, {form}"] = Stepper(step, (state.create(copy(), transform),))
+    return found
+
+
+def summary(samples: list[tuple[float, float]], batch: int) -> dict:
+    wall, cpu = np.asarray(samples).T * 1e3
+    return {
+        "images_per_s": round(batch / float(np.median(wall)) * 1e3, 1),
+        "median_ms": round(float(np.median(wall)), 2),
+        "spread_ms": [round(float(wall.min()), 2), round(float(wall.max()), 2)],
+        "cpu_ms": round(float(np.median(cpu)), 2),
+        "n": len(samples),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=sorted(PRESETS), default="digits")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--runs", type=int, default=21, help="timed steps of each kind")
+    parser.add_argument("--quick", action="store_true", help='5 runs, only the form "shifts"')
+    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has PyTorch")
+    parser.add_argument("--keep_memory", action="store_true", help="let glibc keep freed memory (Linux, process-wide)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments()
+    if asked.keep_memory:
+        keep_memory()
+    runs, forms = (5, ("shifts",)) if asked.quick else (asked.runs, ("shifts", "conv"))
+    supernets = {form: ofa.small_images(stem=16, depthwise=form, **PRESETS[asked.network]) for form in forms}
+    supernet = supernets["shifts"]
+    net, space, key = supernet.largest_net(), supernet.space, jax.random.key(0)
+    arch, generator = net.arch, np.random.default_rng(0)
+    shape = (asked.batch, arch.resolution, arch.resolution, arch.channels)
+    images = jnp.asarray(generator.integers(0, 256, shape, np.uint8))
+    batch = images, jnp.asarray(generator.integers(0, arch.classes, asked.batch).astype(np.int32))
+    genome = np.asarray(space.sample(jax.random.key(1), 1)[0])
+    costs = macs.table(supernet)
+    count = sum(leaf.size for leaf in jax.tree.leaves(init(net, key, shape[1:])["params"]))
+    steps = {}
+    for form in forms:
+        steps |= steppers(supernets[form], form, batch, genome, key)
+    torch = Torch(asked.torch_python, arch, asked.batch) if has_torch(asked.torch_python) else None
+    if torch:
+        ours = {"params": count, "macs": costs.exact(space.largest)}
+        theirs = {name: torch.facts[name] for name in ours}
+        if theirs != ours:
+            raise ValueError(f"benchmarks/torch_net.py builds another net: {theirs}, ours is {ours}")
+        steps["PyTorch, largest"] = torch
+    samples = {name: [] for name in steps}
+    for _ in range(runs):
+        for name, step in steps.items():
+            samples[name].append(step())
+    report(asked, supernet, genome, steps, samples, torch)
+
+
+def report(asked, supernet, genome, steps, samples, torch) -> None:
+    results = {name: summary(values, asked.batch) for name, values in samples.items()}
+    for name, step in steps.items():
+        if isinstance(step, Stepper):
+            results[name]["compile_s"] = round(step.compile_s, 1)
+    costs = macs.table(supernet)
+    facts = {
+        "what": f"training steps of the {asked.network} net, batch {asked.batch}, keep_memory {asked.keep_memory}",
+        "macs": {"largest": costs.exact(supernet.space.largest), "subnet": costs.exact(genome)},
+        "machine": machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "results": results,
+        "PyTorch": torch.facts if torch else "not run",
+    }
+    if torch:
+        theirs = samples["PyTorch, largest"]
+        for name in (name for name in results if name.startswith("largest")):
+            # Turn by turn: both halves of a ratio met the same load.
+            ratios = [b[0] / a[0] for a, b in zip(samples[name], theirs, strict=True)]
+            facts[f"images/s of {name} / PyTorch"] = round(float(np.median(ratios)), 3)
+            facts[f"the same by processor time, {name}"] = round(
+                results["PyTorch, largest"]["cpu_ms"] / results[name]["cpu_ms"], 3
+            )
+    print(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()
