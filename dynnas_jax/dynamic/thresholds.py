@@ -71,8 +71,8 @@ def choose(score, correct, cost, *, max_cost=None, min_accuracy=None):
 
     Args:
       score, correct, cost: as in `curve`.
-      max_cost: the most accurate point of average cost <= max_cost (of equals the cheaper). If there is none: the
-        cheapest, feasible=False.
+      max_cost: the most accurate point of average cost <= max_cost. Of equals the costlier: images are too few to tell
+        them apart, and the budget allows the more careful one. If there is none: the cheapest, feasible=False.
       min_accuracy: in [0, 1]; the cheapest point of accuracy >= min_accuracy (of equals the more accurate). If there
         is none: the most accurate, feasible=False.
 
@@ -90,7 +90,8 @@ def choose(score, correct, cost, *, max_cost=None, min_accuracy=None):
     cheapest = np.lexsort((-points.accuracy, points.average_cost))
     most_accurate = np.lexsort((points.average_cost, -points.accuracy))
     if max_cost is not None:
-        allowed, best_first, nearest = points.average_cost <= max_cost, most_accurate, cheapest[0]
+        careful = np.lexsort((-points.average_cost, -points.accuracy))
+        allowed, best_first, nearest = points.average_cost <= max_cost, careful, cheapest[0]
     else:
         allowed, best_first, nearest = points.accuracy >= min_accuracy, cheapest, most_accurate[0]
     feasible = bool(allowed.any())

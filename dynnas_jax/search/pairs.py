@@ -35,7 +35,8 @@ def choose_pair(
     """First big is chosen, then the little and the threshold that are best beside it.
 
     Every cheaper candidate is tried as little, with its best threshold. Of those that meet the target the most accurate
-    wins for a cost target, the cheapest for an accuracy target; if none does, the nearest is returned as infeasible.
+    (of equals the one that spends more of the budget) wins for a cost target, the cheapest for an accuracy target; if none
+    does, the nearest is returned as infeasible.
 
     Args:
       score, correct: float32[n, m] and bool[n, m], the candidates' answers on m held-out images.
@@ -66,8 +67,11 @@ def choose_pair(
         spent = np.asarray([cost[little], cost[little] + cost[big] - stem])
         point = thresholds.choose(score[both].T, correct[both].T, spent, max_cost=max_cost, min_accuracy=min_accuracy)
         # Infeasible pairs compare by how near they come.
-        good, thrift = point.accuracy, -point.average_cost
-        rank = (point.feasible, *((good, thrift) if by_cost == point.feasible else (thrift, good)))
+        good, spends = point.accuracy, point.average_cost
+        if by_cost:
+            rank = (True, good, spends) if point.feasible else (False, -spends, good)
+        else:
+            rank = (True, -spends, good) if point.feasible else (False, good, -spends)
         if best is None or rank > best[0]:
             best = rank, ChosenPair(little, big, point, max_cost, min_accuracy)
     return best[1]

@@ -61,11 +61,11 @@ def test_choose_under_a_cost_equals_brute_force(seed):
     points = brute_force(score, correct, COST)
     for bound in sorted({cost for _, cost in points.values()} | {0.0, 5e6, 7.5e6, 2e7}):
         point = thresholds.choose(score, correct, COST, max_cost=bound)
-        allowed = [(accuracy, -cost) for accuracy, cost in points.values() if cost <= bound]
+        allowed = [(accuracy, cost) for accuracy, cost in points.values() if cost <= bound]
         assert point.feasible == bool(allowed)
         nearest = min((cost, -accuracy) for accuracy, cost in points.values())
-        best = max(allowed) if allowed else (-nearest[1], -nearest[0])
-        assert (point.accuracy, -point.average_cost) == best
+        best = max(allowed) if allowed else (-nearest[1], nearest[0])
+        assert (point.accuracy, point.average_cost) == best
         check_point(point, score, correct, points)
 
 

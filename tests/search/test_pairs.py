@@ -35,7 +35,7 @@ def brute_force(points, max_cost, min_accuracy):
     """(accuracy, average cost, feasible) of the best point."""
     if max_cost is not None:
         feasible = [point for point in points if point[1] <= max_cost]
-        best = max(feasible or points, key=lambda p: (p[0], -p[1]) if feasible else (-p[1], p[0]))
+        best = max(feasible or points, key=lambda p: (p[0], p[1]) if feasible else (-p[1], p[0]))
     else:
         feasible = [point for point in points if point[0] >= min_accuracy]
         best = max(feasible or points, key=lambda p: (-p[1], p[0]) if feasible else (p[0], -p[1]))
