@@ -8,7 +8,6 @@ else runs on the machine meets them alike. Prints one JSON object; the ratios ar
 """
 
 import argparse
-import ctypes
 import dataclasses
 import importlib.metadata
 import json
@@ -29,6 +28,7 @@ from evolution import machine
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import extract, init, mask_variables
 from dynnas_jax.networks import ofa
+from dynnas_jax.pipeline import keep_memory
 from dynnas_jax.train import loop, sandwich, state
 
 PRESETS = {
@@ -52,21 +52,6 @@ PRESETS = {
         "expands": (1, 2, 4),
     },
 }
-
-
-def keep_memory() -> None:
-    """Lets glibc keep freed memory: without it every step's temporaries are mapped, zeroed and faulted in anew.
-
-    Works only before JAX starts its threads: memory beyond 64 MiB is kept in the one arena that all are made to share.
-    """
-    libc = ctypes.CDLL(None)
-    for parameter, value in (
-        (-8, 1),
-        (-3, 2**31 - 1),
-        (-1, 2**31 - 1),
-    ):  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        if not libc.mallopt(parameter, value):
-            raise ValueError(f"mallopt refused parameter {parameter}; run without --keep_memory")
 
 
 class Torch:

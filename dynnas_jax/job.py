@@ -25,9 +25,13 @@ class Job(NamedTuple):
     target: str
     seed: int
 
+    def key(self, use: int) -> jax.Array:
+        """A key of its own for each use."""
+        return jax.random.fold_in(jax.random.key(self.seed), use)
+
     def calibration(self, count: int) -> np.ndarray:
         """uint8[n, h, w, c]: training images for statistics, the same ones in every stage."""
-        order = np.random.default_rng([self.seed, 1]).permutation(len(self.images.train))
+        order = np.random.default_rng([self.seed, 1, 1]).permutation(len(self.images.train))
         return self.images.train.images[order[:count]]
 
 
@@ -64,6 +68,8 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
+    if "resolution" in supernet.space:
+        raise ValueError(f"supernet: a run has one resolution, that of its images; give resolutions=({height},)")
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")

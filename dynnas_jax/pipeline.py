@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from dynnas_jax import settings
-from dynnas_jax.workdir import Stage, Workdir, read_config, read_json, write_json
+from dynnas_jax.workdir import Stage, Workdir, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
     Stage("train", (*_DATA, "train"), ()),
-    Stage("collect", (*_DATA, "collect"), ("train",)),
+    Stage("collect", (*_DATA, "collect", "dynamic.score"), ("train",)),
     Stage("predict", (*_DATA, "predict"), ("collect",)),
     Stage("search", (*_DATA, "search", "dynamic"), ("train", "predict")),
     Stage("evaluate", (*_DATA, "evaluate"), ("search",)),
@@ -20,6 +23,7 @@ STAGES = (
     Stage("report", (*_DATA, "report"), ("collect", "predict", "search", "evaluate", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and measured here
 
 
 # The least value of options that would else be found wrong only when their stage begins, maybe hours later.
@@ -27,7 +31,7 @@ _LEAST = {
     "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "predict": {"epochs": 1, "batch_size": 1},
-    "search": {"budgets": 1, "population": 2, "generations": 0, "calibration_images": 1},
+    "search": {"budgets": 1, "population": 2, "generations": 1, "tournament": 1, "calibration_images": 1},
     "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
     "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
 }
@@ -61,6 +65,7 @@ def check(config: dict) -> None:
     for name in ("collect", "evaluate", "export", "report"):
         settings.check_options(name, config[name], [getattr(stages, name)])
     _check_values(config)
+    _build(config)
 
 
 def _check_values(config: dict) -> None:
@@ -81,6 +86,25 @@ def _check_values(config: dict) -> None:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
     if not precisions or not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
+    if config["target"] not in TARGETS:
+        raise ValueError(f"target is {config['target']!r}, choose from {list(TARGETS)}")
+
+
+def _build(config: dict) -> None:
+    """Builds what training is made of, so that a value none of it accepts is found before the first step."""
+    from dynnas_jax.data import augment
+    from dynnas_jax.train import sandwich, state
+
+    train = config["train"]
+    for section, function, options in (
+        ("data.augment", augment.rule, config["data"].get("augment")),
+        ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
+        ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
+    ):
+        try:
+            function(**(options or {}))
+        except TypeError as error:
+            raise ValueError(f"{section}: {options} holds a value of another type ({error})") from error
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str | None = None) -> None:
@@ -112,7 +136,21 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         _print_summary(path)
 
 
+def keep_memory() -> None:
+    """Lets glibc keep freed memory; works only before JAX starts its threads.
+
+    XLA's CPU backend allocates its temporaries anew every step: mapped and zeroed by the kernel each time, they cost a third of
+    a small net's step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        # M_ARENA_MAX (beyond 64 MiB only one shared arena keeps memory), M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        for parameter, value in ((-8, 1), (-3, 2**31 - 1), (-1, 2**31 - 1)):
+            mallopt(parameter, value)
+
+
 def _prepare(workdir: Workdir, config: dict) -> Any:
+    keep_memory()
     check(config)
     _use_compilation_cache()
     from dynnas_jax import job
@@ -134,7 +172,7 @@ def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
     from dynnas_jax import stages
 
-    write_json(workdir.config_file, workdir.config)
+    workdir.claim()
     for name in todo:
         if workdir.complete(name):
             _say(f"{name}: done before")

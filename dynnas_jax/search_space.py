@@ -56,6 +56,7 @@ class SearchSpace:
 
     genes: tuple[Gene, ...]
     divisor: int = 8
+    meaning: str = ""  # what a genome decodes to beyond its genes: two spaces of other widths are not the same
 
     def __post_init__(self):
         seen: dict[str, Gene] = {}
@@ -105,7 +106,7 @@ class SearchSpace:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of everything that gives a genome its meaning."""
-        return hashlib.sha256(repr((self.genes, self.divisor)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.genes, self.divisor, self.meaning)).encode()).hexdigest()[:16]
 
     # Random genomes: one key each, jit- and vmap-able.
 

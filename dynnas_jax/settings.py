@@ -125,7 +125,11 @@ def as_dict(config: ConfigDict) -> dict:
         if not isinstance(content.get(name), dict):
             raise ValueError(f"config: section {name!r} is missing")
     empty = {"target": "x86", "seed": 0}
-    return {name: content.get(name, empty.get(name, {})) for name in SECTIONS}
+    complete = {name: content.get(name, empty.get(name, {})) for name in SECTIONS}
+    for name, section in complete.items():
+        if name not in empty and not isinstance(section, dict):
+            raise ValueError(f"config: section {name!r} is {section!r}, must be a dict")
+    return complete
 
 
 def check_options(
@@ -136,22 +140,24 @@ def check_options(
     also: tuple[str, ...] = (),
     given: tuple[str, ...] = (),
 ) -> None:
-    """Every key of a section must be a keyword argument of one of the functions it configures.
+    """Every key of a section must be a keyword argument of one of the functions it configures, and whole where that is.
 
     Args:
       also: further keys the section has.
       given: arguments that the run fills in itself.
 
     Raises:
-      ValueError: naming the unknown key and the nearest known one.
+      ValueError: naming the unknown key and the nearest known one, or the value that is no whole number.
     """
-    known = list(also)
+    known = dict.fromkeys(also)
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        known += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in given]
-    for key in options:
+        known |= {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+    for key, value in options.items():
         if key not in known:
             raise ValueError(_unknown(f"{section}.{key}", [f"{section}.{name}" for name in known]))
+        if known[key] in (int, "int") and type(value) is not int:
+            raise ValueError(f"{section}.{key} is {value!r}, must be a whole number")
 
 
 def check_least(prefix: str, options: dict, least: dict[str, float]) -> None:

@@ -54,7 +54,7 @@ def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **option
     )
     save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
     write_json(folder / "data.json", facts_of(job.images))
-    return "supernet.msgpack", "metrics.jsonl", "data.json"
+    return "supernet.msgpack", "data.json"
 
 
 def _supernet_variables(job: Job) -> dict:
@@ -65,18 +65,19 @@ def collect(
     job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
 ) -> tuple[str, ...]:
     """Records of sampled subnets on the held-out images."""
-    genomes = collecting.distinct(job.supernet.space, jax.random.key(job.seed + 1), subnets)
+    genomes = collecting.distinct(job.supernet.space, job.key(1), subnets)
     evaluate = _evaluator(job, calibration_images, chunk)
     cost = macs.table(job.supernet).exact
     collecting.run(evaluate, _supernet_variables(job), genomes, cost, folder / "records.zarr")
-    return ("records.zarr/zarr.json",)
+    store = folder / "records.zarr"
+    return tuple(sorted(str(path.relative_to(folder)) for path in store.rglob("*") if path.is_file()))
 
 
 def predict(job: Job, folder: Path, **options) -> tuple[str, ...]:
     """The accuracy predictor, fitted on the records."""
     store = records.open(job.workdir.folder("collect") / "records.zarr", job.supernet.space.fingerprint)
     genomes, accuracy = store.read("genome"), store.accuracy()[:, 0]
-    fitted = predictor.fit(job.supernet.space, genomes, accuracy, key=jax.random.key(job.seed + 2), **options)
+    fitted = predictor.fit(job.supernet.space, genomes, accuracy, key=job.key(2), **options)
     predictor.save(fitted, folder)
     return "predictor.json", "params.npz"
 
@@ -90,7 +91,7 @@ def search(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int
     table, fitted = macs.table(supernet), predictor.load(job.workdir.folder("predict"), supernet.space)
     ends = table.exact(supernet.space.smallest), table.exact(supernet.space.largest)
     limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
-    keys = jax.random.split(jax.random.key(job.seed + 3), budgets)
+    keys = jax.random.split(job.key(3), budgets)
     run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
     found = jax.jit(jax.vmap(lambda key, budget: run(key, budget=budget)))(keys, jnp.asarray(limits))
     genomes = np.concatenate([[supernet.space.smallest], np.asarray(found.genome), [supernet.space.largest]])

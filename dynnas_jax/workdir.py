@@ -79,11 +79,15 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 class Stage(NamedTuple):
     """One stage of a run: what of the config it reads, and which earlier stages."""
 
     name: str
-    reads: tuple[str, ...]  # top-level keys of the config
+    reads: tuple[str, ...]  # sections of the config, or single keys as "dynamic.score"
     inputs: tuple[str, ...]  # stages
 
 
@@ -108,7 +112,7 @@ class Workdir:
     def hashes(self, name: str) -> dict:
         """What makes a stage's artifacts its own: the config it reads and the manifests it builds on."""
         stage = self.stages[name]
-        read = {key: self.config.get(key) for key in stage.reads}
+        read = {key: self._read(key) for key in stage.reads}
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
         return {"schema": SCHEMA, "stage": name, "config": digest(read), "inputs": inputs}
 
@@ -123,10 +127,10 @@ class Workdir:
         if manifest is None and not started.exists():
             return False
         self._check_hashes(name, manifest or read_json(started))
-        for file, size in (manifest or {}).get("files", {}).items():
+        for file, expected in (manifest or {}).get("files", {}).items():
             path = self.folder(name) / file
-            if not path.is_file() or path.stat().st_size != size:
-                raise ValueError(f"{path} is missing or half-written; pass --redo={name} to make it anew")
+            if not path.is_file() or _file_digest(path) != expected:
+                raise ValueError(f"{path} is missing or damaged; pass --redo={name} to make it anew")
         return manifest is not None
 
     def _check_hashes(self, name: str, found: dict) -> None:
@@ -139,30 +143,59 @@ class Workdir:
         if {key: found.get(key) for key in ("schema", "inputs")} != {k: expected[k] for k in ("schema", "inputs")}:
             raise ValueError(f"{self.path}: stage {name!r} was made from other artifacts; pass --redo={name}")
 
+    def claim(self) -> None:
+        """Takes the directory for this config.
+
+        Raises:
+          ValueError: if something that no run made stands where a run's artifacts would.
+        """
+        begun = any(self._made(name) for name in self.stages)
+        if not begun and self.config_file.exists():
+            if not set(self.config) <= set(read_json(self.config_file)):
+                raise ValueError(f"{self.config_file} was not made by dynnas; choose another --workdir")
+        elif not begun:
+            for name in ("report.html", *self.stages):
+                if (self.path / name).exists():
+                    raise ValueError(f"{self.path / name} was not made by dynnas; choose another --workdir")
+        write_json(self.config_file, self.config)
+
     def start(self, name: str) -> Path:
-        """Marks a stage as begun by this config; returns its folder."""
+        """Marks a stage as begun by this config; returns its folder. Raises ValueError if the folder is not a run's."""
+        folder = self.folder(name)
+        if folder.exists() and any(folder.iterdir()) and not self._made(name):
+            raise ValueError(f"{folder} was not made by dynnas; choose another --workdir")
         write_json(self.folder(name) / "started.json", self.hashes(name))
         return self.folder(name)
 
     def finish(self, name: str, files: tuple[str, ...]) -> None:
-        """Marks a stage as complete; the sizes of `files` are kept, so that a damaged one is noticed."""
+        """Marks a stage as complete; the hashes of `files` are kept, so that a damaged one is noticed."""
         folder = self.folder(name)
-        sizes = {file: (folder / file).stat().st_size for file in files}
-        write_json(folder / "manifest.json", {**self.hashes(name), "files": sizes})
+        digests = {file: _file_digest(folder / file) for file in files}
+        write_json(folder / "manifest.json", {**self.hashes(name), "files": digests})
 
     def redo(self, name: str) -> tuple[str, ...]:
         """Deletes the artifacts of a stage and of all that build on it; returns the names of those there were.
 
-        Only in a working directory: a folder called `report` that something else made is left alone.
+        A folder called `report`, say, that something else made is left alone.
         """
         doomed = [name]
         for stage in self.stages.values():
             if set(stage.inputs) & set(doomed):
                 doomed.append(stage.name)
-        found = [stage for stage in doomed if self.folder(stage).exists() and self.config_file.exists()]
+        found = [stage for stage in doomed if self._made(stage)]
         for stage in found:
             shutil.rmtree(self.folder(stage))
         return tuple(found)
+
+    def _made(self, name: str) -> bool:
+        """Whether a stage's folder is a run's."""
+        return any((self.folder(name) / file).exists() for file in ("started.json", "manifest.json"))
+
+    def _read(self, key: str) -> Any:
+        """A section of the config, or with a dot one key of it."""
+        section, _, inner = key.partition(".")
+        content = self.config.get(section)
+        return (content or {}).get(inner) if inner else content
 
     def _manifest(self, name: str) -> dict | None:
         path = self.folder(name) / "manifest.json"

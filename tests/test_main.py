@@ -189,7 +189,7 @@ def test_a_half_written_and_a_corrupt_artifact(refused, tiny_run, copy):
     found = copy / "search" / "found.json"
     found.write_bytes(found.read_bytes()[:-10])
     command = ("run", f"--workdir={copy}", f"--config={tiny_run.config_file}")
-    assert f"{found} is missing or half-written; pass --redo=search" in refused(*command)
+    assert f"{found} is missing or damaged; pass --redo=search" in refused(*command)
     (copy / "search" / "manifest.json").write_text("{")
     line = refused(*command)
     assert "manifest.json is corrupt" in line
@@ -197,13 +197,15 @@ def test_a_half_written_and_a_corrupt_artifact(refused, tiny_run, copy):
 
 
 def test_a_genome_out_of_the_space(refused, tiny_run, copy):
-    """A foreign value in `found.json`, of the size it had."""
+    """A foreign value in `found.json`, its manifest made to fit."""
     found = copy / "search" / "found.json"
     front, pair = found.read_text().split('"pair"')
     changed, count = re.subn(r'("stage1.block0.expand": )\d', r"\g<1>9", pair, count=1)
     assert count == 1
     found.write_text(f'{front}"pair"{changed}')
     shutil.rmtree(copy / "evaluate")
+    pipeline_workdir = workdir.Workdir(copy, pipeline.STAGES, workdir.read_config(copy))
+    pipeline_workdir.finish("search", ("found.json", "pair.msgpack"))
     line = refused("run", f"--workdir={copy}", f"--config={tiny_run.config_file}", "--stages=evaluate")
     assert "stage1.block0.expand is 9, choose from [1, 2]" in line
 
@@ -393,3 +395,31 @@ def test_cost_of_an_arch_file_is_the_published_one(capsys, shared, tmp_path, res
     (tmp_path / "arch.json").write_text(json.dumps(expected["arch"]))
     found = printed_cost(capsys, f"--network={expected['network']}", f"--arch={tmp_path / 'arch.json'}")
     assert found == {"macs": expected["macs"], "params": expected["params"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--config.target=../../x",), "target is '../../x', choose from ['x86']"),
+        (("--config.train.optimizer.learning_rate=-1.0",), "optimizer: learning_rate is -1.0, must not be negative"),
+        (("--config.data.augment.rotate=-1.0",), "rotate=-1.0"),
+    ],
+)
+def test_values_found_wrong_before_anything_is_done(refused, tmp_path, options, said):
+    assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={DIGITS}", *options)
+    assert not (tmp_path / "W").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("train = 5", "config: section 'train' is 5, must be a dict"),
+        ("train = {'steps': 7.5}", "train.steps is 7.5, must be a whole number"),
+        ("train = {'steps': 5, 'sandwich_rule': {'temperature': 'hot'}}", "train.sandwich_rule"),
+    ],
+)
+def test_values_of_a_wrong_type_in_the_file(refused, tmp_path, body, said):
+    config = f"def get_config(mode=''):\n  c = ConfigDict()\n  c.data = {{'name': 'digits'}}\n  c.{body}\n"
+    config += "  c.supernet = {'network': 'small_images'}\n  c.dynamic = {'max_macs_fraction': 0.5}\n  return c\n"
+    file = config_file(tmp_path / "c.py", config)
+    assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={file}")

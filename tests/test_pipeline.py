@@ -244,7 +244,7 @@ DAMAGES = {
 @pytest.mark.parametrize("name", [*DAMAGES, "export/x86/little_int8.tflite"])
 def test_a_file_cut_off_or_deleted_is_named_with_a_way_out(tiny_run, copy, name, harm):
     harm(copy / name)
-    with pytest.raises(ValueError, match=rf"{name} is missing or half-written; pass --redo={name.split('/')[0]} to"):
+    with pytest.raises(ValueError, match=rf"{name} is missing or damaged; pass --redo={name.split('/')[0]} to"):
         pipeline.run(tiny_run.config, copy)
 
 

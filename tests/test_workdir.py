@@ -126,7 +126,7 @@ def test_a_damaged_file_is_noticed(tmp_path, harm):
         file.unlink()
     else:
         file.write_text("c")
-    with pytest.raises(ValueError, match=r"cut/made\.txt is missing or half-written; pass --redo=cut"):
+    with pytest.raises(ValueError, match=r"cut/made\.txt is missing or damaged; pass --redo=cut"):
         made.complete("cut")
 
 
@@ -159,3 +159,54 @@ def test_the_config_of_a_workdir(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="run `dynnas run` again, which writes it anew"):
         workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("foreign", ["config.json", "report.html", "bake"])
+def test_a_directory_of_something_else_is_not_taken(tmp_path, foreign):
+    if foreign == "bake":
+        (tmp_path / foreign).mkdir()
+        (tmp_path / foreign / "bread.jpg").write_text("mine")
+    else:
+        (tmp_path / foreign).write_text('{"mine": 1}')
+    made = Workdir(tmp_path, STAGES, CONFIG)
+    with pytest.raises(ValueError, match=f"{foreign} was not made by dynnas; choose another --workdir"):
+        made.claim()
+    assert made.redo("bake") == ()
+    kept = tmp_path / foreign / "bread.jpg" if foreign == "bake" else tmp_path / foreign
+    assert "mine" in kept.read_text()
+
+
+def test_a_foreign_stage_folder_beside_a_run_is_not_taken(tmp_path):
+    made = done(tmp_path, names=("bake",))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "mine.txt").write_text("mine")
+    made.claim()
+    with pytest.raises(ValueError, match="cut was not made by dynnas"):
+        made.start("cut")
+    assert made.redo("bake") == ("bake",)
+    assert (tmp_path / "cut" / "mine.txt").read_text() == "mine"
+
+
+def test_all_stages_deleted_the_directory_is_still_the_runs(tmp_path):
+    made = done(tmp_path)
+    (tmp_path / "report.html").write_text("old")
+    assert made.redo("bake") == ("bake", "cut", "eat")
+    made.claim()
+    assert made.start("bake").is_dir()
+
+
+def test_damage_of_the_same_size_is_noticed(tmp_path):
+    made = done(tmp_path)
+    (made.folder("cut") / "made.txt").write_text("cuT")
+    with pytest.raises(ValueError, match=r"cut/made\.txt is missing or damaged"):
+        made.complete("cut")
+
+
+def test_a_stage_can_read_one_key_of_a_section(tmp_path):
+    stages = (Stage("bake", ("flour.grams",), ()),)
+    first = Workdir(tmp_path, stages, {"flour": {"grams": 500, "sieve": 1}})
+    first.start("bake")
+    first.finish("bake", ())
+    assert Workdir(tmp_path, stages, {"flour": {"grams": 500, "sieve": 2}}).complete("bake")
+    with pytest.raises(ValueError, match="another config"):
+        Workdir(tmp_path, stages, {"flour": {"grams": 400, "sieve": 1}}).complete("bake")

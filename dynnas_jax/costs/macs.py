@@ -113,7 +113,9 @@ class CostTable:
 
     def _entries(self, genome: Any, xp: Any) -> Any:
         """int32[..., positions]: where in the flat table each position's cost stands."""
-        joint = (genome.astype(xp.float32) @ xp.asarray(self._strides.T)).astype(xp.int32)
+        # Float products run fast and are exact below 2^24, at full precision.
+        product = functools.partial(jnp.matmul, precision="highest") if xp is jnp else np.matmul
+        joint = product(genome.astype(xp.float32), xp.asarray(self._strides.T)).astype(xp.int32)
         lead = (1,) * (joint.ndim - 1)
         offsets, minimum = xp.asarray(self._offsets).reshape(*lead, -1), xp.asarray(self._minimum).reshape(*lead, -1)
         return xp.where(genome[..., self._gate] >= minimum, joint + offsets, offsets - 1)

@@ -67,7 +67,7 @@ def _forward_rule(x, kernel, stride, padding):
     k = kernel.shape[0]
     size = (_output_size(n, pad, k, stride) for n, pad in zip(x.shape[1:3], padding, strict=True))
     phases = _phases(x, k, stride, padding)
-    # The gradient reads the phases again: padding them a second time costs more than keeping them.
+    # The phases are kept for the gradient of the kernel, which reads them again.
     return _shifted_sum(phases, kernel, stride, *size), (phases, kernel, x.shape[1:3])
 
 

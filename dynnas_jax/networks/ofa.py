@@ -97,6 +97,18 @@ def small_images(
         raise ValueError(f"small_images: act is {act!r}, choose from {list(ACTIVATIONS)}")
     if len(stage_widths) != len(stage_strides):
         raise ValueError(f"small_images: {len(stage_widths)} stage_widths but {len(stage_strides)} stage_strides")
+    for name, values, fits in (
+        ("kernels", kernels, lambda kernel: kernel % 2 == 1),
+        ("depths", depths, lambda depth: depth >= 1),
+        ("expands", expands, lambda expand: expand >= 1),
+        ("widths", widths, lambda width: width > 0),
+        ("stage_widths", stage_widths, lambda width: width >= 1),
+        ("stage_strides", stage_strides, lambda stride: stride >= 1),
+    ):
+        if not values or not all(fits(value) for value in values):
+            raise ValueError(
+                f"small_images: {name} is {values}; kernels are odd, depths, expands and strides at least 1"
+            )
     least = max(8, stem_stride * int(np.prod(stage_strides)))
     if not least <= image_size <= 64:
         raise ValueError(f"small_images: image_size is {image_size}, choose from {least} to 64")

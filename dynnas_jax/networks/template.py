@@ -197,6 +197,8 @@ def build(template: Template, depthwise: str = "conv") -> Supernet:
     """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in."""
     if depthwise not in DEPTHWISE_FORMS:
         raise ValueError(f"depthwise is {depthwise!r}, choose from {list(DEPTHWISE_FORMS)}")
-    space = SearchSpace(genes(template), template.divisor)
+    # How images are normalised does not change what a genome is.
+    fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
+    space = SearchSpace(genes(template), template.divisor, repr((fixed, template.stages)))
     blocks = functools.partial(_blocks, template, space)
     return Supernet(space, Decoder(template, space), functools.partial(Net, depthwise=depthwise), blocks)

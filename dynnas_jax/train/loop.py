@@ -38,7 +38,7 @@ def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndar
 
 @functools.lru_cache(maxsize=4)
 def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
+    return np.random.default_rng([seed, 2, epoch]).permutation(length).astype(np.int32)
 
 
 def make_step(

@@ -26,7 +26,7 @@ class Log:
         if importlib.util.find_spec("tensorboardX"):
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_step)
+            self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: the step, the values, and the seconds since this log was opened."""

@@ -157,3 +157,27 @@ def test_choices_with_one_value_are_no_genes():
     assert not [gene.name for gene in space.genes if "kernel" in gene.name or "width" in gene.name]
     assert "resolution" not in space
     assert "resolution" in ofa.ofa_proxyless().space
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("kernels", (2, 3)),
+        ("depths", (0, 1)),
+        ("expands", (0, 1)),
+        ("widths", (0.0, 1.0)),
+        ("stage_strides", (1, 0, 1)),
+    ],
+)
+def test_values_no_block_can_have(name, values):
+    with pytest.raises(ValueError, match=f"small_images: {name} is"):
+        ofa.small_images(**{name: values})
+
+
+def test_spaces_of_other_widths_are_not_the_same():
+    """Their genes are alike, but a genome of one is another subnet in the other."""
+    spaces = [ofa.small_images(stage_widths=widths).space for widths in ((24, 40, 64), (48, 80, 128))]
+    assert spaces[0].sizes == spaces[1].sizes
+    assert spaces[0].fingerprint != spaces[1].fingerprint
+    same = ofa.small_images(stage_widths=(24, 40, 64), mean=(0.1, 0.2, 0.3), depthwise="shifts").space
+    assert same.fingerprint == spaces[0].fingerprint
