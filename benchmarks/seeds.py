@@ -47,7 +47,7 @@ def row(path: Path) -> tuple[float, ...]:
         read_json(path / "predict" / "predictor.json")["kendall_tau"],
         100 * cascade["fp32"]["agreement_with_jax"],
         100 * cascade["int8"]["accuracy"],
-        exported["files"]["big_fp32"]["latency_ms"],
+        exported["files"]["big_fp32"]["latency_mean_ms"],
         cascade["fp32"]["latency_mean_ms"],
     )
 

@@ -5,7 +5,6 @@ import itertools
 import os
 import platform
 import shutil
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from dynnas_jax.export import flatbuffer, runtime, tflite
 METADATA_VERSION = 1
 POLICY = "first_above"  # the first choice whose score is strictly above its threshold answers, else the last
 PARITY_IMAGES = 16
-TIMED_IMAGES = 100
+TIMED_STEMS = 100  # stem tensors are large
 
 
 class _Part(NamedTuple):
@@ -169,68 +168,68 @@ def measure(
       images: uint8[n, h, w, c]; labels: int[n]; jax_predictions: int[n], the class the cascade answers in JAX.
       threads: of LiteRT; runs, warm_up: of each latency.
 
-    Returns: the content of `export.json`: `facts` with `accuracy`, `latency_ms` (median) and `latency_spread_ms`
-      (p10, p90) of each file; under "cascade" for each precision `accuracy`, `agreement_with_jax`, `exit_rate`,
-      `latency_ms` (median over images of the whole decision) and `latency_mean_ms`; and what measured it.
+    Returns: the content of `export.json`: `facts` with `accuracy`, `latency_ms` (median), `latency_mean_ms` and
+      `latency_spread_ms` (p10, p90) of each file; under "cascade" for each precision `accuracy`, `agreement_with_jax`,
+      `exit_rate` and the latencies of the whole decision; and what measured it. All are timed over the same images, drawn
+      at random, since a cascade's mean depends on how many of them little answers.
     """
     if not len(images) == len(labels) == len(jax_predictions) or len(images) == 0:
         raise ValueError(
             f"{len(images)} images, {len(labels)} labels and {len(jax_predictions)} JAX predictions: give one of each"
         )
     files, cascade = {name: dict(fact) for name, fact in facts.items()}, {}
+    timed = list(images[np.random.default_rng(0).permutation(len(images))[:runs]])
     with tqdm(total=len(precisions) * (len(images) * 2 + 3), desc="measuring the export", delay=5) as bar:
         for precision in precisions:
             classifier = runtime.DynamicClassifier(folder, precision, threads)
             big = runtime.Model(Path(folder) / f"big_{precision}.tflite", threads)
-            cascade[precision] = _cascade(classifier, images, labels, jax_predictions, warm_up, bar)
-            for name, measured in _single_nets(classifier, big, images, labels, runs, warm_up, bar).items():
+            cascade[precision] = _cascade(classifier, images, labels, jax_predictions, bar)
+            cascade[precision] |= _timed(classifier.predict, timed, runs, warm_up)
+            right = _right(classifier, big, images, labels, bar)
+            stems = [classifier.little.run(image)["stem"] for image in timed[:TIMED_STEMS]]
+            for name, model, inputs in (
+                ("little", classifier.little, timed),
+                ("big_after_stem", classifier.big, stems),
+                ("big", big, timed),
+            ):
+                measured = {"accuracy": right[name] / len(images)} | _timed(model, inputs, runs, warm_up)
                 files[f"{name}_{precision}"] |= measured
+                bar.update()
     settings = {"threads": threads, "runs": runs, "warm_up": warm_up}
     return {"files": files, "cascade": cascade, **settings, "machine": _machine(), "versions": _versions()}
 
 
-def _cascade(classifier, images, labels, jax_predictions, warm_up: int, bar: tqdm) -> dict:
-    for step in range(warm_up):
-        classifier.predict(images[step % len(images)])
+def _cascade(classifier, images, labels, jax_predictions, bar: tqdm) -> dict:
     predictions = []
     for image in images:
         predictions.append(classifier.predict(image))
         bar.update()
     answers = np.array([prediction.class_index for prediction in predictions])
     choices = np.array([prediction.choice for prediction in predictions])
-    latencies = [prediction.latency_ms for prediction in predictions]
     return {
         "accuracy": float(np.mean(answers == labels)),
         "agreement_with_jax": float(np.mean(answers == jax_predictions)),
         "exit_rate": [float(np.mean(choices == choice)) for choice in (0, 1)],
-        "latency_ms": statistics.median(latencies),
-        "latency_mean_ms": statistics.fmean(latencies),
     }
 
 
-def _single_nets(classifier, big: runtime.Model, images, labels, runs: int, warm_up: int, bar: tqdm) -> dict[str, dict]:
-    """Accuracy and latency of the three nets, each answering alone (big_after_stem on the little net's stem)."""
-    right, stems = {"little": 0, "big_after_stem": 0, "big": 0}, []
+def _right(classifier, big: runtime.Model, images, labels, bar: tqdm) -> dict[str, int]:
+    """How many images each of the three nets gets right alone (big_after_stem on the little net's stem)."""
+    right = {"little": 0, "big_after_stem": 0, "big": 0}
     for image, label in zip(images, labels, strict=True):
         outputs = classifier.little.run(image)
-        if len(stems) < TIMED_IMAGES:
-            stems.append(outputs["stem"])
         right["little"] += int(outputs["logits"].argmax() == label)
         right["big_after_stem"] += int(classifier.big.run(outputs["stem"])["logits"].argmax() == label)
         right["big"] += int(big.run(image)["logits"].argmax() == label)
         bar.update()
-    first = list(images[:TIMED_IMAGES])
-    timed = {"little": (classifier.little, first), "big_after_stem": (classifier.big, stems), "big": (big, first)}
-    measured = {}
-    for name, (model, inputs) in timed.items():
-        latency = runtime.bench(model, inputs, runs=runs, warm_up=warm_up)
-        measured[name] = {
-            "accuracy": right[name] / len(images),
-            "latency_ms": latency.median_ms,
-            "latency_spread_ms": [latency.p10_ms, latency.p90_ms],
-        }
-        bar.update()
-    return measured
+    return right
+
+
+def _timed(target: runtime.Model | Callable, inputs: list, runs: int, warm_up: int) -> dict:
+    """Median, mean and spread (p10, p90) of single calls."""
+    latency = runtime.bench(target, inputs, runs=runs, warm_up=warm_up)
+    spread = [latency.p10_ms, latency.p90_ms]
+    return {"latency_ms": latency.median_ms, "latency_mean_ms": latency.mean_ms, "latency_spread_ms": spread}
 
 
 def _machine() -> str:

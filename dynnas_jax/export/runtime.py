@@ -45,6 +45,7 @@ class Latency(NamedTuple):
     p10_ms: float
     p90_ms: float
     p95_ms: float
+    mean_ms: float
 
 
 class _Scale(NamedTuple):
@@ -209,4 +210,4 @@ def bench(target: Model | Callable, inputs: Sequence[np.ndarray], *, runs: int =
         if step >= 0:
             durations[step] = time.perf_counter() - start
     median, p10, p90, p95 = (float(value) for value in np.percentile(durations * 1e3, (50, 10, 90, 95)))
-    return Latency(median, p10, p90, p95)
+    return Latency(median, p10, p90, p95, float(durations.mean() * 1e3))

@@ -224,8 +224,9 @@ SECTIONS = (
         "Result",
         "A small network (<i>little</i>) answers first. Where it is unsure, a large one (<i>big</i>) answers instead, "
         "starting from the first layers that both share. <i>Dynamic</i> is the two together. The cost of an image is "
-        "counted in multiply-accumulates (MACs); for dynamic it is the average over the test images, and its latency "
-        "is the mean over images. The interval tells how far the accuracy could move on another test set of this size.",
+        "counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are means "
+        "over the same test images, drawn at random. The interval tells how far the accuracy could move on another test "
+        "set of this size.",
         _summary,
     ),
     Section(

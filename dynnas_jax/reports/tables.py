@@ -209,10 +209,10 @@ def _latencies(network: str, export: dict) -> dict:
     row = {}
     for precision in ("fp32", "int8"):
         if network == "dynamic":
-            measured = export.get("cascade", {}).get(precision, {}).get("latency_mean_ms")
+            measured = export.get("cascade", {}).get(precision, {})
         else:
-            measured = export.get("files", {}).get(f"{network}_{precision}", {}).get("latency_ms")
-        row[f"latency_{precision}_ms"] = measured
+            measured = export.get("files", {}).get(f"{network}_{precision}", {})
+        row[f"latency_{precision}_ms"] = measured.get("latency_mean_ms")
     return row
 
 

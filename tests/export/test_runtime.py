@@ -100,6 +100,7 @@ def test_bench_times_the_counted_runs_only():
     latency = runtime.bench(calls.append, ["a", "b", "c"], runs=6, warm_up=3)
     assert calls == ["a", "b", "c"] * 3
     assert 0 < latency.p10_ms <= latency.median_ms <= latency.p90_ms <= latency.p95_ms
+    assert latency.p10_ms / 6 <= latency.mean_ms
     with pytest.raises(ValueError, match="at least one input"):
         runtime.bench(calls.append, [])
 
