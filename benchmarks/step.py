@@ -129,7 +129,7 @@ def steppers(supernet, form: str, batch, genome, key) -> dict[str, Stepper]:
     found[f"sliced subnet, {form}"] = Stepper(step, start(jax.tree.map(jnp.copy, own)))
     step, start = single_step(net, batch, lambda variables: mask_variables(supernet, variables, jnp.asarray(genome)))
     found[f"masked subnet, {form}"] = Stepper(step, start(copy()))
-    transform = state.optimizer(10_000)
+    transform = state.optimizer(10_000).transform
     whole = loop.make_step(supernet, sandwich.rule(), transform, loop.data_mesh(1))
     indices = jnp.arange(len(labels), dtype=jnp.int32)
     step = jax.jit(lambda current: (whole(current, images, labels, indices, key)[0],), donate_argnums=0)

@@ -89,7 +89,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> None:
     for argument in rest:
         if not argument.startswith(("--config=", "--config.")):
             raise ValueError(f"unknown argument {argument!r}")
-    config = settings.as_dict(settings.load(rest))
+    config = settings.as_dict(settings.load(rest, pipeline.options))
     names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
     pipeline.run(config, known.workdir, names=names, redo=known.redo)
 
@@ -120,9 +120,9 @@ def _search(known: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax import pipeline, workdir
+    from dynnas_jax import pipeline
 
-    pipeline.run(workdir.read_config(known.workdir), known.workdir, names=("report",), redo="report")
+    pipeline.report(known.workdir)
 
 
 def _status(known: argparse.Namespace, _: list[str]) -> None:

@@ -57,3 +57,4 @@ def _shifted(logits):
 
 
 SCORES = {"max_softmax": max_softmax, "margin": margin, "entropy": entropy}
+DEFAULT_SCORE = "max_softmax"

@@ -10,6 +10,7 @@ import numpy as np
 from flax import serialization
 
 from dynnas_jax import elastic, networks
+from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, sources
 from dynnas_jax.workdir import Workdir, write_bytes
 
@@ -24,6 +25,11 @@ class Job(NamedTuple):
     augment: Any
     target: str
     seed: int
+
+    @property
+    def score(self) -> str:
+        """The confidence score that routes images."""
+        return self.dynamic.get("score", DEFAULT_SCORE)
 
     def key(self, use: int) -> jax.Array:
         """A key of its own for each use."""
@@ -61,7 +67,7 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
     if height != width:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
     options = dict(section)
-    loader = networks.network(options.pop("network", None))
+    loader = networks.supernet(options.pop("network", None))
     if options.get("depthwise", "auto") == "auto":
         options["depthwise"] = "shifts" if jax.default_backend() == "cpu" else "conv"
     if loader.function == "small_images":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax import settings
+from dynnas_jax.data import sources
 from dynnas_jax.workdir import Stage, Workdir, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
@@ -37,39 +38,47 @@ _LEAST = {
 }
 
 
+def options(config: dict) -> settings.Options:
+    """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
+    from dynnas_jax import networks, stages
+    from dynnas_jax.data import augment
+    from dynnas_jax.dynamic import protocol
+    from dynnas_jax.search import evolution, pairs, predictor
+    from dynnas_jax.train import loop, sandwich, state
+
+    network = networks.supernet(config["supernet"].get("network"))
+    parameters = settings.parameters
+    filled = ("seed", "augment", "directory", "evaluate", "mesh")
+    return {
+        "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
+        "data.augment": parameters(augment.rule),
+        "supernet": parameters(network.resolve(), also=("network",), given=("channels", "classes")),
+        "train": parameters(loop.fit, also=("sandwich_rule",), given=filled),
+        "train.optimizer": parameters(state.optimizer),
+        "train.sandwich_rule": parameters(sandwich.rule),
+        "collect": parameters(stages.collect),
+        "predict": parameters(predictor.fit, given=("key",)),
+        "search": parameters(stages.search, evolution.run),
+        "dynamic": parameters(pairs.choose_pair, protocol.confident_pair),
+        **{name: parameters(getattr(stages, name)) for name in ("evaluate", "export", "report")},
+    }
+
+
 def check(config: dict) -> None:
     """Every key of the config must configure something, and no value be impossible.
 
     Raises:
       ValueError: naming the unknown key and the nearest, or the value and what it must be.
     """
-    from dynnas_jax import networks, stages
-    from dynnas_jax.data import augment, sources
-    from dynnas_jax.search import evolution, pairs, predictor
-    from dynnas_jax.train import loop, sandwich, state
-
-    data, supernet, train = dict(config["data"]), dict(config["supernet"]), dict(config["train"])
-    settings.check_options("data", data, [sources.load], also=("name", "augment"), given=("seed",))
-    settings.check_options("data.augment", data.get("augment") or {}, [augment.rule])
-    network = networks.network(supernet.pop("network", None))
-    if not network.has_space:
-        raise ValueError(f"supernet.network is {network.function!r}, a fixed network; choose one with a space")
-    settings.check_options("supernet", supernet, [network.resolve()], given=("channels", "classes"))
-    filled = ("seed", "augment", "directory", "evaluate", "mesh")
-    settings.check_options("train", train, [loop.fit], also=("sandwich_rule",), given=filled)
-    settings.check_options("train.optimizer", train.get("optimizer") or {}, [state.optimizer])
-    settings.check_options("train.sandwich_rule", train.get("sandwich_rule") or {}, [sandwich.rule])
-    settings.check_options("dynamic", config["dynamic"], [pairs.choose_pair], also=("score",))
-    settings.check_options("predict", config["predict"], [predictor.fit], given=("key",))
-    settings.check_options("search", config["search"], [stages.search, evolution.run])
-    for name in ("collect", "evaluate", "export", "report"):
-        settings.check_options(name, config[name], [getattr(stages, name)])
+    for section, known in options(config).items():
+        content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
+        settings.check_options(section, content, known)
     _check_values(config)
     _build(config)
 
 
 def _check_values(config: dict) -> None:
-    from dynnas_jax.confidence import SCORES
+    from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.export.tflite import PRECISIONS
     from dynnas_jax.search.pairs import BIG_NETS
 
@@ -79,7 +88,7 @@ def _check_values(config: dict) -> None:
     dynamic = config["dynamic"]
     if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
         raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
-    score, precisions = dynamic.get("score", "max_softmax"), config["export"].get("precisions", PRECISIONS)
+    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", PRECISIONS)
     if score not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
@@ -118,9 +127,9 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
     for name in (*names, *([redo] if redo else [])):
         if name not in NAMES:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
-    workdir = Workdir(path, STAGES, config)
+    workdir = Workdir(path, STAGES, config, sources.identity(**config["data"]))
     # What is wrong with the config or the data must come to light before anything is deleted.
-    job = _prepare(workdir, config) if redo else None
+    job = _prepare(workdir, config, _needs_data(names)) if redo else None
     if redo and (deleted := workdir.redo(redo)):
         _say(f"deleted {', '.join(deleted)}")
     todo = []
@@ -131,9 +140,24 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
             todo.append(name)
     if todo:
         _check_inputs(workdir, todo)
-        _do(workdir, job or _prepare(workdir, config), todo)
+        _do(workdir, job or _prepare(workdir, config, _needs_data(todo)), todo)
     if "report" in names:
         _print_summary(path)
+
+
+def report(path: Path) -> None:
+    """Makes the report of a run anew, from its artifacts alone; the earlier one stays until then.
+
+    Raises:
+      ValueError: for no working directory, stages that are not done, or a damaged artifact.
+    """
+    from dynnas_jax import stages
+
+    workdir = Workdir(path, STAGES, read_config(path))
+    _check_inputs(workdir, ["report"])
+    folder = workdir.start("report")
+    workdir.finish("report", stages.report(None, folder, **workdir.config["report"]))
+    _print_summary(path)
 
 
 def keep_memory() -> None:
@@ -149,9 +173,17 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def _prepare(workdir: Workdir, config: dict) -> Any:
+def _needs_data(names: tuple[str, ...] | list[str]) -> bool:
+    """The report is made from the artifacts alone."""
+    return set(names) != {"report"}
+
+
+def _prepare(workdir: Workdir, config: dict, needs_data: bool) -> Any:
+    """The job, or None where the stages need no data. Raises ValueError for what is wrong with the config or the data."""
     keep_memory()
     check(config)
+    if not needs_data:
+        return None
     _use_compilation_cache()
     from dynnas_jax import job
 

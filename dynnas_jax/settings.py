@@ -7,6 +7,7 @@ keys of each section are keyword arguments of the function the section configure
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import operator
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 SECTIONS = (
     "data",
@@ -31,9 +33,15 @@ SECTIONS = (
     "report",
 )
 
+# What each section may hold, by its dotted name ("train", "train.optimizer"): the parameters its keys fill in.
+Options = dict[str, dict[str, inspect.Parameter]]
 
-def load(arguments: list[str]) -> ConfigDict:
+
+def load(arguments: list[str], options: Callable[[dict], Options] = lambda _: {}) -> ConfigDict:
     """The config that `--config=FILE.py[:mode]` and `--config.KEY=VALUE` describe.
+
+    Args:
+      options: of a config as a dict; a key of theirs may be overridden though the file does not set it.
 
     Raises:
       ValueError: without a file, for a file that cannot be read or run, an unknown key (the nearest is named), or a value of
@@ -46,7 +54,7 @@ def load(arguments: list[str]) -> ConfigDict:
     if not file.is_file():
         raise ValueError(f"--config: there is no file {str(file)!r}")
     config = _run(file, path.partition(":")[2])
-    before = _overridden(config, arguments)
+    before = _overridden(config, arguments, functools.cache(lambda: options(as_dict(config))))
     values = flags.FlagValues()
     argv = ["dynnas", *(argument for argument in arguments if argument.startswith("--config."))]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -82,8 +90,12 @@ def _run(file: Path, mode: str) -> ConfigDict:
     return config
 
 
-def _overridden(config: ConfigDict, arguments: list[str]) -> dict[str, Any]:
-    """The keys that the command line overrides, with their values in the file. Raises ValueError for an unknown key."""
+def _overridden(config: ConfigDict, arguments: list[str], options: Callable[[], Options]) -> dict[str, Any]:
+    """The keys that the command line overrides, with their values before; keys the file does not set are put in.
+
+    Raises:
+      ValueError: for an unknown key; the nearest is named.
+    """
     found = {}
     for argument in arguments:
         if not argument.startswith("--config."):
@@ -91,15 +103,42 @@ def _overridden(config: ConfigDict, arguments: list[str]) -> dict[str, Any]:
         name, equals, _ = argument.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"--config.{name}: give a value, as --config.{name}=VALUE")
-        node = config
-        for i, key in enumerate(name.split(".")):
-            if not isinstance(node, ConfigDict) or key not in node:
-                prefix = "".join(f"{part}." for part in name.split(".")[:i])
-                known = list(node) if isinstance(node, ConfigDict) else []
-                raise ValueError(f"--config.{name}: {_unknown(prefix + key, [prefix + k for k in known])}")
-            node = node[key]
-        found[name] = node
+        *sections, key = name.split(".")
+        node, path = config, ""
+        with config.unlocked():
+            for inner in sections:
+                path = f"{path}.{inner}" if path else inner
+                if _absent(node, inner) and (path in SECTIONS or path in options()):
+                    node[inner] = ConfigDict()
+                node = _inside(name, node, path, inner, options)
+            if isinstance(node, ConfigDict) and key not in node and (known := options().get(path, {}).get(key)):
+                node[key] = _default(name, known)
+        found[name] = _inside(name, node, name, key, options)
     return found
+
+
+def _absent(node: Any, key: str) -> bool:
+    return isinstance(node, ConfigDict) and node.get(key) is None
+
+
+def _inside(name: str, node: Any, path: str, key: str, options: Callable[[], Options]) -> Any:
+    """node[key]; ValueError naming the nearest key if there is none. `path` is the dotted name of the key."""
+    if isinstance(node, ConfigDict) and key in node:
+        return node[key]
+    prefix = path[: -len(key)]
+    known = [*node, *options().get(prefix[:-1], {})] if isinstance(node, ConfigDict) else []
+    raise ValueError(f"--config.{name}: {_unknown(path, [prefix + other for other in known])}")
+
+
+def _default(name: str, parameter: inspect.Parameter) -> Any:
+    """The default of a key the file leaves out, or a placeholder of its type."""
+    if parameter.default not in (None, parameter.empty):
+        return parameter.default
+    annotation = getattr(parameter.annotation, "__name__", str(parameter.annotation))
+    for kind in (int, float, str):
+        if kind.__name__ in annotation.split(" | "):
+            return placeholder(kind)
+    raise ValueError(f"--config.{name}: can be set in the config file only")
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -132,31 +171,32 @@ def as_dict(config: ConfigDict) -> dict:
     return complete
 
 
-def check_options(
-    section: str,
-    options: dict,
-    functions: list[Callable],
-    *,
-    also: tuple[str, ...] = (),
-    given: tuple[str, ...] = (),
-) -> None:
-    """Every key of a section must be a keyword argument of one of the functions it configures, and whole where that is.
+def parameters(
+    *functions: Callable, also: tuple[str, ...] = (), given: tuple[str, ...] = ()
+) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of functions that one section configures.
 
     Args:
       also: further keys the section has.
-      given: arguments that the run fills in itself.
+      given: parameters that the run fills in itself.
+    """
+    found = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in also}
+    for function in functions:
+        signature = inspect.signature(function).parameters.values()
+        found |= {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in given}
+    return found
+
+
+def check_options(section: str, options: dict, known: dict[str, inspect.Parameter]) -> None:
+    """Every key of a section must be one of the parameters `known`, and whole where that is.
 
     Raises:
       ValueError: naming the unknown key and the nearest known one, or the value that is no whole number.
     """
-    known = dict.fromkeys(also)
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        known |= {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
     for key, value in options.items():
         if key not in known:
             raise ValueError(_unknown(f"{section}.{key}", [f"{section}.{name}" for name in known]))
-        if known[key] in (int, "int") and type(value) is not int:
+        if known[key].annotation in (int, "int") and type(value) is not int:
             raise ValueError(f"{section}.{key} is {value!r}, must be a whole number")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from dynnas_jax import records
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import protocol, thresholds
+from dynnas_jax.export.tflite import PRECISIONS
 from dynnas_jax.job import Job, build_supernet, facts_of, load_variables, save_variables
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import collect as collecting
@@ -26,11 +27,10 @@ from dynnas_jax.workdir import read_arrays, read_config, read_json, write_json
 
 
 def _evaluator(job: Job, calibration_images: int, chunk: int) -> collecting.Evaluator:
-    score = job.dynamic.get("score", "max_softmax")
     split = job.images.holdout
     if not len(split):
         raise ValueError("data: holdout is 0, but search and thresholds need held-out images")
-    return collecting.Evaluator(job.supernet, job.calibration(calibration_images), split, score=score, chunk=chunk)
+    return collecting.Evaluator(job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk)
 
 
 def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
@@ -121,8 +121,8 @@ def search(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int
 
 def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
-    supernet, dynamic = job.supernet, dict(job.dynamic)
-    score = dynamic.pop("score", "max_softmax")
+    supernet = job.supernet
+    dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
     costs = np.asarray([macs.table(supernet).exact(genome) for genome in genomes])
     stem = big_little.cost(big_little.build(supernet, genomes[0], genomes[0])).stem
     chosen = choose_pair(answers.score, answers.correct, costs, stem, **dynamic)
@@ -146,7 +146,7 @@ def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
         "cost": list(cost.cumulative),
         "params": big_little.params(pair, own),
         "thresholds": list(point.thresholds),
-        "score": score,
+        "score": job.score,
         "target": {"max_macs": chosen.max_cost, "min_accuracy": chosen.min_accuracy},
         "feasible": point.feasible,
         "holdout": {
@@ -173,6 +173,8 @@ def _found_pair(job: Job) -> _FoundPair:
 
 def evaluate(job: Job, folder: Path) -> tuple[str, ...]:
     """Little, big and dynamic on the test split, which nothing before has seen."""
+    from dynnas_jax.reports.sections import sample_rows
+
     found, pair, variables = _found_pair(job)
     split = job.images.test
     dynamic = protocol.confident_pair(pair, score=found["score"])
@@ -207,14 +209,16 @@ def evaluate(job: Job, folder: Path) -> tuple[str, ...]:
     }
     summary["expected_macs_fraction"] = point.average_cost / found["big"]["macs"]
     write_json(folder / "evaluation.json", summary)
-    return "evaluation.json", "outputs.npz"
+    rows = np.unique(np.concatenate(list(sample_rows(out.score, choice).values())))
+    np.savez(folder / "samples.npz", row=rows, image=split.images[rows])
+    return "evaluation.json", "outputs.npz", "samples.npz"
 
 
 def export(
     job: Job,
     folder: Path,
     *,
-    precisions: tuple[str, ...] = ("fp32", "int8"),
+    precisions: tuple[str, ...] = PRECISIONS,
     calibration_images: int = 256,
     threads: int = 1,
     runs: int = 1000,
@@ -223,35 +227,15 @@ def export(
     """The pair as TFLite files in `export/TARGET`, each checked; then the cascade over the test split, timed."""
     from dynnas_jax.export import pair as exporting
 
-    found, pair, variables = _found_pair(job)
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     predicted = saved["prediction"][np.arange(len(saved["choice"])), saved["choice"]]
-    pair = big_little.in_form(pair, "conv")
-    cost = big_little.cost(pair)
-
-    def little(images):
-        stem = big_little.run_stem(pair, variables, images)
-        return big_little.after_stem(pair, "little", variables, stem), stem
-
-    def big(images):
-        return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
-
-    test = job.images.test
-    where = folder / job.target
+    where, test = folder / job.target, job.images.test
+    nets = _exported_nets(job)
     files = exporting.export_pair(
-        little,
-        functools.partial(big_little.after_stem, pair, "big", variables),
-        big,
+        **nets,
         image_shape=test.images.shape[1:],
         folder=where,
         calibration=job.calibration(calibration_images),
-        metadata={
-            "labels": list(job.images.classes),
-            "cost": list(cost.cumulative),
-            "score": found["score"],
-            "thresholds": found["thresholds"],
-        },
-        macs={"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big},
         precisions=tuple(precisions),
     )
     measured = exporting.measure(
@@ -269,11 +253,34 @@ def export(
     return (f"{job.target}/export.json", *(f"{job.target}/{file['path']}" for file in files.values()))
 
 
-def report(job: Job, folder: Path, *, title: str | None = None) -> tuple[str, ...]:
+def _exported_nets(job: Job) -> dict[str, Any]:
+    """The pair's three nets as functions of float images, with what is promised and told of them: for `export_pair`."""
+    found, pair, variables = _found_pair(job)
+    pair = big_little.in_form(pair, "conv")
+    cost = big_little.cost(pair)
+
+    def little(images):
+        stem = big_little.run_stem(pair, variables, images)
+        return big_little.after_stem(pair, "little", variables, stem), stem
+
+    def big(images):
+        return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
+
+    metadata = {"labels": list(job.images.classes), "cost": list(cost.cumulative)}
+    return {
+        "little": little,
+        "big_after_stem": functools.partial(big_little.after_stem, pair, "big", variables),
+        "big": big,
+        "metadata": {**metadata, "score": found["score"], "thresholds": found["thresholds"]},
+        "macs": {"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big},
+    }
+
+
+def report(_: Job | None, folder: Path, *, title: str | None = None) -> tuple[str, ...]:
     """Tables, figures and the page, from the artifacts alone."""
     from dynnas_jax.reports import page
 
-    page.write(job.workdir.path, images=job.images.test.images, classes=job.images.classes, title=title)
+    page.write(folder.parent, title=title)
     made = (path for path in sorted(folder.rglob("*")) if path.suffix in (".csv", ".png"))
     return "../report.html", *(str(path.relative_to(folder)) for path in made)
 

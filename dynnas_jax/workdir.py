@@ -66,12 +66,17 @@ def read_config(path: Path) -> dict:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` artifact. Raises ValueError naming the file if it is absent or corrupt."""
+    remedy = f"pass --redo={path.parent.name}"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; {remedy}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no .npz file")
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is missing or corrupt ({reason}); pass --redo={path.parent.name}") from error
+        raise ValueError(f"{path} is corrupt ({reason}); {remedy}") from error
 
 
 def digest(content: Any) -> str:
@@ -79,8 +84,10 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def file_digest(path: Path) -> str:
+    """A short hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 class Stage(NamedTuple):
@@ -94,8 +101,9 @@ class Stage(NamedTuple):
 class Workdir:
     """The stages of one run in one directory."""
 
-    def __init__(self, path: Path, stages: tuple[Stage, ...], config: dict):
-        self.path, self.config = Path(path), config
+    def __init__(self, path: Path, stages: tuple[Stage, ...], config: dict, data: str | None = None):
+        """`data` is the hash of what a run's images are read from; None: not compared."""
+        self.path, self.config, self.data = Path(path), config, data
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--workdir: {self.path} is a file, must be a directory")
         self.stages = {stage.name: stage for stage in stages}
@@ -114,7 +122,8 @@ class Workdir:
         stage = self.stages[name]
         read = {key: self._read(key) for key in stage.reads}
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
-        return {"schema": SCHEMA, "stage": name, "config": digest(read), "inputs": inputs}
+        data = self.data if "data" in stage.reads else None
+        return {"schema": SCHEMA, "stage": name, "config": digest(read), "data": data, "inputs": inputs}
 
     def complete(self, name: str) -> bool:
         """Whether the stage is done, by this config and from these inputs.
@@ -129,7 +138,7 @@ class Workdir:
         self._check_hashes(name, manifest or read_json(started))
         for file, expected in (manifest or {}).get("files", {}).items():
             path = self.folder(name) / file
-            if not path.is_file() or _file_digest(path) != expected:
+            if not path.is_file() or file_digest(path) != expected:
                 raise ValueError(f"{path} is missing or damaged; pass --redo={name} to make it anew")
         return manifest is not None
 
@@ -139,6 +148,11 @@ class Workdir:
             raise ValueError(
                 f"{self.path}: stage {name!r} was made with another config "
                 f"(it reads {', '.join(self.stages[name].reads)}); pass --redo={name}, or another --workdir"
+            )
+        if None not in (expected["data"], found.get("data")) and found["data"] != expected["data"]:
+            raise ValueError(
+                f"{self.path}: stage {name!r} was made from other images than the dataset holds now; "
+                f"pass --redo={name}, or another --workdir"
             )
         if {key: found.get(key) for key in ("schema", "inputs")} != {k: expected[k] for k in ("schema", "inputs")}:
             raise ValueError(f"{self.path}: stage {name!r} was made from other artifacts; pass --redo={name}")
@@ -170,7 +184,7 @@ class Workdir:
     def finish(self, name: str, files: tuple[str, ...]) -> None:
         """Marks a stage as complete; the hashes of `files` are kept, so that a damaged one is noticed."""
         folder = self.folder(name)
-        digests = {file: _file_digest(folder / file) for file in files}
+        digests = {file: file_digest(folder / file) for file in files}
         write_json(folder / "manifest.json", {**self.hashes(name), "files": digests})
 
     def redo(self, name: str) -> tuple[str, ...]:

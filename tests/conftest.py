@@ -1,6 +1,7 @@
 """Strict dtypes and ranks, eight fake CPU devices, and the real data where it is present."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED}: real data and published figures are absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def published() -> dict:
+    """MACs and params that papers, repositories and torchvision give for networks, with their sources."""
+    return json.loads(Path(__file__).with_name("published_costs.json").read_text())
 
 
 class Tiny(NamedTuple):

@@ -10,12 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dynnas_jax"
 FLOORS = {
-    **dict.fromkeys(("search_space", "elastic", "confidence", "records", "costs", "data", "export"), 1),
+    **dict.fromkeys(("search_space", "elastic", "confidence", "records", "workdir", "costs", "data", "export"), 1),
     "networks": 2,
     **dict.fromkeys(("dynamic", "train"), 3),
     "search": 4,
     "reports": 5,
-    **dict.fromkeys(("pipeline", "job", "stages", "settings", "workdir", "__main__"), 6),
+    **dict.fromkeys(("pipeline", "job", "stages", "settings", "__main__"), 6),
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.

@@ -11,6 +11,7 @@ import pytest
 
 from dynnas_jax import pipeline, workdir
 from dynnas_jax.__main__ import main
+from dynnas_jax.data import sources
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
 CIFAR = Path(__file__).parents[1] / "configs" / "cifar10.py"
@@ -174,6 +175,41 @@ def test_images_of_a_wrong_shape(refused, tiny_run, tmp_path, shape, dtype, said
     np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     options = (f"--config.data.name={tmp_path / 'own.npz'}", "--config.data.holdout=10")
     assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={tiny_run.config_file}", *options)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """own_data(seed): writes tmp_path/own.npz, 8x8 images of two classes."""
+
+    def write(seed):
+        generator = np.random.default_rng(seed)
+        images, labels = generator.integers(0, 256, (40, 8, 8), np.uint8), np.arange(40) % 2
+        arrays = {
+            f"{split}_{what}": x for split in ("train", "test") for what, x in (("images", images), ("labels", labels))
+        }
+        np.savez(tmp_path / "own.npz", **arrays)
+        return tmp_path / "own.npz"
+
+    return write
+
+
+def test_images_that_changed_since_a_stage_was_done(refused, tiny_run, own_data, tmp_path):
+    """Training is marked as done, since it is the manifest that tells."""
+    command = (
+        "run",
+        f"--workdir={tmp_path / 'W'}",
+        f"--config={tiny_run.config_file}",
+        f"--config.data.name={own_data(0)}",
+    )
+    config = {**tiny_run.config, "data": {**tiny_run.config["data"], "name": str(own_data(0))}}
+    begun = workdir.Workdir(tmp_path / "W", pipeline.STAGES, config, sources.identity(**config["data"]))
+    begun.claim()
+    begun.start("train")
+    begun.finish("train", ())
+    assert begun.complete("train")
+    own_data(1)
+    line = refused(*command)
+    assert "stage 'train' was made from other images than the dataset holds now; pass --redo=train" in line
 
 
 # Working directories.
@@ -379,19 +415,17 @@ def printed_cost(capsys, *arguments) -> dict:
     return json.loads(lines[0])
 
 
-def test_cost_of_a_fixed_network_is_the_published_one(capsys, shared):
-    published = json.loads((shared / "docs/reference/published_costs.json").read_text())["fixed_networks"]
-    expected = next(row for row in published if row["name"] == "mobilenet_v3_small")
+def test_cost_of_a_fixed_network_is_the_published_one(capsys, published):
+    expected = next(row for row in published["fixed_networks"] if row["name"] == "mobilenet_v3_small")
     found = printed_cost(capsys, "--network=mobilenet_v3_small")
     assert found == {"macs": expected["macs"], "params": expected["params"]}
     assert all(type(value) is int for value in found.values())
 
 
 @pytest.mark.parametrize("resolution", [236, 128])
-def test_cost_of_an_arch_file_is_the_published_one(capsys, shared, tmp_path, resolution):
+def test_cost_of_an_arch_file_is_the_published_one(capsys, published, tmp_path, resolution):
     """236 is a resolution the space does not have, but an arch file may."""
-    published = json.loads((shared / "docs/reference/published_costs.json").read_text())["ofa_specialised"]
-    expected = next(row for row in published if row["arch"]["resolution"] == resolution)
+    expected = next(row for row in published["ofa_specialised"] if row["arch"]["resolution"] == resolution)
     (tmp_path / "arch.json").write_text(json.dumps(expected["arch"]))
     found = printed_cost(capsys, f"--network={expected['network']}", f"--arch={tmp_path / 'arch.json'}")
     assert found == {"macs": expected["macs"], "params": expected["params"]}
@@ -408,6 +442,14 @@ def test_cost_of_an_arch_file_is_the_published_one(capsys, shared, tmp_path, res
 def test_values_found_wrong_before_anything_is_done(refused, tmp_path, options, said):
     assert said in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={DIGITS}", *options)
     assert not (tmp_path / "W").exists()
+
+
+def test_an_option_the_recipe_leaves_to_its_default(refused, tmp_path):
+    """The value arrives where it is used: an impossible one is refused there."""
+    command = ("run", f"--workdir={tmp_path / 'W'}", f"--config={DIGITS}")
+    line = refused(*command, "--config.train.optimizer.momentum=1.5")
+    assert "optimizer: momentum is 1.5, must be at least 0 and below 1" in line
+    assert "did you mean 'train.optimizer.momentum'?" in refused(*command, "--config.train.optimizer.momentun=0.5")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_code_marks_one_choice_of_every_gene_that_counts():
     assert space.size() == 3 + 9
 
 
-def test_size_of_once_for_all(shared):
-    published = json.loads((shared / "docs/reference/published_costs.json").read_text())["ofa_mobilenet_v3"]
+def test_size_of_once_for_all(published):
+    published = published["ofa_mobilenet_v3"]
     assert ofa.ofa_mobilenet_v3(resolutions=(224,)).space.size() == published["subnets_per_resolution"]
     resolutions = published["choices"]["resolution"]
     all_of_them = ofa.ofa_mobilenet_v3().space

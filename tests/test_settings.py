@@ -93,13 +93,44 @@ def test_wrong_overrides(load, override, said):
 def test_unknown_keys_name_the_nearest():
     def function(data, *, size=1, colour="red", key=None): ...
 
-    settings.check_options("section", {"size": 2, "colour": 3}, [function])
-    settings.check_options("section", {"shape": 2}, [function], also=("shape",))
+    known = settings.parameters(function, also=("shape",), given=("key",))
+    settings.check_options("section", {"size": 2, "colour": 3, "shape": 4}, known)
     with pytest.raises(ValueError, match=r"unknown config key 'section\.color', did you mean 'section\.colour'\?"):
-        settings.check_options("section", {"color": 3}, [function])
+        settings.check_options("section", {"color": 3}, known)
     for filled_in in ("key", "data"):  # what the run gives, and what is no option
         with pytest.raises(ValueError, match=rf"unknown config key 'section\.{filled_in}'"):
-            settings.check_options("section", {filled_in: 3}, [function], given=("key",))
+            settings.check_options("section", {filled_in: 3}, known)
+
+
+def knob(*, limit: int | None = None, rate: "float | None" = None, momentum=0.9, sizes=(1, 2), other=None): ...
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.knob.limit=7", 7),
+        ("train.knob.rate=3", 3.0),
+        ("train.knob.momentum=0.5", 0.5),
+        ("train.knob.sizes=(3,)", (3,)),
+    ],
+)
+def test_what_the_file_does_not_set_can_be_overridden(tmp_path, override, value):
+    file = tmp_path / "config.py"
+    file.write_text(FILE)
+    options = lambda config: {"train.knob": settings.parameters(knob)}  # noqa: E731
+    load = lambda line: settings.load([f"--config={file}", f"--config.{line}"], options).to_dict()  # noqa: E731
+    found = load(override)["train"]
+    assert found["knob"] == {override.split("=")[0].split(".")[-1]: value}
+    assert found["steps"] == 100
+    assert type(next(iter(found["knob"].values()))) is type(value)
+    with pytest.raises(
+        ValueError, match=r"unknown config key 'train\.knob\.size', did you mean 'train\.knob\.sizes'\?"
+    ):
+        load("train.knob.size=3")
+    with pytest.raises(ValueError, match=r"--config\.train\.knob\.other: can be set in the config file only"):
+        load("train.knob.other=3")
+    with pytest.raises(ValueError, match="--config"):
+        load("train.knob.limit=half")
 
 
 def test_least_values():

@@ -62,7 +62,7 @@ def test_damaged_json_names_the_file_and_the_way_out(tmp_path, content, said):
 
 def test_damaged_arrays_name_the_file_and_the_way_out(tmp_path):
     file = tmp_path / "bake" / "made.npz"
-    with pytest.raises(ValueError, match=r"bake/made\.npz is missing or corrupt .*--redo=bake"):
+    with pytest.raises(ValueError, match=r"bake/made\.npz is missing; pass --redo=bake"):
         workdir.read_arrays(file)
     file.parent.mkdir()
     np.savez(file, a=np.arange(100))

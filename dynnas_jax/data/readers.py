@@ -111,8 +111,8 @@ def tfds(name, data_dir, image_size):
     """
     import tensorflow_datasets  # here, since it takes a second that other datasets need not pay
 
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().resolve()
-    folder = _prepared(name, root)
+    root = tfds_root(data_dir)
+    folder = prepared(name, root)
     if folder is None:
         raise ValueError(_advice(name, root, tensorflow_datasets.list_builders(with_community_datasets=False)))
     builder = tensorflow_datasets.builder_from_directory(folder)
@@ -189,7 +189,12 @@ def _keys(name, info, kinds):
     return keys
 
 
-def _prepared(name, root):
+def tfds_root(data_dir):
+    """The TFDS directory: `data_dir`, else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().resolve()
+
+
+def prepared(name, root):
     """The folder of the newest (or the asked) version of a prepared dataset, or None."""
     base, _, version = name.partition(":")
     found = {}

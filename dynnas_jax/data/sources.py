@@ -8,6 +8,7 @@ import numpy as np
 
 from dynnas_jax.data import readers
 from dynnas_jax.data.splits import Split, fit, stratified
+from dynnas_jax.workdir import file_digest
 
 _BLOCK = 1024  # images counted at a time
 
@@ -24,7 +25,16 @@ class Dataset(NamedTuple):
     std: tuple  # c floats
 
 
-def load(name, *, data_dir=None, holdout=0.1, image_size=None, seed=0, train_limit=None, test_limit=None):
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    holdout: int | float = 0.1,
+    image_size: int | None = None,
+    seed: int = 0,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+) -> Dataset:
     """Loads a dataset into memory; never touches the network and never imports TensorFlow.
 
     Args:
@@ -64,6 +74,21 @@ def load(name, *, data_dir=None, holdout=0.1, image_size=None, seed=0, train_lim
     train = pool[~held]
     mean, std = _moments(train.images)
     return Dataset(name, train, pool[held], test, source.classes, mean, std)
+
+
+def identity(name=None, *, data_dir=None, **_):
+    """A short hash of what `load` would read, None where that cannot change (digits) or is not there.
+
+    Of an `.npz` file its content, of a TFDS dataset the description of the version that is read.
+    """
+    if not isinstance(name, str) or name == "digits":
+        return None
+    if name.endswith(".npz"):
+        path = Path(name).expanduser()
+    else:
+        folder = readers.prepared(name, readers.tfds_root(data_dir))
+        path = folder and folder / "dataset_info.json"
+    return file_digest(path) if path and path.is_file() else None
 
 
 def _read(name, pool, split, classes, limit, image_size, generator):

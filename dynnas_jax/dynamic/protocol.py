@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.confidence import SCORES
+from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.dynamic import routers
 from dynnas_jax.networks import big_little
@@ -32,7 +32,7 @@ class Outputs(NamedTuple):
     correct: np.ndarray  # bool[m, S]
 
 
-def confident_pair(pair: big_little.Pair, *, score: str = "max_softmax") -> Dynamic:
+def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dynamic:
     """A big/little pair whose little net answers where its own confidence exceeds the threshold.
 
     Raises:

@@ -46,3 +46,11 @@ def network(name: str) -> Loader:
         return NETWORKS[name]
     near = difflib.get_close_matches(str(name), NETWORKS, n=1, cutoff=0.0)
     raise ValueError(f"unknown network {name!r}, did you mean {near[0]!r}? Known: {', '.join(NETWORKS)}")
+
+
+def supernet(name: str) -> Loader:
+    """The loader of a network with a space. Raises ValueError for an unknown name or a fixed network."""
+    loader = network(name)
+    if not loader.has_space:
+        raise ValueError(f"supernet.network is {name!r}, a fixed network; choose one with a space")
+    return loader

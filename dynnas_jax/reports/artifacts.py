@@ -1,7 +1,6 @@
 """What the stages left in a workdir, read and checked: a corrupt file is an error that names it."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import records
+from dynnas_jax.workdir import read_arrays, read_config, read_json
 
 # What each JSON artifact must hold for the report to be written; dots descend.
 REQUIRED = {
+    "train/data.json": ("classes",),
     "predict/predictor.json": ("kendall_tau", "predicted", "actual"),
     "search/found.json": ("front", "pair.little.macs", "pair.big.macs", "pair.cost", "pair.thresholds"),
     "evaluate/evaluation.json": (
@@ -24,6 +25,7 @@ REQUIRED = {
     ),
 }
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
+SAMPLES = ("row", "image")
 
 
 class Artifacts(NamedTuple):
@@ -35,6 +37,8 @@ class Artifacts(NamedTuple):
     found: dict | None
     evaluation: dict | None
     outputs: dict[str, np.ndarray] | None
+    samples: dict[int, np.ndarray]  # row of the outputs -> uint8[h, w, c], the test images that are shown
+    classes: tuple[str, ...]  # names
     exports: dict[str, dict]  # by name of the target
 
 
@@ -47,16 +51,19 @@ def read(workdir: str | Path) -> Artifacts:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
-    named = {name: _json(workdir / name, keys) for name, keys in REQUIRED.items()}
+    named = {name: _json(workdir, name, keys) for name, keys in REQUIRED.items()}
+    samples = _arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted(workdir.glob("export/*/export.json"))
     return Artifacts(
-        config=_json(workdir / "config.json"),
+        config=read_config(workdir) if (workdir / "config.json").exists() else None,
         metrics=_json_lines(workdir / "train/metrics.jsonl"),
         predictor=named["predict/predictor.json"],
         found=named["search/found.json"],
         evaluation=named["evaluate/evaluation.json"],
-        outputs=_arrays(workdir / "evaluate/outputs.npz"),
-        exports={path.parent.name: _json(path, ("files",)) for path in exports},
+        outputs=_arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
+        samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
+        classes=tuple(named["train/data.json"]["classes"]) if named["train/data.json"] else (),
+        exports={path.parent.name: _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports},
     )
 
 
@@ -82,20 +89,17 @@ def series(metrics: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
 
 
-def _json(path: Path, required: Sequence[str] = ()) -> dict | None:
+def _json(workdir: Path, name: str, required: Sequence[str]) -> dict | None:
+    path = workdir / name
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is corrupt ({error}); remove it and run its stage again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is corrupt (it holds no object); remove it and run its stage again")
+    remedy = f"pass --redo={name.partition('/')[0]}"
+    content = read_json(path, remedy)
     for dotted in required:
         inner = content
         for key in dotted.split("."):
             if not isinstance(inner, dict) or key not in inner:
-                raise ValueError(f"{path} is corrupt (it lacks {dotted!r}); remove it and run its stage again")
+                raise ValueError(f"{path} is corrupt (it lacks {dotted!r}); {remedy}")
             inner = inner[key]
     return content
 
@@ -111,16 +115,15 @@ def _json_lines(path: Path) -> list[dict] | None:
             entry = json.loads(line)
             entry["step"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is corrupt at line {number_} ({error}); remove that line") from error
+            raise ValueError(f"{path} is corrupt at line {number_} ({error}); take that line out") from error
         entries.append(entry)
     return entries
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray] | None:
+def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
-    try:
-        with np.load(path) as archive:
-            return {name: archive[name] for name in OUTPUTS}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is corrupt ({error}); remove it and run evaluate again") from error
+    arrays = read_arrays(path)
+    if absent := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path} is corrupt (it lacks {absent[0]!r}); pass --redo={path.parent.name}")
+    return {name: arrays[name] for name in names}

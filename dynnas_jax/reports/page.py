@@ -1,50 +1,51 @@
 """The report of a workdir: one HTML file that holds its figures and needs nothing else, and its tables as CSV."""
 
 import html as markup
-from collections.abc import Sequence
+import shutil
+import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from dynnas_jax.reports import artifacts, sections, tables
+from dynnas_jax.workdir import write_bytes
 
 
-def write(
-    workdir: str | Path,
-    *,
-    images: np.ndarray | None = None,
-    classes: Sequence[str] = (),
-    title: str | None = None,
-) -> Path:
+def write(workdir: str | Path, *, title: str | None = None) -> Path:
     """Writes `report.html`, `report/tables/*.csv` and `report/figures/*.png` from the artifacts of `workdir` alone.
 
-    A stage that has not run leaves its section saying so; tables and figures of an earlier report are removed first.
+    A stage that has not run leaves its section saying so. All is made beside the earlier report, then takes its place.
 
     Args:
       workdir: the folder of a run.
-      images: uint8[n, h, w, c], the test images in the order of `evaluate/outputs.npz`; without them no samples.
-      classes: names of the classes for the captions of the samples; without them classes go by their numbers.
       title: heading of the page.
 
     Returns:
       The path of `report.html`.
 
     Raises:
-      ValueError: no such workdir, a corrupt artifact (named), or `images` that are not those of the outputs.
+      ValueError: no such workdir, or a corrupt artifact (named); the earlier report is as it was.
     """
     workdir = Path(workdir)
-    source = sections.Source(workdir, workdir / "report", artifacts.read(workdir), images, classes)
-    for stale in (*source.folder.glob("tables/*.csv"), *source.folder.glob("figures/*.png")):
-        stale.unlink()
+    found = artifacts.read(workdir)
     title = title or f"Dynamic network report: {workdir.resolve().name}"
-    parts = [f"<h1>{markup.escape(title)}</h1>", _headline(source.found)]
-    for heading, explanation, build in sections.SECTIONS:
-        body = build(source) or f'<p class="absent">{tables.NOT_RUN}</p>'
-        parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
-    path = workdir / "report.html"
-    page = PAGE.format(title=markup.escape(title), css=CSS, body="\n".join(parts))
-    path.write_text(page, encoding="utf-8")
-    return path
+    with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
+        source = sections.Source(workdir, Path(made), found)
+        parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found)]
+        for heading, explanation, build in sections.SECTIONS:
+            body = build(source) or f'<p class="absent">{tables.NOT_RUN}</p>'
+            parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
+        page = PAGE.format(title=markup.escape(title), css=CSS, body="\n".join(parts))
+        for folder in ("tables", "figures"):
+            _replace(workdir / "report" / folder, source.folder / folder)
+    write_bytes(workdir / "report.html", page.encode())
+    return workdir / "report.html"
+
+
+def _replace(old: Path, new: Path) -> None:
+    """Puts the folder `new` in the place of `old`, which may be absent, as may `new`."""
+    shutil.rmtree(old, ignore_errors=True)
+    if new.is_dir():
+        old.parent.mkdir(parents=True, exist_ok=True)
+        new.rename(old)
 
 
 def _headline(found: artifacts.Artifacts) -> str:

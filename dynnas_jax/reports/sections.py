@@ -24,8 +24,6 @@ class Source(NamedTuple):
     workdir: Path
     folder: Path
     found: artifacts.Artifacts
-    images: np.ndarray | None  # uint8[n, h, w, c], the rows of evaluate/outputs.npz
-    classes: Sequence[str]
 
 
 def _summary(source: Source) -> str:
@@ -135,22 +133,25 @@ def _archs(source: Source) -> str | None:
     return _figure(source, "archs", plots.archs(drawn), caption)
 
 
-def _samples(source: Source) -> str | None:
-    outputs, images = source.found.outputs, source.images
-    if outputs is None or images is None:
-        return None
-    if len(images) != len(outputs["label"]):
-        raise ValueError(
-            f"report: {len(images)} images given, but evaluate/outputs.npz has {len(outputs['label'])} rows"
-        )
-    score, choice = outputs["score"][:, 0], outputs["choice"]
+def sample_rows(score: np.ndarray, choice: np.ndarray) -> dict[str, np.ndarray]:
+    """The images to show, in groups with a heading each: rows of score float32[m, S] and choice int32[m]."""
     early, late = np.flatnonzero(choice == 0), np.flatnonzero(choice != 0)
     groups = {
-        "Answered by little, the surest": early[np.argsort(-score[early], kind="stable")],
+        "Answered by little, the surest": early[np.argsort(-score[early, 0], kind="stable")],
         "Answered by little, drawn at random": np.random.default_rng(0).permutation(early),
-        "Passed on to big, where little was least sure": late[np.argsort(score[late], kind="stable")],
+        "Passed on to big, where little was least sure": late[np.argsort(score[late, 0], kind="stable")],
     }
-    shown = {name: [_sample(source, row) for row in rows[:PICTURES]] for name, rows in groups.items() if len(rows)}
+    return {heading: rows[:PICTURES] for heading, rows in groups.items() if len(rows)}
+
+
+def _samples(source: Source) -> str | None:
+    outputs, images = source.found.outputs, source.found.samples
+    if outputs is None or not images:
+        return None
+    groups = sample_rows(outputs["score"], outputs["choice"])
+    if absent := [row for rows in groups.values() for row in rows.tolist() if row not in images]:
+        raise ValueError(f"evaluate/samples.npz lacks the image of row {absent[0]}; pass --redo=evaluate")
+    shown = {heading: [_sample(source, row) for row in rows.tolist()] for heading, rows in groups.items()}
     caption = (
         "Under each image: its label, what little and big say, and little's score. Red: the final answer is wrong."
     )
@@ -158,12 +159,12 @@ def _samples(source: Source) -> str | None:
 
 
 def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
-    outputs = source.found.outputs
+    outputs, classes = source.found.outputs, source.found.classes
     label, little, big = (
-        source.classes[i] if source.classes else str(i) for i in (outputs["label"][row], *outputs["prediction"][row])
+        classes[i] if classes else str(i) for i in (outputs["label"][row], *outputs["prediction"][row])
     )
     caption = f"label {label}\nlittle {little}\nbig {big}\nscore {outputs['score'][row, 0]:.4f}"
-    return source.images[row], caption, bool(outputs["correct"][row, outputs["choice"][row]])
+    return source.found.samples[row], caption, bool(outputs["correct"][row, outputs["choice"][row]])
 
 
 def _exports(source: Source) -> str | None:

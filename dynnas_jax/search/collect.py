@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dynnas_jax import records
-from dynnas_jax.confidence import SCORES
+from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet, mask_variables
 from dynnas_jax.search_space import SearchSpace
@@ -43,7 +43,7 @@ class Evaluator:
         calibration: np.ndarray,
         split: Any,
         *,
-        score: str = "max_softmax",
+        score: str = DEFAULT_SCORE,
         calibration_batch: int = 128,
         chunk: int = 16,
     ):

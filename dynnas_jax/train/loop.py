@@ -120,50 +120,65 @@ def fit(
     """
     mesh = mesh or data_mesh()
     _check(steps, batch_size, len(train), mesh)
-    settings = optimizer or {}
-    transform = state.optimizer(steps, **settings)
-    key = jax.random.key(seed)
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def fresh(key):
-        return state.create(init(supernet.largest_net(), key, train.images.shape[1:]), transform)
-
+    optimizer = state.optimizer(steps, **(optimizer or {}))
+    key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
-    current = store.latest(jax.eval_shape(fresh, key), whole) if store else None
-    current = jax.device_put(fresh(jax.random.fold_in(key, 0)), whole) if current is None else current
-    step = make_step(supernet, rule, transform, mesh, augment=augment, ema_decay=ema_decay)
+    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole)
+    step = make_step(supernet, rule, optimizer.transform, mesh, augment=augment, ema_decay=ema_decay)
     images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
-    log = metrics.Log(directory, int(current.step))
-    rate = state.schedule(steps, **{k: v for k, v in settings.items() if k in ("learning_rate", "warm_up")})
-    step_key = jax.random.fold_in(key, 1)
-    clock, logged = time.perf_counter(), int(current.step)
-
+    first, step_key = int(current.step), jax.random.fold_in(key, 1)
+    log, watch = metrics.Log(directory, first), _Stopwatch(first)
     # A run that stops early leaves its newest checkpoint complete too.
     with (
         log,
         store or contextlib.nullcontext(),
-        tqdm(total=steps, initial=int(current.step), desc="train", unit="step") as bar,
+        tqdm(total=steps, initial=first, desc="train", unit="step") as bar,
     ):
-        for number in range(int(current.step), steps):
+        for number in range(first, steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
             current, values = step(current, images, labels, indices, step_key)
             done = number + 1
             if done % log_every == 0 or done == steps:
                 row = {name: float(value) for name, value in values.items()}
                 _stop_if_bad(current, store)
-                elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-                speed = (done - logged) * batch_size / elapsed
-                logged = done
-                log.write(done, {**row, "learning_rate": float(rate(number)), "images_per_s": speed})
+                speed = {"images_per_s": batch_size * watch.steps_per_s(done)}
+                log.write(done, {**row, "learning_rate": float(optimizer.learning_rate(number)), **speed})
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
                 log.write(done, evaluate(averaged(current)))
-                clock, logged = time.perf_counter(), done
+                watch.restart(done)
             if store and (store.due(done) or done == steps):
                 _stop_if_bad(current, store)
                 store.save(done, current)
             bar.update()
     return current
+
+
+def _begin(supernet, image_shape, key, optimizer, store, sharding) -> TrainState:
+    """The state of the newest checkpoint, else a fresh one."""
+
+    def fresh(key):
+        return state.create(init(supernet.largest_net(), key, image_shape), optimizer.transform)
+
+    found = store.latest(jax.eval_shape(fresh, key), sharding) if store else None
+    return jax.device_put(fresh(jax.random.fold_in(key, 0)), sharding) if found is None else found
+
+
+class _Stopwatch:
+    """The speed between two looks at it."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Leaves out the time until now."""
+        self._step, self._time = step, time.perf_counter()
+
+    def steps_per_s(self, step: int) -> float:
+        """Since the last look or restart."""
+        speed = (step - self._step) / (time.perf_counter() - self._time)
+        self.restart(step)
+        return speed
 
 
 def averaged(current: TrainState) -> dict:

@@ -9,6 +9,13 @@ import jax.numpy as jnp
 import optax
 
 
+class Optimizer(NamedTuple):
+    """What moves the params, and how fast."""
+
+    transform: optax.GradientTransformation
+    learning_rate: optax.Schedule  # step -> rate
+
+
 class TrainState(NamedTuple):
     """A pytree; everything a resumed run needs to equal one that never stopped."""
 
@@ -27,7 +34,7 @@ def create(variables: dict, transform: optax.GradientTransformation) -> TrainSta
     return TrainState(step, variables, ema, transform.init(variables["params"]), bad_step)
 
 
-def schedule(steps: int, *, learning_rate: float = 0.1, warm_up: float = 0.05) -> optax.Schedule:
+def schedule(steps: int, *, learning_rate: float, warm_up: float) -> optax.Schedule:
     """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero."""
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(steps * warm_up)), max(2, steps))
 
@@ -40,7 +47,7 @@ def optimizer(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     clip_norm: float = 5.0,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """SGD with Nesterov momentum; decay on kernels only, gradients clipped by their global norm (0: not clipped).
 
     Raises:
@@ -52,11 +59,13 @@ def optimizer(
     for name, value in (("momentum", momentum), ("warm_up", warm_up)):
         if not 0 <= value < 1:
             raise ValueError(f"optimizer: {name} is {value}, must be at least 0 and below 1")
-    return optax.chain(
+    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up)
+    transform = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_kernels),
-        optax.sgd(schedule(steps, learning_rate=learning_rate, warm_up=warm_up), momentum, nesterov=True),
+        optax.sgd(rate, momentum, nesterov=True),
     )
+    return Optimizer(transform, rate)
 
 
 def _kernels(params: dict) -> dict:

@@ -1,6 +1,5 @@
 """The named networks against their published costs, and the shapes of the chain."""
 
-import json
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,8 @@ FIXED = [name for name, loader in NETWORKS.items() if not loader.has_space]
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_published_costs(shared, name):
-    rows = json.loads((shared / "docs/reference/published_costs.json").read_text())["fixed_networks"]
-    row = next(row for row in rows if row["name"] == name)
+def test_published_costs(published, name):
+    row = next(row for row in published["fixed_networks"] if row["name"] == name)
     wanted = (row["macs"], row.get("params", NOT_IN_THE_TABLE.get(name)))
     found = net_cost(NETWORKS[name](), (224, 224, 3))
     assert found == wanted

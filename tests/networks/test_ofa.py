@@ -19,9 +19,8 @@ IDS = (
 
 
 @pytest.fixture(scope="module")
-def specialised(shared):
-    rows = json.loads((shared / "docs/reference/published_costs.json").read_text())["ofa_specialised"]
-    return {row["id"]: row for row in rows}
+def specialised(published):
+    return {row["id"]: row for row in published["ofa_specialised"]}
 
 
 def test_all_specialised_nets_are_here(specialised):

@@ -145,7 +145,7 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def workdir(tmp_path):
+def workdir(tmp_path, images):
     """The folder of a finished run, without its records store (see `records_store`)."""
     rng = np.random.default_rng(7)
     arrays = outputs(rng)
@@ -155,6 +155,7 @@ def workdir(tmp_path):
     config = {"seed": 0, "train": {"steps": 4000, "schedule": {"peak": 1e-3}}, "data": {"name": "<digits> & more"}}
     files = {
         "config.json": config,
+        "train/data.json": {"classes": [f"class_{i}" for i in range(CLASSES)]},
         "predict/predictor.json": {
             "kendall_tau": 0.812,
             "held_out": len(actual),
@@ -170,10 +171,10 @@ def workdir(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    (tmp_path / "train").mkdir()
     lines = "".join(json.dumps(entry) + "\n" for entry in metrics(rng))
     (tmp_path / "train" / "metrics.jsonl").write_text(lines)
     np.savez(tmp_path / "evaluate" / "outputs.npz", **arrays)
+    np.savez(tmp_path / "evaluate" / "samples.npz", row=np.arange(IMAGES), image=images)
     return tmp_path
 
 

@@ -25,8 +25,8 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_the_page_of_a_finished_run(workdir, records_store, images, coarse):
-    path = page.write(workdir, images=images, classes=[f"class_{i}" for i in range(10)], title="A <run> & its end")
+def test_the_page_of_a_finished_run(workdir, records_store, coarse):
+    path = page.write(workdir, title="A <run> & its end")
     text = path.read_text(encoding="utf-8")
     assert path == workdir / "report.html"
     assert "A &lt;run&gt; &amp; its end" in text
@@ -103,7 +103,7 @@ def test_samples_show_the_surest_and_the_least_sure(workdir, images, coarse, mon
     monkeypatch.setattr(sections.plots, "samples", lambda groups: shown.update(groups) or draw(groups))
     for name in ("search/found.json", "train/metrics.jsonl", "predict/predictor.json"):
         (workdir / name).unlink()
-    page.write(workdir, images=images)
+    page.write(workdir)
     arrays = np.load(workdir / "evaluate" / "outputs.npz")
     surest, random, unsure = shown.values()
     np.testing.assert_array_equal(surest[0][0], images[np.argmax(arrays["score"][:, 0])])
@@ -111,13 +111,22 @@ def test_samples_show_the_surest_and_the_least_sure(workdir, images, coarse, mon
     np.testing.assert_array_equal(unsure[0][0], images[row])
     little, big = arrays["prediction"][row]
     assert (
-        unsure[0][1] == f"label {arrays['label'][row]}\nlittle {little}\nbig {big}\nscore {arrays['score'][row, 0]:.4f}"
+        unsure[0][1]
+        == f"label class_{arrays['label'][row]}\nlittle class_{little}\nbig class_{big}\nscore {arrays['score'][row, 0]:.4f}"
     )
     assert unsure[0][2] == arrays["correct"][row, 1]
     assert all(float(caption.split()[-1]) > 0.8 for _, caption, _ in random)
 
 
-def test_images_that_are_not_those_of_the_outputs(workdir, images):
-    (workdir / "search" / "found.json").unlink()
-    with pytest.raises(ValueError, match=r"799 images given, but evaluate/outputs.npz has 800 rows"):
-        page.write(workdir, images=images[1:])
+def test_samples_that_are_not_those_of_the_outputs_leave_the_earlier_report(workdir, coarse):
+    page.write(workdir)
+    before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file()}
+    saved = np.load(workdir / "evaluate" / "samples.npz")
+    np.savez(workdir / "evaluate" / "samples.npz", row=saved["row"] + len(saved["row"]), image=saved["image"])
+    with pytest.raises(ValueError, match=r"samples.npz lacks the image of row \d+; pass --redo=evaluate"):
+        page.write(workdir)
+    after = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file()}
+    assert {**after, workdir / "evaluate" / "samples.npz": None} == {
+        **before,
+        workdir / "evaluate" / "samples.npz": None,
+    }

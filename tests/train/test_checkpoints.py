@@ -20,7 +20,7 @@ SHARDING = SingleDeviceSharding(jax.devices()[0])
 def train_state(size=3, seed=0):
     kernel = jnp.asarray(np.random.default_rng(seed).normal(size=size), jnp.float32)
     variables = {"params": {"a": {"kernel": kernel}}, "batch_stats": {"n": {"mean": kernel / 3}}}
-    return state.create(variables, state.optimizer(10))
+    return state.create(variables, state.optimizer(10).transform)
 
 
 @pytest.fixture(scope="module")

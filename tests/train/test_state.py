@@ -11,7 +11,7 @@ from dynnas_jax.train import state
 
 def test_fresh_state():
     variables = {"params": {"a": {"kernel": jnp.ones(3)}}, "batch_stats": {"n": {"mean": jnp.ones(3)}}}
-    fresh = state.create(variables, state.optimizer(10))
+    fresh = state.create(variables, state.optimizer(10).transform)
     assert int(fresh.step) == 0
     assert int(fresh.bad_step) == -1
     np.testing.assert_array_equal(fresh.ema["a"]["kernel"], variables["params"]["a"]["kernel"])
@@ -29,7 +29,9 @@ def test_three_steps_of_sgd_by_hand():
     """Nesterov: m <- mu m + g, p <- p - rate (g + mu m); decay on kernels alone, gradients clipped together."""
     params = {"a": {"kernel": jnp.asarray([3.0, -4.0]), "bias": jnp.asarray([1.0])}}
     gradient = {"a": {"kernel": jnp.asarray([6.0, 0.0]), "bias": jnp.asarray([8.0])}}
-    transform = state.optimizer(8, learning_rate=0.5, warm_up=0.25, momentum=0.9, weight_decay=0.1, clip_norm=5.0)
+    transform = state.optimizer(
+        8, learning_rate=0.5, warm_up=0.25, momentum=0.9, weight_decay=0.1, clip_norm=5.0
+    ).transform
     opt_state = transform.init(params)
     expected = {"kernel": np.asarray([3.0, -4.0]), "bias": np.asarray([1.0])}
     momentum = {"kernel": np.zeros(2), "bias": np.zeros(1)}
