@@ -32,19 +32,20 @@ def get_config(mode: str = "") -> ConfigDict:
         "squeeze_excite": False,
     }
     config.train = {
-        "steps": 700,
+        "steps": 1000,
         "batch_size": 128,
         "ema_decay": 0.99,
         "optimizer": {"learning_rate": 0.2, "weight_decay": 5e-4, "warm_up": 0.05},
         "sandwich_rule": {"random_subnets": 2, "temperature": 1.0},
-        "evaluate_every": 100,
+        "evaluate_every": 200,
         "checkpoint_every": 100,
-        "log_every": 10,
+        "log_every": 20,
     }
     config.collect = {"subnets": 256, "calibration_images": 512}
     config.predict = {"epochs": 100}
     config.search = {"budgets": 12, "population": 100, "generations": 100, "calibration_images": 1024}
-    # Some 215 held-out images cannot tell subnets of 97 to 99 % apart, so big is the largest.
+    # Some 215 held-out images cannot tell subnets of 97 to 99 % apart, so big is the largest. They know the share of the
+    # MACs to 3.8 points (one standard deviation, 359 test images): a target of 33 % keeps the test split below 40 %.
     config.dynamic = {"score": "max_softmax", "max_macs_fraction": 0.33, "big_net": "largest"}
     config.evaluate = {}
     config.export = {"precisions": ("fp32", "int8"), "calibration_images": 256, "runs": 1000, "warm_up": 100}

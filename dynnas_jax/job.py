@@ -74,8 +74,6 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
-    if "resolution" in supernet.space:
-        raise ValueError(f"supernet: a run has one resolution, that of its images; give resolutions=({height},)")
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")

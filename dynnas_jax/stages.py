@@ -15,6 +15,7 @@ import numpy as np
 
 from dynnas_jax import records
 from dynnas_jax.costs import macs
+from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import protocol, thresholds
 from dynnas_jax.export.tflite import PRECISIONS
 from dynnas_jax.job import Job, build_supernet, facts_of, load_variables, save_variables
@@ -124,8 +125,9 @@ def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
     supernet = job.supernet
     dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
     costs = np.asarray([macs.table(supernet).exact(genome) for genome in genomes])
-    stem = big_little.cost(big_little.build(supernet, genomes[0], genomes[0])).stem
-    chosen = choose_pair(answers.score, answers.correct, costs, stem, **dynamic)
+    stem = np.asarray([big_little.cost(big_little.build(supernet, genome, genome)).stem for genome in genomes])
+    resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
+    chosen = choose_pair(answers.score, answers.correct, costs, stem, resolution, **dynamic)
     images = calibration.batches(job.calibration(calibration_images), min(128, calibration_images))
     own, described = {}, {}
     for which, index in (("little", chosen.little), ("big", chosen.big)):
@@ -176,7 +178,7 @@ def evaluate(job: Job, folder: Path) -> tuple[str, ...]:
     from dynnas_jax.reports.sections import sample_rows
 
     found, pair, variables = _found_pair(job)
-    split = job.images.test
+    split = at_resolution(job.images.test, pair.big.arch.resolution)
     dynamic = protocol.confident_pair(pair, score=found["score"])
     out = protocol.answers(dynamic, variables, split)
     point = thresholds.evaluate(out.score, out.correct, np.asarray(dynamic.cost), found["thresholds"])
@@ -229,13 +231,13 @@ def export(
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     predicted = saved["prediction"][np.arange(len(saved["choice"])), saved["choice"]]
-    where, test = folder / job.target, job.images.test
-    nets = _exported_nets(job)
+    nets, resolution = _exported_nets(job)
+    where, test = folder / job.target, at_resolution(job.images.test, resolution)
     files = exporting.export_pair(
         **nets,
         image_shape=test.images.shape[1:],
         folder=where,
-        calibration=job.calibration(calibration_images),
+        calibration=np.asarray(resized(job.calibration(calibration_images), resolution)),
         precisions=tuple(precisions),
     )
     measured = exporting.measure(
@@ -253,8 +255,11 @@ def export(
     return (f"{job.target}/export.json", *(f"{job.target}/{file['path']}" for file in files.values()))
 
 
-def _exported_nets(job: Job) -> dict[str, Any]:
-    """The pair's three nets as functions of float images, with what is promised and told of them: for `export_pair`."""
+def _exported_nets(job: Job) -> tuple[dict[str, Any], int]:
+    """For `export_pair`: the pair's three nets as functions of float images, and what is promised and told of them.
+
+    The second is the resolution of the images they read, in pixels.
+    """
     found, pair, variables = _found_pair(job)
     pair = big_little.in_form(pair, "conv")
     cost = big_little.cost(pair)
@@ -267,13 +272,14 @@ def _exported_nets(job: Job) -> dict[str, Any]:
         return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
 
     metadata = {"labels": list(job.images.classes), "cost": list(cost.cumulative)}
-    return {
+    nets = {
         "little": little,
         "big_after_stem": functools.partial(big_little.after_stem, pair, "big", variables),
         "big": big,
         "metadata": {**metadata, "score": found["score"], "thresholds": found["thresholds"]},
         "macs": {"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big},
     }
+    return nets, pair.big.arch.resolution
 
 
 def report(_: Job | None, folder: Path, *, title: str | None = None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dynnas_jax import job, pipeline, records, stages
+from dynnas_jax.costs import macs
 from dynnas_jax.export import flatbuffer
 from dynnas_jax.train import loop
 from dynnas_jax.workdir import Workdir
@@ -102,10 +103,10 @@ def test_macs_of_the_exported_files_are_those_the_search_promised(tiny_run):
     assert found["cost"] == [little, little + big - stem]
     expected = {"little": little, "big": big, "big_after_stem": big - stem}
     exported = content(tiny_run.workdir / "export/x86/export.json")["files"]
-    for name, macs in expected.items():
+    for name, promised in expected.items():
         for precision in ("fp32", "int8"):
             file = tiny_run.workdir / "export/x86" / f"{name}_{precision}.tflite"
-            assert flatbuffer.macs(file) == macs == exported[f"{name}_{precision}"]["macs"]
+            assert flatbuffer.macs(file) == promised == exported[f"{name}_{precision}"]["macs"]
 
 
 def test_the_front_holds_its_budgets(tiny_run):
@@ -320,3 +321,20 @@ def test_status(tiny_run, copy, tmp_path):
     assert [state for _, state in pipeline.status(copy)] == ["done"] * 3 + ["started"] + ["done"] * 2 + ["not started"]
     with pytest.raises(ValueError, match=r"is no working directory of dynnas: it has no config\.json"):
         pipeline.status(tmp_path / "nothing")
+
+
+def test_a_space_of_two_resolutions(tiny_run, tmp_path):
+    """Records know both; the pair has one, since it shares a stem, and is evaluated on images of it."""
+    config = changed(tiny_run.config, "supernet", resolutions=(6,))
+    pipeline.run(config, tmp_path / "W", names=("train", "collect", "predict", "search", "evaluate"))
+    prepared = job.prepare(Workdir(tmp_path / "W", pipeline.STAGES, config), config)
+    space = prepared.supernet.space
+    store = records.open(tmp_path / "W" / "collect" / "records.zarr", space.fingerprint)
+    assert set(store.read("genome")[:, space.index("resolution")].tolist()) == {0, 1}
+    pair = content(tmp_path / "W" / "search" / "found.json")["pair"]
+    assert pair["little"]["arch"]["resolution"] == pair["big"]["arch"]["resolution"]
+    for which in ("little", "big"):
+        genome = space.from_json(pair[which]["genome"])
+        assert pair[which]["macs"] == macs.table(prepared.supernet).exact(genome)
+    evaluation = content(tmp_path / "W" / "evaluate" / "evaluation.json")
+    assert evaluation["big"]["macs"] == pair["big"]["macs"]

@@ -69,6 +69,7 @@ def ofa_proxyless(
 def small_images(
     *,
     image_size: int = 32,
+    resolutions: tuple[int, ...] = (),
     channels: int = 3,
     classes: int = 10,
     stem: int = 16,
@@ -88,7 +89,8 @@ def small_images(
 ) -> Supernet:
     """A space for images of 8 to 64 pixels: per stage a width and a depth, per block a kernel and an expansion.
 
-    The stem is fixed and shared by all subnets; the head's convolution follows the last stage's width.
+    The stem is fixed and shared by all subnets; the head's convolution follows the last stage's width. Subnets read images
+    of `image_size` pixels, or of the smaller `resolutions`.
 
     Raises:
       ValueError: for an unknown activation, stage lists of different lengths, or an image size the strides do not allow.
@@ -109,16 +111,25 @@ def small_images(
             raise ValueError(
                 f"small_images: {name} is {values}; kernels are odd, depths, expands and strides at least 1"
             )
-    least = max(8, stem_stride * int(np.prod(stage_strides)))
-    if not least <= image_size <= 64:
-        raise ValueError(f"small_images: image_size is {image_size}, choose from {least} to 64")
+    least = stem_stride * int(np.prod(stage_strides))
+    if not max(8, least) <= image_size <= 64:
+        raise ValueError(f"small_images: image_size is {image_size}, choose from {max(8, least)} to 64")
+    if not all(least <= side <= image_size for side in resolutions):
+        raise ValueError(f"small_images: resolutions is {resolutions}, choose from {least} to {image_size}")
     base = Arch(image_size, stem, act, (), head, act, classes, stem_stride=stem_stride, channels=channels, **options)
     stages = tuple(
         Stage(out, stride, act, squeeze_excite, tuple(depths))
         for out, stride in zip(stage_widths, stage_strides, strict=True)
     )
     template = Template(
-        base, stages, (image_size,), tuple(widths), tuple(kernels), tuple(expands), divisor, elastic_head=True
+        base,
+        stages,
+        tuple(sorted({*resolutions, image_size})),
+        tuple(widths),
+        tuple(kernels),
+        tuple(expands),
+        divisor,
+        elastic_head=True,
     )
     return build(template, depthwise)
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dynnas_jax import records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet, mask_variables
 from dynnas_jax.search_space import SearchSpace
@@ -31,7 +32,7 @@ class Evaluator:
     """evaluate(variables, genomes int32[n, genes]) -> Answers on a split, for n of at most `chunk`.
 
     Every genome runs masked on the largest net with its own statistics of the calibration images uint8[n, h, w, c]. The
-    number of genomes is an argument of the program, not a shape: it compiles once, whatever is asked.
+    number of genomes is an argument of the program, not a shape: it compiles once for each resolution, whatever is asked.
 
     Raises:
       ValueError: for an unknown score, or no calibration images.
@@ -53,19 +54,27 @@ class Evaluator:
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
         self._data = jax.device_put((calibration, images, labels))
-        self.program = jax.jit(functools.partial(_answer_all, supernet, SCORES[score], chunk))
+        program = functools.partial(_answer_all, supernet, SCORES[score], chunk)
+        self.program = jax.jit(program, static_argnames="resolution")
 
     def __call__(self, variables: dict, genomes: np.ndarray) -> Answers:
-        rows = np.zeros((self.chunk, len(self.supernet.space.genes)), np.int32)
-        rows[: len(genomes)] = genomes
-        score, correct = self.program(variables, rows, np.int32(len(genomes)), *self._data)
         m = len(self.split)
-        return Answers(np.asarray(score)[: len(genomes), :m], np.asarray(correct)[: len(genomes), :m])
+        answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
+        resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
+        for resolution in np.unique(resolutions).tolist():
+            which = np.flatnonzero(resolutions == resolution)
+            rows = np.zeros((self.chunk, len(self.supernet.space.genes)), np.int32)
+            rows[: len(which)] = genomes[which]
+            found = self.program(variables, rows, np.int32(len(which)), *self._data, resolution=resolution)
+            for mine, theirs in zip(answers, found, strict=True):
+                mine[which] = np.asarray(theirs)[: len(which), :m]
+        return answers
 
 
-def _answer_all(supernet, score, chunk, variables, genomes, count, calibration, images, labels):
+def _answer_all(supernet, score, chunk, variables, genomes, count, calibration, images, labels, *, resolution):
     """(score float32[chunk, m], correct bool[chunk, m]); rows from `count` on stay zero."""
     net = supernet.largest_net()
+    calibration, images = (resized(x, resolution) for x in (calibration, images))
 
     def one(genome):
         own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)

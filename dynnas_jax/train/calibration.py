@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import Supernet, extract
 
 
@@ -55,6 +56,7 @@ def _at(tree: dict, path: tuple) -> dict:
 
 
 def extract_calibrated(supernet: Supernet, variables: dict, genome, images: jax.Array) -> tuple[nn.Module, dict]:
-    """`elastic.extract`, with the subnet's own statistics of `images` uint8[batches, b, h, w, c]."""
+    """`elastic.extract`, with the subnet's own statistics of `images` uint8[batches, b, h, w, c] at its resolution."""
     net, own = extract(supernet, variables, genome)
-    return net, jax.jit(lambda v, x: recalibrate(net, v, x))(own, images)
+    side = supernet.arch(genome).resolution
+    return net, jax.jit(lambda v, x: recalibrate(net, v, resized(x, side)))(own, images)

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import Supernet, init
 from dynnas_jax.train import checkpoints, metrics, state
 from dynnas_jax.train.state import TrainState
@@ -41,6 +42,14 @@ def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 2, epoch]).permutation(length).astype(np.int32)
 
 
+def drawn_resolution(supernet: Supernet, step: int, seed: int) -> int | None:
+    """The resolution of a step, in pixels: all subnets of a step share one. None where the space has no such gene."""
+    if "resolution" not in supernet.space:
+        return None
+    choices = supernet.space.genes[supernet.space.index("resolution")].choices
+    return int(np.random.default_rng([seed, 3, step]).choice(choices))
+
+
 def make_step(
     supernet: Supernet,
     rule: Callable,
@@ -50,10 +59,11 @@ def make_step(
     augment: Callable | None = None,
     ema_decay: float = 0.999,
 ) -> Callable:
-    """step(state, images, labels, indices, key) -> (state, metrics), jitted; the state is donated.
+    """step(state, images, labels, indices, key, resolution=None) -> (state, metrics), jitted; the state is donated.
 
-    The images of the step are gathered and augmented as one global batch, whatever the number of devices, then each device
-    takes its part; statistics and gradients are means over the mesh.
+    The resolution is static: one program for each; None is that of the images. The images of the step are gathered and
+    augmented as one global batch, whatever the number of devices, then each device takes its part; statistics and gradients
+    are means over the mesh.
     """
     objective = rule(supernet, "data")
     split, whole = PartitionSpec("data"), PartitionSpec()
@@ -64,11 +74,13 @@ def make_step(
     def update(variables, images, labels, key):
         return jax.lax.pmean(objective(variables, images, labels, key), "data")
 
-    def step(current: TrainState, images, labels, indices, key):
+    def step(current: TrainState, images, labels, indices, key, resolution=None):
         augment_key, rule_key = jax.random.split(jax.random.fold_in(key, current.step))
         batch = images[indices]
         if augment is not None:
             batch = augment(augment_key, batch)
+        if resolution is not None:
+            batch = resized(batch, resolution)
         made = update(current.variables, batch, labels[indices], rule_key)
         params = current.variables["params"]
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
@@ -84,7 +96,7 @@ def make_step(
         variables = {"params": params, "batch_stats": made.batch_stats}
         return TrainState(done, variables, ema, optimizer, bad_step), logged
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, static_argnames="resolution")
 
 
 def fit(
@@ -136,7 +148,8 @@ def fit(
     ):
         for number in range(first, steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
-            current, values = step(current, images, labels, indices, step_key)
+            resolution = drawn_resolution(supernet, number, seed)
+            current, values = step(current, images, labels, indices, step_key, resolution=resolution)
             done = number + 1
             if done % log_every == 0 or done == steps:
                 row = {name: float(value) for name, value in values.items()}

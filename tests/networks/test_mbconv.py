@@ -1,6 +1,5 @@
 """The named networks against their published costs, and the shapes of the chain."""
 
-
 import jax
 import jax.numpy as jnp
 import pytest

@@ -8,8 +8,10 @@ import pytest
 
 from dynnas_jax import confidence
 from dynnas_jax.costs import macs
+from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import Split
 from dynnas_jax.elastic import positions
+from dynnas_jax.networks import ofa
 from dynnas_jax.search import collect
 from dynnas_jax.search_space import Gene, SearchSpace
 from dynnas_jax.train.calibration import batches, extract_calibrated
@@ -138,3 +140,41 @@ def test_distinct_genomes_of_a_space_that_holds_few():
     space = SearchSpace((Gene("depth", (1, 2)), Gene("kernel", (3, 5), needs=("depth", 1))))
     found = collect.distinct(space, jax.random.key(0), 50)
     assert sorted(map(tuple, found.tolist())) == [(0, 0), (1, 0), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def two_sizes(noisy_variables):
+    """A supernet whose subnets read images of 6 or of 8 pixels, and its variables."""
+    supernet = ofa.small_images(
+        image_size=8,
+        resolutions=(6,),
+        channels=1,
+        mean=(0.4,),
+        std=(0.3,),
+        classes=3,
+        stem=8,
+        stage_widths=(8,),
+        stage_strides=(2,),
+        head=16,
+        widths=(0.5, 1.0),
+        depths=(1, 2),
+        kernels=(3,),
+        expands=(1, 2),
+        divisor=4,
+    )
+    return supernet, noisy_variables(supernet.largest_net(), (8, 8, 1))
+
+
+def test_each_resolution_is_one_program_and_equals_the_sliced_net(two_sizes, tiny, split):
+    supernet, variables = two_sizes
+    genomes = collect.distinct(supernet.space, jax.random.key(1), 12)
+    evaluate = collect.Evaluator(supernet, tiny.images[:8], split, calibration_batch=4, chunk=12)
+    found = evaluate(variables, genomes)
+    resolutions = [supernet.arch(genome).resolution for genome in genomes]
+    assert set(resolutions) == {6, 8}
+    assert evaluate.program._cache_size() == 2
+    for genome, side, score, correct in zip(genomes, resolutions, *found, strict=True):
+        net, own = extract_calibrated(supernet, variables, genome, batches(tiny.images[:8], 4))
+        logits = net.apply(own, resized(split.images, side))[0]
+        np.testing.assert_allclose(score, confidence.max_softmax(logits), atol=1e-5)
+        np.testing.assert_array_equal(correct, np.asarray(logits).argmax(-1) == split.labels)

@@ -4,11 +4,15 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dynnas_jax.data import augment
-from dynnas_jax.train import loop, sandwich
+from dynnas_jax.data.resize import resized
+from dynnas_jax.elastic import init
+from dynnas_jax.networks import ofa
+from dynnas_jax.train import loop, sandwich, state
 
 STEPS = 6
 
@@ -145,3 +149,24 @@ def test_every_image_has_its_turn_in_each_epoch(length, batch_size):
     assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
     assert len(set(epochs)) == 3
     assert tuple(loop.batch_indices(length, batch_size, 0, 1)) != tuple(drawn[:batch_size])
+
+
+def test_a_step_at_a_resolution_is_one_on_resized_images(micro, split):
+    """The images smaller from the start, or made so within the step; one program for each resolution."""
+    transform, key = state.optimizer(10).transform, jax.random.key(0)
+    labels, indices = jnp.asarray(split.labels), jnp.arange(16, dtype=jnp.int32)
+    fresh = lambda: state.create(init(micro.largest_net(), key, (8, 8, 1)), transform)  # noqa: E731 - donated
+    step = loop.make_step(micro, sandwich.rule(random_subnets=1), transform, loop.data_mesh(1))
+    inside, metrics = step(fresh(), jnp.asarray(split.images), labels, indices, key, resolution=6)
+    before, expected = step(fresh(), resized(jnp.asarray(split.images), 6), labels, indices, key)
+    jax.tree.map(np.testing.assert_array_equal, (inside, metrics), (before, expected))
+    step(fresh(), jnp.asarray(split.images), labels, indices, key, resolution=8)
+    assert step._cache_size() == 3
+
+
+def test_resolutions_are_drawn_by_step_and_seed():
+    supernet = ofa.small_images(image_size=16, resolutions=(8, 12), stage_widths=(8,), stage_strides=(1,))
+    drawn = [loop.drawn_resolution(supernet, step, 0) for step in range(900)]
+    assert drawn == [loop.drawn_resolution(supernet, step, 0) for step in range(900)]
+    assert drawn != [loop.drawn_resolution(supernet, step, 1) for step in range(900)]
+    assert all(250 <= drawn.count(side) <= 350 for side in (8, 12, 16))
