@@ -226,11 +226,15 @@ def _use_compilation_cache() -> None:
 def _print_summary(path: Path) -> None:
     from dynnas_jax.reports import artifacts, tables
 
-    print(tables.text(tables.summary(artifacts.read(path))))
+    found_artifacts = artifacts.read(path)
+    print(tables.text(tables.summary(found_artifacts)))
     found = read_json(path / "search" / "found.json")
     if not found["pair"]["feasible"]:
         target, costs = found["pair"]["target"], (found["smallest_macs"], found["largest_macs"])
         _say(f"no pair meets the target {target}; the nearest is shown. Subnets cost {costs[0]} to {costs[1]} MACs")
+    for export in found_artifacts.exports.values():
+        if losses := tables.lossy_files(export):
+            _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")
     print(f"report: {path / 'report.html'}")
 
 

@@ -169,7 +169,8 @@ def measure(
       threads: of LiteRT; runs, warm_up: of each latency.
 
     Returns: the content of `export.json`: `facts` with `accuracy`, `latency_ms` (median), `latency_mean_ms` and
-      `latency_spread_ms` (p10, p90) of each file; under "cascade" for each precision `accuracy`, `agreement_with_jax`,
+      `latency_spread_ms` (p10, p90) of each file, and `accuracy_loss` against the fp32 file where there is one; under
+      "cascade" for each precision `accuracy`, `agreement_with_jax`,
       `exit_rate` and the latencies of the whole decision; and what measured it. All are timed over the same images, drawn
       at random, since a cascade's mean depends on how many of them little answers.
     """
@@ -195,8 +196,17 @@ def measure(
                 measured = {"accuracy": right[name] / len(images)} | _timed(model, inputs, runs, warm_up)
                 files[f"{name}_{precision}"] |= measured
                 bar.update()
+    _add_losses(files)
     settings = {"threads": threads, "runs": runs, "warm_up": warm_up}
     return {"files": files, "cascade": cascade, **settings, "machine": _machine(), "versions": _versions()}
+
+
+def _add_losses(files: dict[str, dict]) -> None:
+    """Puts `accuracy_loss` into the facts of every file that has a fp32 one beside it."""
+    for name, fact in files.items():
+        exact = files.get(f"{name.rpartition('_')[0]}_fp32", fact)
+        if exact is not fact:
+            fact["accuracy_loss"] = exact["accuracy"] - fact["accuracy"]
 
 
 def _cascade(classifier, images, labels, jax_predictions, bar: tqdm) -> dict:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from dynnas_jax.reports.artifacts import Artifacts
 
 NOT_RUN = "not run"
+EXPECTED_LOSS = 0.01  # of accuracy, by quantisation
 
 
 class Column(NamedTuple):
@@ -69,6 +70,12 @@ def exported_files(export: dict) -> list[dict]:
         row |= {"latency_p10_ms": low, "latency_p90_ms": high}
         rows.append(row | {"operators": ", ".join(f"{count}×{name}" for name, count in operators) or None})
     return rows
+
+
+def lossy_files(export: dict) -> list[str]:
+    """The files of a target that lose more of fp32's accuracy than quantisation should, one phrase each."""
+    found = [(fact["path"], fact.get("accuracy_loss", 0.0)) for fact in export["files"].values()]
+    return [f"{path} loses {100 * loss:.1f} points" for path, loss in found if loss > EXPECTED_LOSS]
 
 
 def cascades(export: dict) -> list[dict]:

@@ -89,5 +89,9 @@ def test_measuring_agrees_with_jax(exported):
     assert found["cascade"]["int8"]["agreement_with_jax"] >= 0.9
     for fact in found["files"].values():
         assert 0 < fact["latency_spread_ms"][0] <= fact["latency_ms"] <= fact["latency_spread_ms"][1]
+    for name in ("little", "big", "big_after_stem"):
+        exact, rounded = found["files"][f"{name}_fp32"], found["files"][f"{name}_int8"]
+        assert rounded["accuracy_loss"] == exact["accuracy"] - rounded["accuracy"]
+        assert "accuracy_loss" not in exact
     with pytest.raises(ValueError, match="40 images, 39 labels"):
         pair.measure(exported.folder, exported.facts, exported.images, labels[:-1], answers)

@@ -118,3 +118,11 @@ def test_exported_files_keep_order_and_count_operators(workdir):
     assert rows[0]["operators"].startswith("14×CONV_2D, 5×DEPTHWISE_CONV_2D, 3×ADD")
     assert rows[0]["max_logit_difference"] == 4.1e-6
     assert rows[3]["max_logit_difference"] == ""  # int8 logits are not compared
+
+
+def test_what_loses_more_than_a_point_is_told():
+    files = {"a_fp32": {"path": "a_fp32.tflite"}} | {
+        name: {"path": f"{name}.tflite", "accuracy_loss": loss}
+        for name, loss in (("a", 0.01), ("b", 0.0234), ("c", -0.5))
+    }
+    assert tables.lossy_files({"files": files}) == ["b.tflite loses 2.3 points"]
