@@ -110,12 +110,14 @@ class SearchSpace:
 
     # Random genomes: one key each, jit- and vmap-able.
 
-    def sample(self, key: jax.Array, count: int | None = None) -> jax.Array:
-        """Uniform genomes: int32[count, genes], or int32[genes] without `count`."""
-        sizes = jnp.asarray(self.sizes, jnp.float32)
+    def sample(self, key: jax.Array, count: int | None = None, least: jax.Array | None = None) -> jax.Array:
+        """Uniform genomes: int32[count, genes], or int32[genes] without `count`; no index below `least` int32[genes]."""
+        sizes = jnp.asarray(self.sizes, jnp.int32)
+        least = jnp.zeros_like(sizes) if least is None else least
         shape = (len(self.sizes),) if count is None else (count, len(self.sizes))
         uniform = jax.random.uniform(key, shape)
-        return (uniform * jnp.broadcast_to(sizes, shape)).astype(jnp.int32)
+        room, first = (jnp.broadcast_to(x, shape) for x in ((sizes - least).astype(jnp.float32), least))
+        return first + (uniform * room).astype(jnp.int32)
 
     def mutate(self, key: jax.Array, genome: jax.Array, probability: float | jax.Array) -> jax.Array:
         """int32[genes]: each gene drawn anew with `probability`."""
