@@ -32,6 +32,7 @@ _OFA, _MOBILENETS, _FBNET = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mobi
 NETWORKS = {
     "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
     "ofa_proxyless": Loader(_OFA, "ofa_proxyless", True),
+    "attentive_nas": Loader("dynnas_jax.networks.attentive_nas", "attentive_nas", True),
     "small_images": Loader(_OFA, "small_images", True),
     "mobilenet_v2": Loader(_MOBILENETS, "mobilenet_v2", False),
     "mobilenet_v3_small": Loader(_MOBILENETS, "mobilenet_v3_small", False),
