@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "swish": nn.SiLU}
+KNOWN = ("kernel", "hidden", "out", "stride", "act", "se", "expand", "shortcut")
 GATES = {"hard_sigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 
@@ -48,6 +49,16 @@ class MBConv(nn.Module):
         return x + self.layers(x) if self.shortcut else self.layers(x)
 
 
+def check(spec: dict) -> None:
+    """Raises ValueError for a block that is not written here."""
+    plain = {"shortcut_conv": False, "groups": 1, "depthwise": 1}
+    odd = [f"{name}={spec[name]}" for name, value in plain.items() if spec[name] != value]
+    odd += [name for name in spec if name not in KNOWN and name not in plain]
+    odd += ["a shortcut over a stride"] if spec["shortcut"] and spec["stride"] > 1 else []
+    if odd:
+        raise ValueError(f"benchmarks/torch_net.py: blocks with {', '.join(odd)} are not written here")
+
+
 def build(arch: dict) -> nn.Module:
     """Images float[b, c, h, w], already normalised -> logits[b, classes]."""
     if arch["head_features"]:
@@ -58,6 +69,7 @@ def build(arch: dict) -> nn.Module:
     layers = [*conv_norm(arch, arch["channels"], width, 3, arch["stem_stride"]), ACTIVATIONS[arch["stem_act"]]()]
     for _, specs in arch["stages"]:
         for spec in specs:
+            check(spec)
             layers.append(MBConv(arch, spec, width))
             width = spec["out"]
     layers += [*conv_norm(arch, width, arch["head_conv"]), ACTIVATIONS[arch["head_act"]]()]

@@ -31,16 +31,17 @@ class Block(NamedTuple):
 
 
 class Supernet(NamedTuple):
-    """A space and the net of its largest arch; the variables travel beside it."""
+    """A space and the nets of its archs; the variables, those of the largest, travel beside it."""
 
     space: SearchSpace
     arch: Callable[[np.ndarray], Any]  # genome -> arch (hashable), on the host
     net: Callable[[Any], nn.Module]  # arch -> module
     blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
+    whole: Any = None  # the largest arch with the leaves that it lacks and some subnet has; None where it lacks none
 
     def largest_net(self) -> nn.Module:
-        """The net whose variables the supernet's are."""
-        return self.net(self.arch(self.space.largest))
+        """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""
+        return self.net(self.whole or self.arch(self.space.largest))
 
 
 class Traced(NamedTuple):
@@ -58,7 +59,9 @@ class Position(NamedTuple):
     genes: tuple[int, ...]  # indices in the space
     sizes: tuple[int, ...]  # choices of each
     depth: tuple[int, int] | None  # (index of the depth gene, smallest index at which the position exists)
-    lengths: dict[tuple[str, ...], np.ndarray]  # leaf path -> int32[joint choices, axes]
+    lengths: dict[
+        tuple[str, ...], np.ndarray
+    ]  # leaf path -> int32[joint choices, axes], zeros where there is no such leaf
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
@@ -120,7 +123,8 @@ def positions(supernet: Supernet) -> tuple[Position, ...]:
             arch = supernet.arch(genome)
             variables = walk(supernet.blocks(arch), image_struct(arch))[block.name].variables
             shapes.append({path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()})
-        lengths = {path: np.asarray([s[path] for s in shapes], np.int32) for path in shapes[0]}
+        ranks = {path: len(shape) for choice in shapes for path, shape in choice.items()}
+        lengths = {path: np.asarray([s.get(path, (0,) * n) for s in shapes], np.int32) for path, n in ranks.items()}
         depth = (supernet.space.index(block.depth[0]), block.depth[1]) if block.depth else None
         found.append(Position(block.name, genes, tuple(supernet.space.sizes[g] for g in genes), depth, lengths))
     return tuple(found)
@@ -156,9 +160,11 @@ def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
     cut: dict = {collection: {} for collection in variables}
     for name, traced in walk(supernet.blocks(arch), image_struct(arch)).items():
         for collection, shapes in traced.variables.items():
-            source = variables[collection].get(name)
+            source = traverse_util.flatten_dict(variables[collection].get(name, {}))
             for path, shape in traverse_util.flatten_dict(shapes).items():
-                leaf = functools.reduce(lambda node, key: node[key], path, source)
+                if path not in source:
+                    raise ValueError(f"{name}/{'/'.join(path)} of the arch is a leaf the supernet does not have")
+                leaf = source[path]
                 if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
                     raise ValueError(
                         f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}"
@@ -179,8 +185,8 @@ def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn
 def _leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
     """What masking does to a leaf: "channels" (last axis), "ring" (spatial axes of a kernel) or nothing.
 
-    Channels are cut at the norms (a zeroed norm gives act(0) = 0) and at the output of a convolution that has a bias
-    and so no norm behind it (the hidden units of squeeze-excite); other kernels stay as they are.
+    Channels are cut at the norms (a zeroed norm gives act(0) = 0), and at the output of a convolution with no norm behind
+    it: `x_conv` has its norm, if it has one, beside it as `x_norm`. Other kernels stay as they are.
     """
     collection, *module, leaf = path
     table = lengths[path]
@@ -188,18 +194,24 @@ def _leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]
     if collection != "params":
         return None
     norm = (collection, *module, "scale") in lengths
-    biased = (collection, *module, "bias") in lengths
-    if (norm or biased) and varies[-1]:
+    if varies[-1] and (norm or not _norm_behind(path, lengths)):
         return "channels"
     if leaf == "kernel" and table.shape[1] == 4 and varies[:2].any():
         return "ring"
     return None
 
 
+def _norm_behind(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> bool:
+    """Whether the convolution that a leaf belongs to is followed by a norm."""
+    collection, *module, _ = path
+    parent, name = module[:-1], module[-1]
+    return (collection, *parent, name.removesuffix("conv") + "norm", "scale") in lengths
+
+
 class _LeafMask(NamedTuple):
     path: tuple[str, ...]
     rule: str
-    lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side
+    lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side; 0 where there is no such leaf
 
 
 @functools.lru_cache(maxsize=16)
@@ -230,12 +242,18 @@ def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> j
     return (inside[:, None] & inside[None, :])[:, :, None, None]
 
 
+def _identity(leaf: jax.Array) -> jax.Array:
+    """The 1x1 convolution kernel of the leaf's shape that passes its input on."""
+    return jnp.eye(*leaf.shape[-2:], dtype=leaf.dtype).reshape(leaf.shape)
+
+
 def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> dict:
     """Variables with which the *largest* net computes the genome's subnet; jit- and vmap-able over genomes.
 
     Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
     units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
-    Pointwise kernels stay as they are, hence unbatched under vmap.
+    A pointwise kernel that the subnet does without becomes the identity. All others stay as they are, hence unbatched
+    under vmap, but for those with no norm behind them.
     """
     params = traverse_util.flatten_dict(variables["params"])
     for position, masks in _mask_plan(supernet):
@@ -244,5 +262,8 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
         for path, rule, lengths in masks:
             key = (position.name, *path[1:])
             live = _live(rule, params[key], jnp.asarray(lengths)[joint], exists)
-            params[key] = jnp.where(live, params[key], jnp.zeros((), params[key].dtype))
+            outside = jnp.zeros((), params[key].dtype)
+            if (lengths == 0).any():
+                outside = jnp.where(jnp.asarray(lengths)[joint] == 0, _identity(params[key]), outside)
+            params[key] = jnp.where(live, params[key], outside)
     return {**variables, "params": traverse_util.unflatten_dict(params)}

@@ -28,15 +28,19 @@ class Loader(NamedTuple):
         return importlib.import_module(self.module).net_from_arch_file(self.resolve(), content)
 
 
-_OFA, _MBCONV = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mbconv"
+_OFA, _MOBILENETS, _FBNET = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mobilenets", "dynnas_jax.networks.fbnet"
 NETWORKS = {
     "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
     "ofa_proxyless": Loader(_OFA, "ofa_proxyless", True),
+    "attentive_nas": Loader("dynnas_jax.networks.attentive_nas", "attentive_nas", True),
     "small_images": Loader(_OFA, "small_images", True),
-    "mobilenet_v2": Loader(_MBCONV, "mobilenet_v2", False),
-    "mobilenet_v3_small": Loader(_MBCONV, "mobilenet_v3_small", False),
-    "mobilenet_v3_large": Loader(_MBCONV, "mobilenet_v3_large", False),
-    "efficientnet_b0": Loader(_MBCONV, "efficientnet_b0", False),
+    "mobilenet_v2": Loader(_MOBILENETS, "mobilenet_v2", False),
+    "mobilenet_v3_small": Loader(_MOBILENETS, "mobilenet_v3_small", False),
+    "mobilenet_v3_large": Loader(_MOBILENETS, "mobilenet_v3_large", False),
+    "efficientnet_b0": Loader(_MOBILENETS, "efficientnet_b0", False),
+    "fbnet_a": Loader(_FBNET, "fbnet_a", False),
+    "fbnet_b": Loader(_FBNET, "fbnet_b", False),
+    "fbnet_c": Loader(_FBNET, "fbnet_c", False),
 }
 
 

@@ -47,6 +47,21 @@ def global_average(x: jax.Array) -> jax.Array:
     return total / jnp.asarray(window[0] * window[1], x.dtype)
 
 
+def local_average(x: jax.Array, stride: int, padding: str) -> jax.Array:
+    """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: means of s x s pixels; where an axis does not divide, zeros count too."""
+    missing = [-size % stride for size in x.shape[1:3]]
+    edges = [((n + 1) // 2, n // 2) if padding == "symmetric" else (n // 2, (n + 1) // 2) for n in missing]
+    total = nn.pooling.pool(x, 0.0, jax.lax.add, (stride, stride), (stride, stride), edges)
+    return total / jnp.asarray(stride**2, x.dtype)
+
+
+def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """[b, h, w, c] with the channels of the groups interleaved (ShuffleNet, Zhang et al. 2018, section 3.1)."""
+    if groups == 1:
+        return x
+    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
 class Depthwise(nn.Module):
     """A depthwise convolution; `form` "conv" is one grouped convolution, "shifts" a sum of shifted products (fast on CPU)."""
 
@@ -75,23 +90,43 @@ class Depthwise(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution; with `form` "shifts" computed as a matrix product, whose gradients are several times faster on CPU."""
+    """A 1x1 convolution, over all channels or in groups.
+
+    With `form` "shifts" it is computed as a matrix product, whose gradients are several times faster on CPU.
+    """
 
     features: int
     form: str
     bias: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
+        inputs = x.shape[-1] // self.groups
+        kernel = self.param("kernel", kernel_init, (1, 1, inputs, self.features), jnp.float32)
         if self.form == "shifts":
-            y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
+            y = self._product(x, kernel).reshape(*x.shape[:-1], self.features)
         else:
-            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (1, 1),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.reshape(1, 1, 1, -1)
         return y
+
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """x[b, h, w, inputs] -> [b * h * w, features]"""
+        if self.groups == 1:
+            return x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        grouped = x.reshape(-1, self.groups, kernel.shape[2])
+        product = jnp.einsum("ngi,igo->ngo", grouped, kernel.reshape(kernel.shape[2], self.groups, -1))
+        return product.reshape(-1, self.features)
 
 
 class SqueezeExcite(nn.Module):

@@ -1,12 +1,14 @@
-"""The MBConv net: one chain of inverted-residual blocks that covers MobileNetV2/V3, EfficientNet, ProxylessNAS and OFA.
+"""The MBConv net: one chain of inverted-residual blocks for MobileNetV2/V3, EfficientNet, FBNet, ProxylessNAS, OFA, AttentiveNAS.
 
-An arch says everything: it is decoded from a genome by a space (`ofa.py`), or written by hand, as the named ones below.
+An arch says everything: it is decoded from a genome by a space (`ofa.py`, `attentive_nas.py`), or written by hand, as the
+published ones in `mobilenets.py` and `fbnet.py`.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,6 @@ import jax.numpy as jnp
 
 from dynnas_jax.elastic import Block
 from dynnas_jax.networks import blocks as layers
-from dynnas_jax.search_space import make_divisible
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,7 +31,10 @@ class BlockSpec:
     act: str
     se: int = 0  # hidden units of squeeze-excite, 0 for none
     expand: bool = True  # whether a pointwise convolution makes the hidden channels
-    shortcut: bool = False
+    shortcut: bool = False  # with a stride the input is averaged over stride x stride pixels
+    shortcut_conv: bool = False  # whether the shortcut goes through a 1x1 convolution
+    groups: int = 1  # of both pointwise convolutions; above 1 the hidden channels are shuffled
+    depthwise: int = 1  # depthwise convolutions in sequence, the first with the stride
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Stem(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Expand, depthwise, squeeze-excite, project, and the shortcut the spec asks for (Sandler et al. 2018)."""
+    """Expand, shuffle, depthwise, squeeze-excite, project, and the shortcut the spec asks for (Sandler et al. 2018)."""
 
     spec: BlockSpec
     se_act: str
@@ -111,15 +115,27 @@ class MBConv(nn.Module):
         pointwise = functools.partial(layers.Pointwise, form=numerics.depthwise)
         y = x
         if spec.expand:
-            y = act(numerics.norm(train, "expand_norm")(pointwise(spec.hidden, name="expand_conv")(y)))
-        depthwise = layers.Depthwise(
-            spec.kernel, spec.stride, numerics.depthwise, numerics.padding, name="depthwise_conv"
-        )
-        y = act(numerics.norm(train, "depthwise_norm")(depthwise(y)))
+            y = pointwise(spec.hidden, groups=spec.groups, name="expand_conv")(y)
+            y = act(numerics.norm(train, "expand_norm")(y))
+        y = layers.channel_shuffle(y, spec.groups)
+        for i, name in enumerate(("depthwise", *(f"depthwise{n}" for n in range(2, spec.depthwise + 1)))):
+            stride = 1 if i else spec.stride
+            depthwise = layers.Depthwise(spec.kernel, stride, numerics.depthwise, numerics.padding, name=f"{name}_conv")
+            y = act(numerics.norm(train, f"{name}_norm")(depthwise(y)))
         if spec.se:
             y = layers.SqueezeExcite(spec.se, self.se_act, self.se_gate, numerics.depthwise, name="se")(y)
-        y = numerics.norm(train, "project_norm")(pointwise(spec.out, name="project_conv")(y))
-        return x + y if spec.shortcut else y
+        y = pointwise(spec.out, groups=spec.groups, name="project_conv")(y)
+        y = numerics.norm(train, "project_norm")(y)
+        return self._shortcut(x) + y if spec.shortcut else y
+
+    def _shortcut(self, x: jax.Array) -> jax.Array:
+        """What is added to the block's output: the input, averaged where the block has a stride, and projected if asked for."""
+        spec, numerics = self.spec, self.numerics
+        if spec.stride > 1:
+            x = layers.local_average(x, spec.stride, numerics.padding)
+        if spec.shortcut_conv:
+            x = layers.Pointwise(spec.out, numerics.depthwise, name="shortcut_conv")(x)
+        return x
 
 
 class Head(nn.Module):
@@ -194,115 +210,11 @@ def counting_blocks(arch: Arch) -> tuple[Block, ...]:
     return chain(arch, Numerics(epsilon=arch.epsilon, padding=arch.padding))
 
 
-# Named archs.
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a published table: (kernel, hidden, out, squeeze-excite hidden, act, stride)."""
-
-    rows: tuple[tuple[int, int, int, int, str, int], ...]
-    stem: int
-    specs: tuple[BlockSpec, ...] = field(init=False)
-
-    def __post_init__(self):
-        specs, width = [], self.stem
-        for kernel, hidden, out, se, act, stride in self.rows:
-            shortcut = stride == 1 and out == width
-            specs.append(BlockSpec(kernel, hidden, out, stride, act, se, hidden != width, shortcut))
-            width = out
-        object.__setattr__(self, "specs", tuple(specs))
-
-
-def _stages(rows: _Rows) -> tuple[tuple[str, tuple[BlockSpec, ...]], ...]:
-    """Consecutive blocks grouped by resolution: a new stage at each stride 2, and behind the first block."""
+def grouped_by_stride(specs: Iterable[BlockSpec]) -> tuple[tuple[str, tuple[BlockSpec, ...]], ...]:
+    """Blocks as the stages of an arch: a new one at each stride above 1, and behind whatever came first."""
     groups: list[list[BlockSpec]] = []
-    for spec in rows.specs:
-        if spec.stride == 2 or not groups:
+    for spec in specs:
+        if spec.stride > 1 or not groups:
             groups.append([])
         groups[-1].append(spec)
     return tuple((f"stage{i}", tuple(group)) for i, group in enumerate(groups, 1))
-
-
-def mobilenet_v2(*, classes: int = 1000, resolution: int = 224, width: float = 1.0, **options) -> Net:
-    """MobileNetV2 (arXiv 1801.04381, table 2): 300.8 M MACs at 224 pixels."""
-    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-    stem = make_divisible(32 * width)
-    rows, before = [], stem
-    for expand, out, repeats, stride in table:
-        for i in range(repeats):
-            after = make_divisible(out * width)
-            rows.append((3, before * expand, after, 0, "relu6", stride if i == 0 else 1))
-            before = after
-    head = make_divisible(1280 * max(1.0, width))
-    arch = Arch(resolution, stem, "relu6", _stages(_Rows(tuple(rows), stem)), head, "relu6", classes, **options)
-    return Net(arch)
-
-
-_V3_LARGE = (
-    (3, 16, 16, 0, "relu", 1),
-    (3, 64, 24, 0, "relu", 2),
-    (3, 72, 24, 0, "relu", 1),
-    (5, 72, 40, 1, "relu", 2),
-    (5, 120, 40, 1, "relu", 1),
-    (5, 120, 40, 1, "relu", 1),
-    (3, 240, 80, 0, "hswish", 2),
-    (3, 200, 80, 0, "hswish", 1),
-    (3, 184, 80, 0, "hswish", 1),
-    (3, 184, 80, 0, "hswish", 1),
-    (3, 480, 112, 1, "hswish", 1),
-    (3, 672, 112, 1, "hswish", 1),
-    (5, 672, 160, 1, "hswish", 2),
-    (5, 960, 160, 1, "hswish", 1),
-    (5, 960, 160, 1, "hswish", 1),
-)
-_V3_SMALL = (
-    (3, 16, 16, 1, "relu", 2),
-    (3, 72, 24, 0, "relu", 2),
-    (3, 88, 24, 0, "relu", 1),
-    (5, 96, 40, 1, "hswish", 2),
-    (5, 240, 40, 1, "hswish", 1),
-    (5, 240, 40, 1, "hswish", 1),
-    (5, 120, 48, 1, "hswish", 1),
-    (5, 144, 48, 1, "hswish", 1),
-    (5, 288, 96, 1, "hswish", 2),
-    (5, 576, 96, 1, "hswish", 1),
-    (5, 576, 96, 1, "hswish", 1),
-)
-
-
-def _mobilenet_v3(table: tuple, conv: int, features: int, classes: int, resolution: int, options: dict) -> Net:
-    """Squeeze-excite reduces to make_divisible(hidden // 4)."""
-    rows = _Rows(tuple((k, h, o, make_divisible(h // 4) * se, act, s) for k, h, o, se, act, s in table), 16)
-    options = {"epsilon": 1e-3, "head_features": features, "head_features_bias": True, **options}
-    return Net(Arch(resolution, 16, "hswish", _stages(rows), conv, "hswish", classes, **options))
-
-
-def mobilenet_v3_large(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
-    """MobileNetV3-Large (arXiv 1905.02244, table 1): 216.6 M MACs, 5.48 M params."""
-    return _mobilenet_v3(_V3_LARGE, 960, 1280, classes, resolution, options)
-
-
-def mobilenet_v3_small(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
-    """MobileNetV3-Small (arXiv 1905.02244, table 2): 56.5 M MACs, 2.54 M params."""
-    return _mobilenet_v3(_V3_SMALL, 576, 1024, classes, resolution, options)
-
-
-def efficientnet_b0(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
-    """EfficientNet-B0 (arXiv 1905.11946, table 1): 385.8 M MACs, 5.29 M params; SE squeezes to a quarter of the block's input."""
-    table = (
-        (1, 3, 16, 1, 1),
-        (6, 3, 24, 2, 2),
-        (6, 5, 40, 2, 2),
-        (6, 3, 80, 3, 2),
-        (6, 5, 112, 3, 1),
-        (6, 5, 192, 4, 2),
-        (6, 3, 320, 1, 1),
-    )
-    rows, before = [], 32
-    for expand, kernel, out, repeats, stride in table:
-        for i in range(repeats):
-            rows.append((kernel, before * expand, out, max(1, before // 4), "swish", stride if i == 0 else 1))
-            before = out
-    options = {"epsilon": 1e-3, "se_act": "swish", "se_gate": "sigmoid", **options}
-    return Net(Arch(resolution, 32, "swish", _stages(_Rows(tuple(rows), 32)), 1280, "swish", classes, **options))

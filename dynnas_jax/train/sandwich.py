@@ -45,14 +45,16 @@ def rule(*, random_subnets: int = 2, temperature: float = 1.0) -> Callable[[Supe
 
 
 def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, temperature: float) -> Objective:
-    largest = supernet.largest_net().clone(axis_name=axis_name)
-    smallest = supernet.net(supernet.arch(supernet.space.smallest)).clone(axis_name=axis_name)
+    whole = supernet.largest_net().clone(axis_name=axis_name)
+    space = supernet.space
+    largest, smallest = (
+        supernet.net(supernet.arch(genome)).clone(axis_name=axis_name) for genome in (space.largest, space.smallest)
+    )
     subnets = random_subnets + 2
 
     def labelled(params, batch_stats, images, labels):
-        (logits, _), updated = largest.apply(
-            {"params": params, "batch_stats": batch_stats}, images, True, mutable=["batch_stats"]
-        )
+        own = extract(supernet, {"params": params, "batch_stats": batch_stats}, space.largest)[1]
+        (logits, _), updated = largest.apply(own, images, True, mutable=["batch_stats"])
         return losses.cross_entropy(logits, labels), (logits, updated["batch_stats"])
 
     def distilled(params, run, batch_stats, images, teacher):
@@ -60,11 +62,11 @@ def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, t
         return distillation.soft_cross_entropy(logits, teacher, temperature)
 
     def run_smallest(variables, images):
-        own = extract(supernet, variables, supernet.space.smallest)[1]
+        own = extract(supernet, variables, space.smallest)[1]
         return smallest.apply(own, images, True, mutable=["batch_stats"])
 
     def run_masked(variables, images, genome):
-        return largest.apply(mask_variables(supernet, variables, genome), images, True, mutable=["batch_stats"])
+        return whole.apply(mask_variables(supernet, variables, genome), images, True, mutable=["batch_stats"])
 
     def objective(variables, images, labels, key):
         params, stats = variables["params"], variables["batch_stats"]
@@ -82,7 +84,7 @@ def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, t
         metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
         total = loss + loss_smallest
         if random_subnets:
-            genomes = supernet.space.sample(key, random_subnets)
+            genomes = space.sample(key, random_subnets)
             # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
             gradient, values = jax.lax.scan(one_random, gradient, genomes, unroll=True)
             metrics["loss_random"] = values.mean()

@@ -129,6 +129,7 @@ SUPERNETS = {
     },
     "ofa_mobilenet_v3": {"resolutions": (64,)},
     "ofa_proxyless": {"resolutions": (64, 100)},
+    "attentive_nas": {"resolutions": (64,)},
 }
 
 
@@ -136,8 +137,13 @@ SUPERNETS = {
 def supernet(request):
     name = request.param.split()[0]
     supernet = NETWORKS[name](**SUPERNETS[request.param])
-    if not name.startswith("ofa"):
+    if name == "small_images":
         return supernet
+    if name == "attentive_nas":
+        # Without an expansion, with squeeze-excite over a stride, and two widths of which one needs no convolution.
+        stages = (supernet.arch.template.stages[i] for i in (0, 2, 6))
+        stages = tuple(dataclasses.replace(stage, depths=(1, 2), kernels=(5,)) for stage in stages)
+        return ofa.build(dataclasses.replace(supernet.arch.template, stages=stages))
     # All widths and stages of the published nets; two kernels and expansions keep the table small.
     return ofa.build(dataclasses.replace(supernet.arch.template, kernels=(3, 7), expands=(3, 6)))
 

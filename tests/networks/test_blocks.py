@@ -79,6 +79,33 @@ def test_pointwise_forms_are_equal(bias):
     assert_equal_forms(conv, shifts)
 
 
+def test_grouped_pointwise_forms_are_equal_and_one_product_per_group():
+    conv, shifts = both_forms(lambda form: blocks.Pointwise(4, form, groups=2), (2, 3, 4, 6))
+    assert conv[0].shape == (2, 3, 4, 4)
+    assert_equal_forms(conv, shifts)
+    generator = np.random.default_rng(0)
+    x, kernel = generator.normal(size=(1, 2, 2, 6)), generator.normal(size=(1, 1, 3, 4))
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    found = blocks.Pointwise(4, "conv", groups=2).apply({"params": {"kernel": kernel}}, x)
+    halves = [x[..., :3] @ kernel[0, 0, :, :2], x[..., 3:] @ kernel[0, 0, :, 2:]]
+    np.testing.assert_allclose(found, np.concatenate(halves, -1), rtol=1e-5, atol=1e-6)
+
+
+def test_shuffled_channels_alternate_between_the_groups():
+    x = jnp.arange(2 * 6).reshape(1, 2, 1, 6)
+    assert blocks.channel_shuffle(x, 2)[0, 0, 0].tolist() == [0, 3, 1, 4, 2, 5]
+    assert blocks.channel_shuffle(x, 3)[0, 1, 0].tolist() == [6, 8, 10, 7, 9, 11]
+    np.testing.assert_array_equal(blocks.channel_shuffle(x, 1), x)
+
+
+def test_local_average_by_hand():
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    for padding, pad in (("SAME", (0, 1)), ("symmetric", (1, 0))):
+        padded = np.pad(x, ((0, 0), (0, 0), pad, (0, 0)))
+        expected = padded.reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
+        np.testing.assert_allclose(blocks.local_average(x, 2, padding), expected, atol=1e-6)
+
+
 def test_same_padding_is_that_of_lax():
     for size in range(1, 20):
         for kernel in range(1, 8):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dynnas_jax.costs.macs import net_cost
@@ -9,7 +10,8 @@ from dynnas_jax.networks import NETWORKS, mbconv, network
 
 # torchvision's mobilenet_v2 has 3,504,872 parameters; the published table has none for it.
 NOT_IN_THE_TABLE = {"mobilenet_v2": 3_504_872}
-FIXED = [name for name, loader in NETWORKS.items() if not loader.has_space]
+# FBNet has its own figures in test_fbnet.py.
+FIXED = [name for name, loader in NETWORKS.items() if not loader.has_space and not name.startswith("fbnet")]
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -39,6 +41,38 @@ def test_output_sizes_follow_the_convention(padding, size):
         expected = (expected - 1) // stride + 1
         assert endpoints[name].shape[1:3] == (expected, expected), name
     assert set(endpoints) == {block.name for block in mbconv.counting_blocks(arch)}
+
+
+# Everything a block can have at once: groups, two depthwise convolutions, a shortcut over a stride and a convolution.
+BLOCKS = (
+    mbconv.BlockSpec(3, 16, 8, 1, "relu", groups=2, depthwise=2, shortcut=True),
+    mbconv.BlockSpec(5, 24, 12, 2, "swish", se=8, groups=4, depthwise=2, shortcut=True, shortcut_conv=True),
+    mbconv.BlockSpec(3, 12, 12, 2, "relu", expand=False, shortcut=True),
+)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "symmetric"])
+def test_forms_are_equal_in_a_net_of_every_kind_of_block(padding, noisy_variables):
+    arch = mbconv.Arch(18, 8, "relu", (("stage1", BLOCKS),), 16, "relu", 4, padding=padding)
+    nets = [mbconv.Net(arch, form) for form in ("conv", "shifts")]
+    variables = noisy_variables(nets[0], (18, 18, 3))
+    images = np.random.default_rng(0).integers(0, 256, (2, 18, 18, 3)).astype(np.uint8)
+    (conv, ends), (shifts, _) = (jax.jit(net.apply)(variables, images) for net in nets)
+    np.testing.assert_allclose(conv, shifts, rtol=1e-4, atol=1e-5)
+    assert [ends[f"stage1_block{i}"].shape[1:3] for i in range(3)] == [(9, 9), (5, 5), (3, 3)]
+
+
+def test_what_a_block_adds_to_its_output(noisy_variables):
+    """With its last norm at zero a block gives its shortcut alone: the mean of 2x2 pixels, through its convolution."""
+    arch = mbconv.Arch(16, 8, "relu", (("stage1", BLOCKS[1:2]),), 16, "relu", 4)
+    variables = noisy_variables(mbconv.Net(arch), (16, 16, 3))
+    block = variables["params"]["stage1_block0"]
+    block["project_norm"] = jax.tree.map(np.zeros_like, block["project_norm"])
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    ends = jax.jit(lambda v, x: mbconv.Net(arch).apply(v, x)[1])(variables, images)
+    means = np.asarray(ends["stem"]).reshape(2, 4, 2, 4, 2, 8).mean((2, 4))
+    expected = means @ block["shortcut_conv"]["kernel"][0, 0]
+    np.testing.assert_allclose(ends["stage1_block0"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_width_multiplier_and_classes():

@@ -125,7 +125,7 @@ def test_small_images_takes_a_width_per_stage_or_one_for_all():
     assert arch == supernet.arch.from_file({**content, "width": [0.5, 0.5, 0.5]})
     assert [specs[0].out for _, specs in arch.stages] == [16, 24, 32]
     assert arch.head_conv == 64
-    with pytest.raises(ValueError, match="width of stage 1 has 2 entries"):
+    with pytest.raises(ValueError, match=r"width must be 3 numbers \(stage 1, stage 2, stage 3\), got \[0.5, 0.5\]"):
         supernet.arch.from_file({**content, "width": [0.5, 0.5]})
     with pytest.raises(ValueError, match="width 0.3 in stage 1"):
         supernet.arch.from_file({**content, "width": 0.3})

@@ -36,10 +36,11 @@ CASES = {
     },
     "ofa_mobilenet_v3": {"resolutions": (16,), "classes": 5},
     "ofa_proxyless": {"resolutions": (16,), "classes": 5},
+    "attentive_nas": {"resolutions": (16,), "classes": 5},
 }
 # Which stages stay, two blocks of the first and one of the second: of v3 one with squeeze-excite, of proxyless
-# the one-block last one too.
-KEPT = {"small_images": (0, 1), "ofa_mobilenet_v3": (1,), "ofa_proxyless": (0, 5)}
+# the one-block last one too, of attentive_nas the one without expansion and one with squeeze-excite over a stride.
+KEPT = {"small_images": (0, 1), "ofa_mobilenet_v3": (1,), "ofa_proxyless": (0, 5), "attentive_nas": (0, 2)}
 # One case in float64, which leaves no doubt; it compiles too slowly for all.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 # Less work for the compiler, and the same arithmetic.
@@ -55,7 +56,12 @@ def trim(supernet, kept):
         for stage, out, first in zip(stages, (8, 16), (1, 0), strict=False)
     )
     base = replace(template.base, head_conv=16, head_features=16 if template.base.head_features else 0)
-    return ofa.build(replace(template, base=base, stages=stages))
+    changes = {"base": base, "stages": stages}
+    if template.stem_widths:  # then stages have channels of their own, and the head a multiple of the last one's
+        stages = tuple(replace(stage, out=1, widths=(8, 16)) for stage in stages)
+        base = replace(base, head_conv=2)
+        changes = {"base": base, "stages": stages, "stem_widths": (8, 16), "head_widths": (8, 16)}
+    return ofa.build(replace(template, **changes))
 
 
 @contextlib.contextmanager

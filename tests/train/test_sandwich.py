@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynnas_jax.elastic import extract
+from dynnas_jax.networks import mbconv, template
 from dynnas_jax.train import distillation, losses, sandwich
 
 TEMPERATURE, KEY = 2.0, jax.random.key(7)
@@ -69,6 +70,24 @@ def test_gradient_is_the_mean_of_the_subnets(micro, batch, made, alone):
     np.testing.assert_allclose(found["accuracy_largest"], accuracy, rtol=1e-6)
     # Running statistics are the largest net's, not those of the last subnet that ran.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), made.batch_stats, stats)
+
+
+def test_the_largest_subnet_need_not_have_every_leaf(noisy_variables, batch):
+    """Where the variables hold a shortcut's convolution that only other subnets have, the largest runs without it."""
+    base = mbconv.Arch(8, 8, "relu6", (), 8, "relu6", 3, channels=1, mean=(0.4,), std=(0.3,))
+    stage = template.Stage(1, 2, "relu6", False, (1,), (4, 8), (3,), (1,))
+    options = {"divisor": 4, "stem_widths": (4, 8), "alike": True, "shortcuts": True}
+    supernet = template.build(template.Template(base, (stage,), (8,), (), (), (), **options))
+    variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
+    shortcut = variables["params"]["stage1_block0"]["shortcut_conv"]["kernel"]
+    objective = sandwich.rule(random_subnets=0)(supernet)
+    made = jax.jit(objective)(variables, *batch, KEY)
+    largest, own = extract(supernet, variables, supernet.space.largest)
+    assert "shortcut_conv" not in own["params"]["stage1_block0"]
+    (logits, _), _ = jax.jit(lambda v, x: largest.apply(v, x, True, mutable=["batch_stats"]))(own, batch[0])
+    np.testing.assert_allclose(made.metrics["loss_largest"], losses.cross_entropy(logits, batch[1]), rtol=1e-5)
+    assert made.gradient["stage1_block0"]["shortcut_conv"]["kernel"].shape == shortcut.shape
+    assert jax.tree.structure(made.batch_stats) == jax.tree.structure(variables["batch_stats"])
 
 
 def test_without_random_subnets_no_such_loss(micro, variables, batch):

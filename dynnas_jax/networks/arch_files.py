@@ -1,0 +1,67 @@
+"""Reading arch files: what a template of a space says of their content, one plain line for whatever is wrong in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dynnas_jax.networks.template import Template
+
+
+def read(template: Template, content: dict) -> dict[str, Any]:
+    """The checked content of an arch file: resolution, widths as `Template.width_places`, kernels and expansions by stage.
+
+    Raises:
+      ValueError: for a missing key, a list too many or too few, or a value the network does not have.
+    """
+    if not isinstance(content, dict) or set(content) != {"resolution", "width", "kernel", "expand"}:
+        raise ValueError('an arch file is an object with the keys "resolution", "width", "kernel" and "expand"')
+    least = template.base.stem_stride * int(np.prod([stage.stride for stage in template.stages]))
+    for _, specs in template.base.stages:
+        least *= int(np.prod([spec.stride for spec in specs]))
+    resolution = content["resolution"]
+    if type(resolution) is not int or resolution < least:
+        raise ValueError(f"arch file: resolution is {resolution!r}, must be an integer of at least {least}")
+    width = _widths(template, content["width"])
+    kernel, expand = (_blockwise(template, what, content[what]) for what in ("kernel", "expand"))
+    for i, (kernels, expands) in enumerate(zip(kernel, expand, strict=True), 1):
+        if len(kernels) != len(expands):
+            raise ValueError(f"arch file: stage {i} has {len(kernels)} kernels but {len(expands)} expansions")
+    return {"resolution": resolution, "width": width, "kernel": kernel, "expand": expand}
+
+
+def _widths(template: Template, width: Any) -> list[float]:
+    """An arch file's widths, one per place; a single number stands for all where all have the same choices."""
+    places = {name.removesuffix(".width").replace("stage", "stage "): c for name, c in template.width_places().items()}
+    width = [width] * len(places) if template.widths and not isinstance(width, list) else width
+    if not isinstance(width, list) or len(width) != len(places):
+        raise ValueError(f"arch file: width must be {len(places)} numbers ({', '.join(places)}), got {width!r}")
+    return [
+        _chosen("width", where, value, choices) for (where, choices), value in zip(places.items(), width, strict=True)
+    ]
+
+
+def _blockwise(template: Template, what: str, lists: Any) -> list[list[int]]:
+    """An arch file's kernels or expansions: one list per stage, as long as the stage is deep; else ValueError."""
+    count = len(template.stages)
+    if not isinstance(lists, list) or not all(isinstance(values, list) for values in lists) or len(lists) != count:
+        raise ValueError(f"arch file: {what} must be {count} lists, one per stage, got {lists!r}")
+    found = []
+    for i, (values, stage) in enumerate(zip(lists, template.stages, strict=True), 1):
+        if len(values) not in stage.depths:
+            raise ValueError(
+                f"arch file: {what} of stage {i} has {len(values)} entries, choose a depth from {list(stage.depths)}"
+            )
+        found.append([_chosen(what, f"stage {i}", value, template.choices(i, f"{what}s")) for value in values])
+        if template.alike and len(set(found[-1])) > 1:
+            raise ValueError(f"arch file: {what} of stage {i} is {values}, must be the same in all blocks of a stage")
+    return found
+
+
+def _chosen(what: str, where: str, value: Any, choices: tuple) -> Any:
+    """The choice equal to a value (3 for a file's 3.0), else ValueError."""
+    if isinstance(value, bool) or value not in choices:
+        raise ValueError(f"arch file: {what} {value!r} in {where}, choose from {list(choices)}")
+    return choices[choices.index(value)]

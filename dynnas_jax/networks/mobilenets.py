@@ -1,0 +1,115 @@
+"""Published MBConv archs: MobileNetV2, MobileNetV3 and EfficientNet-B0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, grouped_by_stride
+from dynnas_jax.search_space import make_divisible
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a published table: (kernel, hidden, out, squeeze-excite hidden, act, stride)."""
+
+    rows: tuple[tuple[int, int, int, int, str, int], ...]
+    stem: int
+    specs: tuple[BlockSpec, ...] = field(init=False)
+
+    def __post_init__(self):
+        specs, width = [], self.stem
+        for kernel, hidden, out, se, act, stride in self.rows:
+            shortcut = stride == 1 and out == width
+            specs.append(BlockSpec(kernel, hidden, out, stride, act, se, hidden != width, shortcut))
+            width = out
+        object.__setattr__(self, "specs", tuple(specs))
+
+
+def mobilenet_v2(*, classes: int = 1000, resolution: int = 224, width: float = 1.0, **options) -> Net:
+    """MobileNetV2 (arXiv 1801.04381, table 2): 300.8 M MACs at 224 pixels."""
+    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    stem = make_divisible(32 * width)
+    rows, before = [], stem
+    for expand, out, repeats, stride in table:
+        for i in range(repeats):
+            after = make_divisible(out * width)
+            rows.append((3, before * expand, after, 0, "relu6", stride if i == 0 else 1))
+            before = after
+    head = make_divisible(1280 * max(1.0, width))
+    arch = Arch(
+        resolution, stem, "relu6", grouped_by_stride(_Rows(tuple(rows), stem).specs), head, "relu6", classes, **options
+    )
+    return Net(arch)
+
+
+_V3_LARGE = (
+    (3, 16, 16, 0, "relu", 1),
+    (3, 64, 24, 0, "relu", 2),
+    (3, 72, 24, 0, "relu", 1),
+    (5, 72, 40, 1, "relu", 2),
+    (5, 120, 40, 1, "relu", 1),
+    (5, 120, 40, 1, "relu", 1),
+    (3, 240, 80, 0, "hswish", 2),
+    (3, 200, 80, 0, "hswish", 1),
+    (3, 184, 80, 0, "hswish", 1),
+    (3, 184, 80, 0, "hswish", 1),
+    (3, 480, 112, 1, "hswish", 1),
+    (3, 672, 112, 1, "hswish", 1),
+    (5, 672, 160, 1, "hswish", 2),
+    (5, 960, 160, 1, "hswish", 1),
+    (5, 960, 160, 1, "hswish", 1),
+)
+_V3_SMALL = (
+    (3, 16, 16, 1, "relu", 2),
+    (3, 72, 24, 0, "relu", 2),
+    (3, 88, 24, 0, "relu", 1),
+    (5, 96, 40, 1, "hswish", 2),
+    (5, 240, 40, 1, "hswish", 1),
+    (5, 240, 40, 1, "hswish", 1),
+    (5, 120, 48, 1, "hswish", 1),
+    (5, 144, 48, 1, "hswish", 1),
+    (5, 288, 96, 1, "hswish", 2),
+    (5, 576, 96, 1, "hswish", 1),
+    (5, 576, 96, 1, "hswish", 1),
+)
+
+
+def _mobilenet_v3(table: tuple, conv: int, features: int, classes: int, resolution: int, options: dict) -> Net:
+    """Squeeze-excite reduces to make_divisible(hidden // 4)."""
+    rows = _Rows(tuple((k, h, o, make_divisible(h // 4) * se, act, s) for k, h, o, se, act, s in table), 16)
+    options = {"epsilon": 1e-3, "head_features": features, "head_features_bias": True, **options}
+    return Net(Arch(resolution, 16, "hswish", grouped_by_stride(rows.specs), conv, "hswish", classes, **options))
+
+
+def mobilenet_v3_large(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
+    """MobileNetV3-Large (arXiv 1905.02244, table 1): 216.6 M MACs, 5.48 M params."""
+    return _mobilenet_v3(_V3_LARGE, 960, 1280, classes, resolution, options)
+
+
+def mobilenet_v3_small(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
+    """MobileNetV3-Small (arXiv 1905.02244, table 2): 56.5 M MACs, 2.54 M params."""
+    return _mobilenet_v3(_V3_SMALL, 576, 1024, classes, resolution, options)
+
+
+def efficientnet_b0(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
+    """EfficientNet-B0 (arXiv 1905.11946, table 1): 385.8 M MACs, 5.29 M params; SE squeezes to a quarter of the block's input."""
+    table = (
+        (1, 3, 16, 1, 1),
+        (6, 3, 24, 2, 2),
+        (6, 5, 40, 2, 2),
+        (6, 3, 80, 3, 2),
+        (6, 5, 112, 3, 1),
+        (6, 5, 192, 4, 2),
+        (6, 3, 320, 1, 1),
+    )
+    rows, before = [], 32
+    for expand, kernel, out, repeats, stride in table:
+        for i in range(repeats):
+            rows.append((kernel, before * expand, out, max(1, before // 4), "swish", stride if i == 0 else 1))
+            before = out
+    options = {"epsilon": 1e-3, "se_act": "swish", "se_gate": "sigmoid", **options}
+    return Net(
+        Arch(
+            resolution, 32, "swish", grouped_by_stride(_Rows(tuple(rows), 32).specs), 1280, "swish", classes, **options
+        )
+    )
