@@ -14,7 +14,7 @@ from dynnas_jax.costs.macs import net_cost
 from dynnas_jax.elastic import extract, mask_variables, slice_variables
 from dynnas_jax.networks import NETWORKS, attentive_nas, mbconv, template
 
-NETS = json.loads(Path(__file__).with_name("published_costs.json").read_text())["attentive_nas"]["nets"]
+NETS = json.loads((Path(__file__).parents[1] / "published_costs.json").read_text())["attentive_nas"]["nets"]
 A = {row["name"]: row for row in NETS}
 QUICK = {"xla_backend_optimization_level": 0}
 

@@ -11,7 +11,7 @@ import pytest
 from dynnas_jax.costs.macs import net_cost
 from dynnas_jax.networks import NETWORKS
 
-NETS = json.loads(Path(__file__).with_name("published_costs.json").read_text())["fbnet"]["nets"]
+NETS = json.loads((Path(__file__).parents[1] / "published_costs.json").read_text())["fbnet"]["nets"]
 RELEASES = {row["release"]: row for row in NETS}
 # The paper's 375 M MACs of C and 4.5 M params of B are those of no release: these have 383.0 M and 4.8 M.
 PAPER_DIFFERS = {("FBNet-B", "params"), ("FBNet-C", "macs")}
