@@ -28,6 +28,7 @@ TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and me
 
 # The least value of options that would else be found wrong only when their stage begins, maybe hours later.
 _LEAST = {
+    "supernet": {"epsilon": 0},
     "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "predict": {"epochs": 1, "batch_size": 1},
@@ -54,9 +55,10 @@ def check(config: dict) -> None:
     network = networks.network(supernet.pop("network", None))
     if not network.has_space:
         raise ValueError(f"supernet.network is {network.function!r}, a fixed network; choose one with a space")
-    settings.check_options("supernet", supernet, [network.resolve()], given=("channels", "classes"))
-    filled = ("seed", "augment", "directory", "evaluate", "mesh")
-    settings.check_options("train", train, [loop.fit], also=("sandwich_rule",), given=filled)
+    conventions, facts = ("padding", "epsilon"), ("channels", "classes")
+    settings.check_options("supernet", supernet, [network.resolve()], also=conventions, given=facts)
+    filled = ("seed", "augment", "initial", "directory", "evaluate", "mesh")
+    settings.check_options("train", train, [loop.fit, stages.train], given=filled)
     settings.check_options("train.optimizer", train.get("optimizer") or {}, [state.optimizer])
     settings.check_options("train.sandwich_rule", train.get("sandwich_rule") or {}, [sandwich.rule])
     settings.check_options("dynamic", config["dynamic"], [pairs.choose_pair], also=("score",))
@@ -172,6 +174,10 @@ def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
     from dynnas_jax import stages
 
+    if "train" in todo:
+        # Weights that do not fit must come to light before the directory is this config's.
+        start = {k: v for k, v in workdir.config["train"].items() if k in ("start_from", "new_classifier")}
+        stages.starting_variables(job, **start)
     workdir.claim()
     for name in todo:
         if workdir.complete(name):
