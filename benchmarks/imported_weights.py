@@ -24,6 +24,7 @@ SPACES = {
     "ofa_proxyless_w1.3": ("ofa_proxyless", {"width": 1.3}),
 }
 FIXED = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
+FROM_TENSORFLOW = ("tf_mobilenet_v3_large", "tf_efficientnet_b0")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -48,8 +49,10 @@ def compare(folder: Path, name: str) -> str:
     """One row of the table."""
     with np.load(folder / f"{name}_answers.npz") as file:
         answers = dict(file)
-    network, options = SPACES.get(name, (name, {}))
-    network, variables, transforms = weights.load(folder / f"{name}.npz", NETWORKS[network](**options))
+    known, options = SPACES.get(name, (name.removeprefix("tf_"), {}))
+    conventions = {"padding": "SAME", "epsilon": 1e-3} if name in FROM_TENSORFLOW else {}
+    network = NETWORKS[known](**options)
+    network, variables, transforms = weights.load(folder / f"{name}.npz", network, **conventions)
     is_space = isinstance(network, Supernet)
     net = network.largest_net() if is_space else network
     found = np.asarray(answer(net.clone(depthwise="shifts"), variables, answers["images"]))
@@ -65,7 +68,7 @@ def compare(folder: Path, name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--original_python", required=True)
-    parser.add_argument("names", nargs="*", default=[*SPACES, *FIXED])
+    parser.add_argument("names", nargs="*", default=[*SPACES, *FIXED, *FROM_TENSORFLOW])
     known = parser.parse_args()
     script = Path(__file__).with_name("original_nets.py")
     print(f"JAX {jax.__version__}")
