@@ -29,6 +29,7 @@ TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and me
 
 # The least value of options that would else be found wrong only when their stage begins, maybe hours later.
 _LEAST = {
+    "supernet": {"epsilon": 0},
     "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "predict": {"epochs": 1, "batch_size": 1},
@@ -48,12 +49,14 @@ def options(config: dict) -> settings.Options:
 
     network = networks.supernet(config["supernet"].get("network"))
     parameters = settings.parameters
-    filled = ("seed", "augment", "directory", "evaluate", "mesh")
+    filled = ("seed", "augment", "initial", "directory", "evaluate", "mesh")
     return {
         "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
         "data.augment": parameters(augment.rule),
-        "supernet": parameters(network.resolve(), also=("network",), given=("channels", "classes")),
-        "train": parameters(loop.fit, also=("sandwich_rule",), given=filled),
+        "supernet": parameters(
+            network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
+        ),
+        "train": parameters(loop.fit, stages.train, given=filled),
         "train.optimizer": parameters(state.optimizer),
         "train.sandwich_rule": parameters(sandwich.rule),
         "collect": parameters(stages.collect),
@@ -204,6 +207,10 @@ def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
     from dynnas_jax import stages
 
+    if "train" in todo:
+        # Weights that do not fit must come to light before the directory is this config's.
+        start = {k: v for k, v in workdir.config["train"].items() if k in ("start_from", "new_classifier")}
+        stages.starting_variables(job, **start)
     workdir.claim()
     for name in todo:
         if workdir.complete(name):

@@ -19,7 +19,7 @@ from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import protocol, thresholds
 from dynnas_jax.export.tflite import PRECISIONS
 from dynnas_jax.job import Job, build_supernet, facts_of, load_variables, save_variables
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, weights
 from dynnas_jax.search import collect as collecting
 from dynnas_jax.search import evolution, predictor
 from dynnas_jax.search.pairs import choose_pair
@@ -34,8 +34,40 @@ def _evaluator(job: Job, calibration_images: int, chunk: int) -> collecting.Eval
     return collecting.Evaluator(job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk)
 
 
-def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
+def starting_variables(job: Job, *, start_from: str | None = None, new_classifier: bool = False) -> dict | None:
+    """What training starts from: variables of the largest net from a file of weights, or None for random ones.
+
+    Args:
+      start_from: the file, as `networks.weights.load` reads it.
+      new_classifier: the classifier is drawn anew, for other classes than the file's.
+
+    Raises:
+      ValueError: for a file that does not fit the supernet, or whose weights need another padding or epsilon.
+    """
+    if start_from is None:
+        return None
+    path = str(start_from)
+    loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
+    if loaded.network is not job.supernet:
+        base = loaded.network.arch.template.base
+        raise ValueError(
+            f"train.start_from: the weights in {path} were trained with other conventions; "
+            f"give supernet.padding={base.padding!r} and supernet.epsilon={base.epsilon}"
+        )
+    return loaded.variables
+
+
+def train(
+    job: Job,
+    folder: Path,
+    *,
+    sandwich_rule: dict | None = None,
+    start_from: str | None = None,
+    new_classifier: bool = False,
+    **options,
+) -> tuple[str, ...]:
     """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables."""
+    initial = starting_variables(job, start_from=start_from, new_classifier=new_classifier)
     evaluate = _evaluator(job, 1024, 2)
     ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
 
@@ -49,6 +81,7 @@ def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **option
         sandwich.rule(**(sandwich_rule or {})),
         seed=job.seed,
         augment=job.augment,
+        initial=initial,
         directory=folder,
         evaluate=held_out,
         **options,

@@ -11,6 +11,7 @@ from dynnas_jax.networks.depthwise import depthwise_shifts
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hswish": nn.hard_swish, "swish": nn.swish}
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 DEPTHWISE_FORMS = ("conv", "shifts")
+PADDINGS = ("SAME", "symmetric")
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

@@ -7,7 +7,7 @@ published ones in `mobilenets.py` and `fbnet.py`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -63,6 +63,15 @@ class Arch:
         # A mean of three channels would broadcast an image of one.
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"images of {self.channels} channels, but mean is {self.mean} and std is {self.std}")
+        if self.padding not in layers.PADDINGS:
+            raise ValueError(f"padding is {self.padding!r}, choose from {list(layers.PADDINGS)}")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon is {self.epsilon}, must be above 0")
+
+    def named_blocks(self) -> Iterator[tuple[str, BlockSpec]]:
+        """The blocks between stem and head, with their names in the variables."""
+        for stage, specs in self.stages:
+            yield from ((f"{stage}_block{i}", spec) for i, spec in enumerate(specs))
 
 
 @dataclass(frozen=True)
@@ -166,10 +175,8 @@ def chain(arch: Arch, numerics: Numerics) -> tuple[Block, ...]:
     links = [
         Block("stem", Stem(arch.stem_out, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name="stem"))
     ]
-    for stage, specs in arch.stages:
-        for i, spec in enumerate(specs):
-            name = f"{stage}_block{i}"
-            links.append(Block(name, MBConv(spec, arch.se_act, arch.se_gate, numerics, name=name)))
+    for name, spec in arch.named_blocks():
+        links.append(Block(name, MBConv(spec, arch.se_act, arch.se_gate, numerics, name=name)))
     head = Head(
         arch.head_conv,
         arch.head_features,

@@ -110,6 +110,7 @@ def fit(
     optimizer: dict | None = None,
     augment: Callable | None = None,
     ema_decay: float = 0.999,
+    initial: dict | None = None,
     mesh: jax.sharding.Mesh | None = None,
     directory: Path | None = None,
     checkpoint_every: int = 100,
@@ -123,19 +124,20 @@ def fit(
       rule: what makes a gradient of a batch, such as `sandwich.rule()`.
       optimizer: keyword arguments of `state.optimizer`.
       augment: (key, uint8 images) -> uint8 images.
+      initial: variables of the largest net to start from, instead of random ones; a resumed run has its own.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
 
     Raises:
-      ValueError: if the batch does not divide over the devices or exceeds the split, or if the loss is not finite (the step
-        and the last good checkpoint are named).
+      ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, or if
+        the loss is not finite (the step and the last good checkpoint are named).
     """
     mesh = mesh or data_mesh()
     _check(steps, batch_size, len(train), mesh)
     optimizer = state.optimizer(steps, **(optimizer or {}))
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
-    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole)
+    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole, initial)
     step = make_step(supernet, rule, optimizer.transform, mesh, augment=augment, ema_decay=ema_decay)
     images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
@@ -167,14 +169,25 @@ def fit(
     return current
 
 
-def _begin(supernet, image_shape, key, optimizer, store, sharding) -> TrainState:
+def _begin(supernet, image_shape, key, optimizer, store, sharding, initial) -> TrainState:
     """The state of the newest checkpoint, else a fresh one."""
 
     def fresh(key):
-        return state.create(init(supernet.largest_net(), key, image_shape), optimizer.transform)
+        return state.create(_first_variables(supernet, key, image_shape, initial), optimizer.transform)
 
     found = store.latest(jax.eval_shape(fresh, key), sharding) if store else None
     return jax.device_put(fresh(jax.random.fold_in(key, 0)), sharding) if found is None else found
+
+
+def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, initial: dict | None) -> dict:
+    """What a fresh run starts from."""
+    if initial is None:
+        return init(supernet.largest_net(), key, image_shape)
+    wanted = jax.eval_shape(functools.partial(init, supernet.largest_net(), image_shape=image_shape), key)
+    if jax.tree.map(jnp.shape, initial) != jax.tree.map(jnp.shape, wanted):
+        raise ValueError("train: the initial variables are not those of this supernet's largest net")
+    # Copies: the state's buffers are donated, and these are the caller's.
+    return jax.tree.map(lambda leaf, shape: jnp.array(leaf, shape.dtype), initial, wanted)
 
 
 class _Stopwatch:

@@ -75,6 +75,14 @@ def test_what_a_block_adds_to_its_output(noisy_variables):
     np.testing.assert_allclose(ends["stage1_block0"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"), [({"padding": "VALID"}, "padding is 'VALID'"), ({"epsilon": 0.0}, "epsilon")]
+)
+def test_conventions_no_net_has(options, message):
+    with pytest.raises(ValueError, match=message):
+        mbconv.mobilenet_v2(**options)
+
+
 def test_width_multiplier_and_classes():
     narrow = net_cost(NETWORKS["mobilenet_v2"](width=0.5, classes=10), (96, 96, 3))
     wide = net_cost(NETWORKS["mobilenet_v2"](width=1.0, classes=10), (96, 96, 3))

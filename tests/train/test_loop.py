@@ -1,5 +1,6 @@
 """Training on one device and on eight, broken off and resumed, and stopped where the loss is not finite."""
 
+import functools
 import json
 import shutil
 
@@ -17,7 +18,7 @@ from dynnas_jax.train import loop, sandwich, state
 STEPS = 6
 
 
-def fit(micro, split, devices, directory):
+def fit(micro, split, devices, directory, initial=None):
     return loop.fit(
         micro,
         split,
@@ -32,6 +33,7 @@ def fit(micro, split, devices, directory):
         log_every=1,
         evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
         evaluate_every=4,
+        initial=initial,
     )
 
 
@@ -98,6 +100,30 @@ def test_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final, unbroken[1])
     assert rows(directory) == rows(unbroken[0])
     assert (directory / "checkpoints" / "6").is_dir()
+
+
+def test_a_fresh_run_starts_from_given_variables_and_leaves_them_alone(micro, split, noisy_variables, monkeypatch):
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(current, *_):
+        return current._replace(step=current.step + 1), {"loss": jax.numpy.zeros(())}
+
+    monkeypatch.setattr(loop, "make_step", lambda *_, **__: step)
+    initial = jax.tree.map(jax.numpy.asarray, noisy_variables(micro.largest_net(), (8, 8, 1)))
+    final = fit(micro, split, 1, None, initial=initial)
+    jax.tree.map(np.testing.assert_array_equal, final.variables, initial)
+    jax.tree.map(np.testing.assert_array_equal, final.ema, initial["params"])
+
+
+def test_a_resumed_run_does_not_start_anew(micro, split, unbroken, tmp_path, noisy_variables):
+    directory = shutil.copytree(unbroken[0], tmp_path / "run")
+    final = fit(micro, split, 1, directory, initial=noisy_variables(micro.largest_net(), (8, 8, 1)))
+    jax.tree.map(np.testing.assert_array_equal, final, unbroken[1])
+
+
+def test_variables_of_another_net(micro, split, noisy_variables):
+    initial = noisy_variables(micro.net(micro.arch(micro.space.smallest)), (8, 8, 1))
+    with pytest.raises(ValueError, match="initial variables are not those of this supernet's largest net"):
+        fit(micro, split, 1, None, initial=initial)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(micro, split, tmp_path):
