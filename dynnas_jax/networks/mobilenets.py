@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, grouped_by_stride
 from dynnas_jax.search_space import make_divisible
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a published table: (kernel, hidden, out, squeeze-excite hidden, act, stride)."""
-
-    rows: tuple[tuple[int, int, int, int, str, int], ...]
-    stem: int
-    specs: tuple[BlockSpec, ...] = field(init=False)
-
-    def __post_init__(self):
-        specs, width = [], self.stem
-        for kernel, hidden, out, se, act, stride in self.rows:
-            shortcut = stride == 1 and out == width
-            specs.append(BlockSpec(kernel, hidden, out, stride, act, se, hidden != width, shortcut))
-            width = out
-        object.__setattr__(self, "specs", tuple(specs))
+def block_specs(rows: Iterable[tuple[int, int, int, int, str, int]], stem: int) -> tuple[BlockSpec, ...]:
+    """Blocks of a published table with rows of (kernel, hidden, out, squeeze-excite hidden, act, stride), behind a stem."""
+    specs, width = [], stem
+    for kernel, hidden, out, se, act, stride in rows:
+        shortcut = stride == 1 and out == width
+        specs.append(BlockSpec(kernel, hidden, out, stride, act, se, hidden != width, shortcut))
+        width = out
+    return tuple(specs)
 
 
 def mobilenet_v2(*, classes: int = 1000, resolution: int = 224, width: float = 1.0, **options) -> Net:
@@ -37,7 +30,7 @@ def mobilenet_v2(*, classes: int = 1000, resolution: int = 224, width: float = 1
             before = after
     head = make_divisible(1280 * max(1.0, width))
     arch = Arch(
-        resolution, stem, "relu6", grouped_by_stride(_Rows(tuple(rows), stem).specs), head, "relu6", classes, **options
+        resolution, stem, "relu6", grouped_by_stride(block_specs(rows, stem)), head, "relu6", classes, **options
     )
     return Net(arch)
 
@@ -76,9 +69,9 @@ _V3_SMALL = (
 
 def _mobilenet_v3(table: tuple, conv: int, features: int, classes: int, resolution: int, options: dict) -> Net:
     """Squeeze-excite reduces to make_divisible(hidden // 4)."""
-    rows = _Rows(tuple((k, h, o, make_divisible(h // 4) * se, act, s) for k, h, o, se, act, s in table), 16)
+    rows = block_specs(((k, h, o, make_divisible(h // 4) * se, act, s) for k, h, o, se, act, s in table), 16)
     options = {"epsilon": 1e-3, "head_features": features, "head_features_bias": True, **options}
-    return Net(Arch(resolution, 16, "hswish", grouped_by_stride(rows.specs), conv, "hswish", classes, **options))
+    return Net(Arch(resolution, 16, "hswish", grouped_by_stride(rows), conv, "hswish", classes, **options))
 
 
 def mobilenet_v3_large(*, classes: int = 1000, resolution: int = 224, **options) -> Net:
@@ -109,7 +102,5 @@ def efficientnet_b0(*, classes: int = 1000, resolution: int = 224, **options) ->
             before = out
     options = {"epsilon": 1e-3, "se_act": "swish", "se_gate": "sigmoid", **options}
     return Net(
-        Arch(
-            resolution, 32, "swish", grouped_by_stride(_Rows(tuple(rows), 32).specs), 1280, "swish", classes, **options
-        )
+        Arch(resolution, 32, "swish", grouped_by_stride(block_specs(rows, 32)), 1280, "swish", classes, **options)
     )

@@ -246,7 +246,8 @@ def build(template: Template, depthwise: str = "conv") -> Supernet:
         raise ValueError(f"depthwise is {depthwise!r}, choose from {list(DEPTHWISE_FORMS)}")
     # How images are normalised does not change what a genome is.
     fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
-    meaning = repr((fixed, template.stages)) + _own_meaning(template)
+    shared = (template.kernels, template.expands, template.widths)  # a choice with one value is no gene
+    meaning = repr((fixed, template.stages, shared)) + _own_meaning(template)
     space = SearchSpace(genes(template), template.divisor, meaning)
     arch = Decoder(template, space)
     whole = template.whole(arch(space.largest)) if template.shortcuts else None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dynnas_jax.costs.macs import net_cost
-from dynnas_jax.networks import NETWORKS, mbconv, network
+from dynnas_jax.networks import NETWORKS, mbconv, mobilenets, network
 
 # torchvision's mobilenet_v2 has 3,504,872 parameters; the published table has none for it.
 NOT_IN_THE_TABLE = {"mobilenet_v2": 3_504_872}
@@ -80,7 +80,7 @@ def test_what_a_block_adds_to_its_output(noisy_variables):
 )
 def test_conventions_no_net_has(options, message):
     with pytest.raises(ValueError, match=message):
-        mbconv.mobilenet_v2(**options)
+        mobilenets.mobilenet_v2(**options)
 
 
 def test_width_multiplier_and_classes():

@@ -13,7 +13,7 @@ import pytest
 
 from dynnas_jax import stages
 from dynnas_jax.elastic import mask_variables, slice_variables
-from dynnas_jax.networks import mbconv, ofa, state_dicts, weights
+from dynnas_jax.networks import mbconv, mobilenets, ofa, state_dicts, weights
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net
 
 DATA = Path(__file__).with_name("data")
@@ -47,7 +47,7 @@ def tiny_mobilenet_v3():
         (5, 48, 24, 16, "hswish", 2),
         (5, 72, 24, 24, "hswish", 1),
     )
-    chain = mbconv._stages(mbconv._Rows(rows, 8))
+    chain = mbconv.grouped_by_stride(mobilenets.block_specs(rows, 8))
     return Net(Arch(40, 8, "hswish", chain, 32, "hswish", 5, head_features=48, head_features_bias=True, epsilon=1e-3))
 
 
@@ -60,7 +60,7 @@ def tiny_efficientnet():
         (5, 72, 24, 6, "swish", 1),
         (3, 72, 32, 6, "swish", 1),
     )
-    chain = mbconv._stages(mbconv._Rows(rows, 8))
+    chain = mbconv.grouped_by_stride(mobilenets.block_specs(rows, 8))
     return Net(Arch(40, 8, "swish", chain, 48, "swish", 5, epsilon=1e-3, se_act="swish", se_gate="sigmoid"))
 
 

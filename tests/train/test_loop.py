@@ -103,8 +103,8 @@ def test_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
 
 
 def test_a_fresh_run_starts_from_given_variables_and_leaves_them_alone(micro, split, noisy_variables, monkeypatch):
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(current, *_):
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="resolution")
+    def step(current, *_, resolution):
         return current._replace(step=current.step + 1), {"loss": jax.numpy.zeros(())}
 
     monkeypatch.setattr(loop, "make_step", lambda *_, **__: step)
