@@ -51,15 +51,15 @@ def compare(folder: Path, name: str) -> str:
         answers = dict(file)
     known, options = SPACES.get(name, (name.removeprefix("tf_"), {}))
     conventions = {"padding": "SAME", "epsilon": 1e-3} if name in FROM_TENSORFLOW else {}
-    network = NETWORKS[known](**options)
-    network, variables, transforms = weights.load(folder / f"{name}.npz", network, **conventions)
+    network = NETWORKS[known](**options, **({"kernel_transforms": True} if name in SPACES else {}))
+    network, variables = weights.load(folder / f"{name}.npz", network, **conventions)
     is_space = isinstance(network, Supernet)
     net = network.largest_net() if is_space else network
     found = np.asarray(answer(net.clone(depthwise="shifts"), variables, answers["images"]))
     row = [name, f"{np.abs(answers['logits']).max():.1f}", f"{np.abs(found - answers['logits']).max():.1e}"]
     off = []
     for arch, logits in zip(subnet_archs(network, answers), answers["subnet_logits"], strict=True) if is_space else ():
-        own = slice_variables(network, weights.transform_kernels(variables, transforms, arch), arch)
+        own = slice_variables(network, variables, arch)
         subnet = network.net(arch).clone(depthwise="shifts")
         off.append(np.abs(np.asarray(answer(subnet, own, answers["images"])) - logits).max())
     return f"| {' | '.join([*row, f'{max(off):.1e}' if off else ''])} |"

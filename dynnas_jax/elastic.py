@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from dynnas_jax import kernel_transforms
 from dynnas_jax.search_space import SearchSpace
 
 
@@ -38,6 +39,7 @@ class Supernet(NamedTuple):
     net: Callable[[Any], nn.Module]  # arch -> module
     blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
     whole: Any = None  # the largest arch with the leaves that it lacks and some subnet has; None where it lacks none
+    transforms: bool = False  # whether smaller kernels are learned transforms of larger ones, or their centres
 
     def largest_net(self) -> nn.Module:
         """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""
@@ -67,6 +69,15 @@ class Position(NamedTuple):
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Fresh variables `{"params", "batch_stats"}` of a net for uint8 images of `image_shape` (height, width, channels)."""
     return jax.jit(net.init)(key, jnp.zeros((1, *image_shape), jnp.uint8))
+
+
+def init_supernet(supernet: Supernet, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """Fresh variables of a supernet: its largest net's, and kernel transforms, identities at first, where it learns them."""
+    variables = init(supernet.largest_net(), key, image_shape)
+    if not supernet.transforms:
+        return variables
+    transforms = kernel_transforms.identity(elastic_kernels(supernet))
+    return {**variables, "params": {**variables["params"], kernel_transforms.PLACE: transforms}}
 
 
 def trace(block: Block, carry: Any) -> Traced:
@@ -157,6 +168,7 @@ def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
     Raises:
       ValueError: if the arch is larger than the supernet somewhere.
     """
+    transforms = variables["params"].get(kernel_transforms.PLACE, {})
     cut: dict = {collection: {} for collection in variables}
     for name, traced in walk(supernet.blocks(arch), image_struct(arch)).items():
         for collection, shapes in traced.variables.items():
@@ -169,6 +181,8 @@ def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
                     raise ValueError(
                         f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}"
                     )
+                if name in transforms and len(shape.shape) == 4 and shape.shape[0] < leaf.shape[0]:
+                    leaf = kernel_transforms.smaller(leaf, shape.shape[0], transforms[name])
                 cut[collection].setdefault(name, {})[path] = _crop(leaf, shape.shape)
     return {c: {n: traverse_util.unflatten_dict(leaves) for n, leaves in blocks.items()} for c, blocks in cut.items()}
 
@@ -231,6 +245,16 @@ def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...
     return tuple(plan)
 
 
+def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
+    """The sides, ascending, of every block's depthwise kernel that has several."""
+    found = {}
+    for position, masks in _mask_plan(supernet):
+        for mask in masks:
+            if mask.rule == "ring":
+                found[position.name] = tuple(np.unique(mask.lengths).tolist())
+    return found
+
+
 def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> jax.Array:
     """bool, of the leaf's rank: what of it the subnet uses."""
     if rule == "channels":
@@ -253,14 +277,21 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
     Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
     units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
     A pointwise kernel that the subnet does without becomes the identity. All others stay as they are, hence unbatched
-    under vmap, but for those with no norm behind them.
+    under vmap, but for those with no norm behind them. With kernel transforms the depthwise kernel is the one learned for
+    its size, zeros around it.
     """
+    transforms = variables["params"].get(kernel_transforms.PLACE, {})
     params = traverse_util.flatten_dict(variables["params"])
     for position, masks in _mask_plan(supernet):
         joint = joint_index(position, genome)
         exists = genome[position.depth[0]] >= position.depth[1] if position.depth else jnp.asarray(True)
         for path, rule, lengths in masks:
             key = (position.name, *path[1:])
+            if rule == "ring" and position.name in transforms:
+                sides = np.unique(lengths)
+                made = kernel_transforms.candidates(params[key], sides.tolist(), transforms[position.name])
+                params[key] = made[jnp.asarray(np.searchsorted(sides, lengths))[joint]]
+                continue
             live = _live(rule, params[key], jnp.asarray(lengths)[joint], exists)
             outside = jnp.zeros((), params[key].dtype)
             if (lengths == 0).any():

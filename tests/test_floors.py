@@ -10,7 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dynnas_jax"
 FLOORS = {
-    **dict.fromkeys(("search_space", "elastic", "confidence", "records", "workdir", "costs", "data", "export"), 1),
+    **dict.fromkeys(
+        ("search_space", "elastic", "confidence", "records", "workdir", "kernel_transforms", "costs", "data", "export"),
+        1,
+    ),
     "networks": 2,
     **dict.fromkeys(("dynamic", "train"), 3),
     "search": 4,

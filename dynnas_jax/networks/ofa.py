@@ -26,6 +26,7 @@ def ofa_mobilenet_v3(
     classes: int = 1000,
     resolutions: tuple[int, ...] = OFA_RESOLUTIONS,
     depthwise: str = "conv",
+    kernel_transforms: bool = False,
     **options,
 ) -> Supernet:
     """Once-for-all's MobileNetV3 space (arXiv 1908.09791): kernel {3, 5, 7}, expansion {3, 4, 6}, depth {2, 3, 4}.
@@ -41,7 +42,7 @@ def ofa_mobilenet_v3(
         resolutions[-1], stem, "hswish", (("stage0", (first,)),), head_conv, "hswish", classes, features, **options
     )
     stages = tuple(Stage(out, *row, (2, 3, 4)) for out, row in zip(outs[1:], _V3_STAGES, strict=True))
-    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise)
+    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise, kernel_transforms)
 
 
 def ofa_proxyless(
@@ -50,6 +51,7 @@ def ofa_proxyless(
     classes: int = 1000,
     resolutions: tuple[int, ...] = OFA_RESOLUTIONS,
     depthwise: str = "conv",
+    kernel_transforms: bool = False,
     **options,
 ) -> Supernet:
     """Once-for-all's ProxylessNAS space (arXiv 1908.09791) at width 1.3: ReLU6, no squeeze-excite, a last stage of one block.
@@ -63,7 +65,7 @@ def ofa_proxyless(
     base = Arch(resolutions[-1], 40, "relu6", (("stage0", (first,)),), 1664, "relu6", classes, **options)
     rows = zip((32, 56, 104, 128, 248, 416), (2, 2, 2, 1, 2, 1), ((2, 3, 4),) * 5 + ((1,),), strict=True)
     stages = tuple(Stage(out, stride, "relu6", False, depths) for out, stride, depths in rows)
-    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise)
+    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise, kernel_transforms)
 
 
 def small_images(
@@ -85,6 +87,7 @@ def small_images(
     expands: tuple[int, ...] = (1, 2, 4, 6),
     divisor: int = 8,
     depthwise: str = "conv",
+    kernel_transforms: bool = False,
     **options,
 ) -> Supernet:
     """A space for images of 8 to 64 pixels: per stage a width and a depth, per block a kernel and an expansion.
@@ -131,7 +134,7 @@ def small_images(
         divisor,
         elastic_head=True,
     )
-    return build(template, depthwise)
+    return build(template, depthwise, kernel_transforms)
 
 
 def net_from_arch_file(space: Callable[..., Supernet], content: dict) -> Net:

@@ -240,8 +240,11 @@ def _blocks(template: Template, space: SearchSpace, arch: Arch) -> tuple[Block, 
     return tuple(sized)
 
 
-def build(template: Template, depthwise: str = "conv") -> Supernet:
-    """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in."""
+def build(template: Template, depthwise: str = "conv", kernel_transforms: bool = False) -> Supernet:
+    """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in.
+
+    With `kernel_transforms` smaller kernels are learned transforms of larger ones (`dynnas_jax.kernel_transforms`).
+    """
     if depthwise not in DEPTHWISE_FORMS:
         raise ValueError(f"depthwise is {depthwise!r}, choose from {list(DEPTHWISE_FORMS)}")
     # How images are normalised does not change what a genome is.
@@ -252,7 +255,7 @@ def build(template: Template, depthwise: str = "conv") -> Supernet:
     arch = Decoder(template, space)
     whole = template.whole(arch(space.largest)) if template.shortcuts else None
     net = functools.partial(Net, depthwise=depthwise)
-    return Supernet(space, arch, net, functools.partial(_blocks, template, space), whole)
+    return Supernet(space, arch, net, functools.partial(_blocks, template, space), whole, kernel_transforms)
 
 
 def _own_meaning(template: Template) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from dynnas_jax import kernel_transforms
 from dynnas_jax.elastic import Supernet, image_struct
 from dynnas_jax.networks import state_dicts
 from dynnas_jax.networks.mbconv import Arch, Net
@@ -25,8 +26,7 @@ class Loaded(NamedTuple):
     """What a file of weights gives."""
 
     network: Any  # the net or the supernet that was given, with the padding and the epsilon of the weights
-    variables: dict  # of the net, or of the supernet's largest net
-    transforms: dict  # {block: {"7to5": float32[25, 25], "5to3": float32[9, 9]}}, empty where the file has none
+    variables: dict  # of the net, or of the supernet
 
 
 def load(
@@ -39,8 +39,8 @@ def load(
 ) -> Loaded:
     """Variables from a state dict: an `.npz` with its arrays under their names, else a file that `torch.load` reads.
 
-    The largest net of a supernet then computes what the original's does. Its smaller kernels, cut out of the centre, are
-    not once-for-all's, which makes them by learned transforms: see `transform_kernels`.
+    A supernet that learns kernel transforms takes once-for-all's, and its subnets then compute what the original's do. One
+    that does not leaves them: its largest net is the original's, its smaller kernels are not.
 
     Args:
       padding: of the convolutions; "SAME" for weights of timm that come from TensorFlow (`tf_...`).
@@ -50,7 +50,7 @@ def load(
 
     Raises:
       ValueError: for a file that cannot be read or is of neither library, or arrays that are missing, unknown or of another
-        shape than the network's.
+        shape than the network's, or without the kernel transforms it needs.
     """
     path = Path(path)
     arrays = state_dicts.read(path)
@@ -70,9 +70,15 @@ def load(
         collection, *rest = wanted[state_dicts.plain(name)].path
         trees[collection][tuple(rest)] = _our_order(array.astype(np.float32), collection)
     params, batch_stats, transforms = (traverse_util.unflatten_dict(tree) for tree in trees.values())
+    if isinstance(network, Supernet) and network.transforms:
+        if not transforms:
+            raise ValueError(
+                f"{path} has no kernel transforms; the supernet must not learn any (kernel_transforms=False)"
+            )
+        params[kernel_transforms.PLACE] = transforms
     if classifier_key is not None:
         params["head"]["classifier"] = jax.device_get(_fresh_classifier(net, classifier_key))
-    return Loaded(network, {"params": params, "batch_stats": batch_stats}, transforms)
+    return Loaded(network, {"params": params, "batch_stats": batch_stats})
 
 
 def to_state_dict(net: Net, variables: dict, library: str) -> dict[str, np.ndarray]:
@@ -88,40 +94,6 @@ def to_state_dict(net: Net, variables: dict, library: str) -> dict[str, np.ndarr
         name: np.asarray(leaves[place.path]).transpose(_TORCH_AXES[len(place.shape)])
         for name, place in _wanted(net, state_dicts.LIBRARIES[library]).items()
     }
-
-
-def transform_kernels(variables: dict, transforms: dict, arch: Arch) -> dict:
-    """A supernet's variables whose centre windows are the kernels that once-for-all makes for `arch`.
-
-    Where a block of the arch has a smaller kernel than the supernet, the window is multiplied by the learned matrices, size
-    after size (arXiv 1908.09791, section 3.3); `elastic.slice_variables` with the same arch then cuts once-for-all's subnet.
-
-    Raises:
-      ValueError: if a block lacks the transform to the size it has.
-    """
-    params = dict(variables["params"])
-    for name, spec in arch.named_blocks():
-        kernel = jnp.asarray(params[name]["depthwise_conv"]["kernel"])
-        small = kernel
-        while small.shape[0] > spec.kernel:
-            small = _transformed(name, small, transforms)
-        if small is not kernel:
-            edge = (kernel.shape[0] - small.shape[0]) // 2
-            inside = slice(edge, edge + small.shape[0])
-            placed = {"kernel": kernel.at[inside, inside].set(small)}
-            params[name] = {**params[name], "depthwise_conv": placed}
-    return {**variables, "params": params}
-
-
-def _transformed(name: str, kernel: jax.Array, transforms: dict) -> jax.Array:
-    """[k, k, 1, c] -> the next smaller kernel of the block."""
-    for pair, matrix in transforms.get(name, {}).items():
-        size, target = map(int, pair.split("to"))
-        if size == kernel.shape[0]:
-            edge = (size - target) // 2
-            window = kernel[edge : edge + target, edge : edge + target]
-            return (jnp.asarray(matrix) @ window.reshape(target**2, -1)).reshape(window.shape)
-    raise ValueError(f"there is no transform of {name}'s kernel of {kernel.shape[0]} to a smaller one")
 
 
 # What is wanted, and whether it is there.
@@ -200,7 +172,7 @@ def _with_conventions(network: Net | Supernet, padding: str, epsilon: float) -> 
         return network
     base = replace(base, padding=padding, epsilon=epsilon)
     if isinstance(network, Supernet):
-        return build(replace(network.arch.template, base=base), network.largest_net().depthwise)
+        return build(replace(network.arch.template, base=base), network.largest_net().depthwise, network.transforms)
     return network.clone(arch=base)
 
 

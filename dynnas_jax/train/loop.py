@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from dynnas_jax.data.resize import resized
-from dynnas_jax.elastic import Supernet, init
+from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, metrics, state
 from dynnas_jax.train.state import TrainState
 
@@ -182,8 +182,8 @@ def _begin(supernet, image_shape, key, optimizer, store, sharding, initial) -> T
 def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, initial: dict | None) -> dict:
     """What a fresh run starts from."""
     if initial is None:
-        return init(supernet.largest_net(), key, image_shape)
-    wanted = jax.eval_shape(functools.partial(init, supernet.largest_net(), image_shape=image_shape), key)
+        return init_supernet(supernet, key, image_shape)
+    wanted = jax.eval_shape(functools.partial(init_supernet, supernet, image_shape=image_shape), key)
     if jax.tree.map(jnp.shape, initial) != jax.tree.map(jnp.shape, wanted):
         raise ValueError("train: the initial variables are not those of this supernet's largest net")
     # Copies: the state's buffers are donated, and these are the caller's.

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.elastic import extract, mask_variables
+from dynnas_jax import kernel_transforms
+from dynnas_jax.elastic import elastic_kernels, extract, mask_variables
+from dynnas_jax.kernel_transforms import PLACE
 from dynnas_jax.networks import NETWORKS, ofa
 
 SMALL = {
@@ -33,6 +35,15 @@ CASES = {
         "act": "hswish",
         "squeeze_excite": True,
         "depthwise": "shifts",
+    },
+    "small_images, kernel transforms": {
+        **SMALL,
+        "image_size": 8,
+        "stage_widths": (8,),
+        "stage_strides": (1,),
+        "kernels": (3, 5, 7),
+        "expands": (1, 2),
+        "kernel_transforms": True,
     },
     "ofa_mobilenet_v3": {"resolutions": (16,), "classes": 5},
     "ofa_proxyless": {"resolutions": (16,), "classes": 5},
@@ -97,6 +108,12 @@ def sliced_program(supernet, genome, **options):
     return losses_and_gradient(net, lambda variables: extract(supernet, variables, genome)[1])
 
 
+def noisy_transforms(supernet):
+    generator = np.random.default_rng(5)
+    identities = kernel_transforms.identity(elastic_kernels(supernet))
+    return jax.tree.map(lambda leaf: leaf + generator.normal(0, 0.3, leaf.shape), identities)
+
+
 class Case:
     def __init__(self, name, noisy_variables):
         supernet = NETWORKS[name.split(",")[0]](**CASES[name])
@@ -105,6 +122,8 @@ class Case:
         arch = self.supernet.arch(self.supernet.space.largest)
         shape = (arch.resolution, arch.resolution, arch.channels)
         variables = noisy_variables(self.supernet.largest_net(), shape)
+        if self.supernet.transforms:
+            variables["params"][PLACE] = noisy_transforms(self.supernet)
         self.variables = jax.tree.map(lambda leaf: leaf.astype(self.dtype), variables)
         self.images = np.random.default_rng(2).integers(0, 256, (4, *shape), dtype=np.uint8)
         self.masked = masked_program(self.supernet, dtype=self.dtype)
@@ -159,6 +178,24 @@ def test_shifts_equal_conv_in_a_whole_net(cases):
         for mode in MODES:
             largest = case.supernet.space.largest
             case.assert_same(case.run(case.masked, mode, largest), case.run(conv, mode, largest))
+
+
+def test_smaller_kernels_are_transforms_of_the_larger_by_numpy(cases):
+    case = cases("small_images, kernel transforms")
+    own = extract(case.supernet, case.variables, case.supernet.space.smallest)[1]
+    for name, (low, middle, high) in elastic_kernels(case.supernet).items():
+        assert (low, middle, high) == (3, 5, 7)
+        kernel = np.asarray(case.variables["params"][name]["depthwise_conv"]["kernel"], np.float64)
+        for side, pair in ((5, "7to5"), (3, "5to3")):
+            edge = (len(kernel) - side) // 2
+            window = kernel[edge : edge + side, edge : edge + side].reshape(side * side, -1)
+            kernel = (np.asarray(case.variables["params"][PLACE][name][pair], np.float64) @ window).reshape(
+                side, side, 1, -1
+            )
+        if name not in own["params"]:
+            continue
+        found = own["params"][name]["depthwise_conv"]["kernel"]
+        np.testing.assert_allclose(found, kernel[..., : found.shape[-1]], rtol=1e-5, atol=1e-5)
 
 
 def test_every_supernet_is_here():

@@ -13,6 +13,7 @@ import pytest
 
 from dynnas_jax import stages
 from dynnas_jax.elastic import mask_variables, slice_variables
+from dynnas_jax.kernel_transforms import PLACE
 from dynnas_jax.networks import mbconv, mobilenets, ofa, state_dicts, weights
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net
 
@@ -36,7 +37,9 @@ def tiny_supernet(supernet, outs, *, shortcut, act, head_conv):
     )
     rows = zip(template.stages, outs, strict=True)
     kept = tuple(replace(s, out=out, depths=(1,) if s.depths == (1,) else (1, 2)) for s, out in rows)
-    return ofa.build(replace(template, base=base, stages=kept, expands=(2, 3), resolutions=(40,)))
+    return ofa.build(
+        replace(template, base=base, stages=kept, expands=(2, 3), resolutions=(40,)), kernel_transforms=True
+    )
 
 
 def tiny_mobilenet_v3():
@@ -98,10 +101,10 @@ def largest(network):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_equal_the_original_codes(name):
-    network, variables, transforms = loaded(name)
+    network, variables = loaded(name)
     net, given = largest(network), answers(name)
     assert (net.arch.padding, net.arch.epsilon) == ("symmetric", EPSILON.get(name, 1e-5))
-    assert bool(transforms) == (name in SPACES)
+    assert (PLACE in variables["params"]) == (name in SPACES)
     np.testing.assert_allclose(apply(net, variables, given["images"]), given["logits"], rtol=0, atol=1e-4)
 
 
@@ -109,7 +112,7 @@ def test_logits_equal_the_original_codes(name):
 def test_other_conventions_give_other_logits(change):
     """Else the equality above would not show that they are right."""
     given = answers("tiny_efficientnet")
-    net, variables, _ = weights.load(DATA / "tiny_efficientnet.npz", tiny_efficientnet(), **change)
+    net, variables = weights.load(DATA / "tiny_efficientnet.npz", tiny_efficientnet(), **change)
     assert np.abs(apply(net, variables, given["images"]) - given["logits"]).max() > 1e-3
 
 
@@ -127,14 +130,14 @@ def archs(name, supernet, given):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_subnets_with_transformed_kernels_equal_the_original_codes(name):
-    supernet, variables, transforms = loaded(name)
+    supernet, variables = loaded(name)
+    cut = {**variables, "params": {key: tree for key, tree in variables["params"].items() if key != PLACE}}
     given, off = answers(name), 0.0
     for arch, logits in zip(archs(name, supernet, given), given["subnet_logits"], strict=True):
-        transformed = weights.transform_kernels(variables, transforms, arch)
-        own = slice_variables(supernet, transformed, arch)
+        own = slice_variables(supernet, variables, arch)
         found = apply(supernet.net(arch), own, given["images"])
         np.testing.assert_allclose(found, logits, rtol=0, atol=1e-4)
-        cropped = apply(supernet.net(arch), slice_variables(supernet, variables, arch), given["images"])
+        cropped = apply(supernet.net(arch), slice_variables(supernet, cut, arch), given["images"])
         off = max(off, np.abs(cropped - logits).max())
     assert off > 1e-2  # the plain crop is another net
 
@@ -150,11 +153,11 @@ def test_masked_equals_sliced_with_symmetric_padding():
 
 
 def test_a_kernel_without_its_transform():
-    supernet, variables, transforms = loaded("tiny_ofa_proxyless")
+    supernet, variables = loaded("tiny_ofa_proxyless")
     arch = supernet.arch(supernet.space.smallest)
-    without = {name: {"7to5": own["7to5"]} for name, own in transforms.items()}
-    with pytest.raises(ValueError, match="no transform of stage1_block0's kernel of 5 to a smaller one"):
-        weights.transform_kernels(variables, without, arch)
+    without = {name: {"7to5": own["7to5"]} for name, own in variables["params"][PLACE].items()}
+    with pytest.raises(ValueError, match="no kernel transform from 5 to 3, only 7to5"):
+        slice_variables(supernet, {**variables, "params": {**variables["params"], PLACE: without}}, arch)
 
 
 # Names and files.
@@ -172,17 +175,21 @@ def saved(tmp_path, content):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_there_and_back(name, tmp_path):
-    network, variables, _ = loaded(name)
+    network, variables = loaded(name)
     library = "once-for-all" if name in SPACES else "timm"
     state = weights.to_state_dict(largest(network), variables, library)
     original = {state_dicts.plain(key): value for key, value in arrays(name).items() if "num_batches" not in key}
     assert set(original) - set(state) == {key for key in original if key.endswith("_matrix")}
     for key, value in state.items():
         np.testing.assert_array_equal(value, original[key].astype(np.float32), err_msg=key)
-    again = weights.load(saved(tmp_path, state), network)
+    file, own = saved(tmp_path, state), {key: tree for key, tree in variables["params"].items() if key != PLACE}
+    if name in SPACES:
+        with pytest.raises(ValueError, match=r"has no kernel transforms; .*kernel_transforms=False"):
+            weights.load(file, network)
+        network = network._replace(transforms=False)
+    again = weights.load(file, network)
     assert again.network is network
-    assert again.transforms == {}
-    jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, {**variables, "params": own})
 
 
 def test_old_names_and_those_of_several_devices(tmp_path):
@@ -192,7 +199,6 @@ def test_old_names_and_those_of_several_devices(tmp_path):
     old = {key.replace("module.first_mobile_inverted_conv", "first_conv"): v for key, v in old.items()}
     found = weights.load(saved(tmp_path, old), NETWORKS[SPACES[0]]())
     jax.tree.map(np.testing.assert_array_equal, found.variables, loaded(SPACES[0]).variables)
-    jax.tree.map(np.testing.assert_array_equal, found.transforms, loaded(SPACES[0]).transforms)
 
 
 def test_a_new_classifier(tmp_path):
