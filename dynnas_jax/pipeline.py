@@ -44,7 +44,7 @@ def check(config: dict) -> None:
       ValueError: naming the unknown key and the nearest, or the value and what it must be.
     """
     from dynnas_jax import networks, stages
-    from dynnas_jax.data import augment, sources
+    from dynnas_jax.data import augment, mixing, sources
     from dynnas_jax.search import evolution, pairs, predictor
     from dynnas_jax.train import loop, sandwich, state
 
@@ -55,8 +55,9 @@ def check(config: dict) -> None:
     if not network.has_space:
         raise ValueError(f"supernet.network is {network.function!r}, a fixed network; choose one with a space")
     settings.check_options("supernet", supernet, [network.resolve()], given=("channels", "classes"))
-    filled = ("seed", "augment", "directory", "evaluate", "mesh")
-    settings.check_options("train", train, [loop.fit], also=("sandwich_rule",), given=filled)
+    filled = ("seed", "augment", "mix", "directory", "evaluate", "mesh")
+    settings.check_options("train", train, [loop.fit], also=("sandwich_rule", "mixing"), given=filled)
+    settings.check_options("train.mixing", train.get("mixing") or {}, [mixing.rule])
     settings.check_options("train.optimizer", train.get("optimizer") or {}, [state.optimizer])
     settings.check_options("train.sandwich_rule", train.get("sandwich_rule") or {}, [sandwich.rule])
     settings.check_options("dynamic", config["dynamic"], [pairs.choose_pair], also=("score",))
@@ -92,15 +93,18 @@ def _check_values(config: dict) -> None:
 
 def _build(config: dict) -> None:
     """Builds what training is made of, so that a value none of it accepts is found before the first step."""
-    from dynnas_jax.data import augment
+    from dynnas_jax.data import augment, mixing
     from dynnas_jax.train import sandwich, state
 
     train = config["train"]
-    for section, function, options in (
+    parts = [
         ("data.augment", augment.rule, config["data"].get("augment")),
         ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
         ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
-    ):
+    ]
+    if train.get("mixing"):
+        parts.append(("train.mixing", mixing.rule, train["mixing"]))
+    for section, function, options in parts:
         try:
             function(**(options or {}))
         except TypeError as error:

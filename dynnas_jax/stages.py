@@ -15,6 +15,7 @@ import numpy as np
 
 from dynnas_jax import records
 from dynnas_jax.costs import macs
+from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.dynamic import protocol, thresholds
 from dynnas_jax.job import Job, build_supernet, facts_of, load_variables, save_variables
 from dynnas_jax.networks import big_little
@@ -33,7 +34,9 @@ def _evaluator(job: Job, calibration_images: int, chunk: int) -> collecting.Eval
     return collecting.Evaluator(job.supernet, job.calibration(calibration_images), split, score=score, chunk=chunk)
 
 
-def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **options) -> tuple[str, ...]:
+def train(
+    job: Job, folder: Path, *, sandwich_rule: dict | None = None, mixing: dict | None = None, **options
+) -> tuple[str, ...]:
     """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables."""
     evaluate = _evaluator(job, 1024, 2)
     ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
@@ -48,6 +51,7 @@ def train(job: Job, folder: Path, *, sandwich_rule: dict | None = None, **option
         sandwich.rule(**(sandwich_rule or {})),
         seed=job.seed,
         augment=job.augment,
+        mix=mixing_rule(**mixing) if mixing else None,
         directory=folder,
         evaluate=held_out,
         **options,

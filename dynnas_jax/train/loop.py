@@ -48,28 +48,32 @@ def make_step(
     mesh: jax.sharding.Mesh,
     *,
     augment: Callable | None = None,
+    mix: Callable | None = None,
     ema_decay: float = 0.999,
 ) -> Callable:
     """step(state, images, labels, indices, key) -> (state, metrics), jitted; the state is donated.
 
-    The images of the step are gathered and augmented as one global batch, whatever the number of devices, then each device
-    takes its part; statistics and gradients are means over the mesh.
+    The images of the step are gathered, augmented and mixed as one global batch, whatever the number of devices, then each
+    device takes its part; statistics and gradients are means over the mesh.
     """
     objective = rule(supernet, "data")
     split, whole = PartitionSpec("data"), PartitionSpec()
 
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(whole, split, split, whole), out_specs=whole, check_vma=False
+        jax.shard_map, mesh=mesh, in_specs=(whole, split, split, whole, split), out_specs=whole, check_vma=False
     )
-    def update(variables, images, labels, key):
-        return jax.lax.pmean(objective(variables, images, labels, key), "data")
+    def update(variables, images, labels, key, mixed):
+        return jax.lax.pmean(objective(variables, images, labels, key, **mixed), "data")
 
     def step(current: TrainState, images, labels, indices, key):
-        augment_key, rule_key = jax.random.split(jax.random.fold_in(key, current.step))
+        augment_key, rule_key, mix_key = jax.random.split(jax.random.fold_in(key, current.step), 3)
         batch = images[indices]
         if augment is not None:
             batch = augment(augment_key, batch)
-        made = update(current.variables, batch, labels[indices], rule_key)
+        own, mixed = labels[indices], {}
+        if mix is not None:
+            batch, mixed["targets"] = mix(mix_key, batch, jax.nn.one_hot(own, supernet.largest_net().arch.classes))
+        made = update(current.variables, batch, own, rule_key, mixed)
         params = current.variables["params"]
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
             moves, optimizer = transform.update(made.gradient, current.optimizer, params)
@@ -97,6 +101,7 @@ def fit(
     batch_size: int = 128,
     optimizer: dict | None = None,
     augment: Callable | None = None,
+    mix: Callable | None = None,
     ema_decay: float = 0.999,
     mesh: jax.sharding.Mesh | None = None,
     directory: Path | None = None,
@@ -111,6 +116,7 @@ def fit(
       rule: what makes a gradient of a batch, such as `sandwich.rule()`.
       optimizer: keyword arguments of `state.optimizer`.
       augment: (key, uint8 images) -> uint8 images.
+      mix: (key, uint8 images, one-hot labels) -> uint8 images, targets; such as `mixing.rule(mixup=0.2)`.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
 
@@ -131,7 +137,7 @@ def fit(
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
     current = store.latest(jax.eval_shape(fresh, key), whole) if store else None
     current = jax.device_put(fresh(jax.random.fold_in(key, 0)), whole) if current is None else current
-    step = make_step(supernet, rule, transform, mesh, augment=augment, ema_decay=ema_decay)
+    step = make_step(supernet, rule, transform, mesh, augment=augment, mix=mix, ema_decay=ema_decay)
     images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
     log = metrics.Log(directory, int(current.step))
     rate = state.schedule(steps, **{k: v for k, v in settings.items() if k in ("learning_rate", "warm_up")})

@@ -20,40 +20,50 @@ class Update(NamedTuple):
     metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
 
 
-# objective(variables, images, labels, key) -> Update, for the part of the batch on one device of `axis_name`.
-Objective = Callable[[dict, jax.Array, jax.Array, jax.Array], Update]
+# objective(variables, images, labels, key, targets=None) -> Update, for the part of the batch on one device of `axis_name`.
+# Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
+Objective = Callable[..., Update]
 
 
-def rule(*, random_subnets: int = 2, temperature: float = 1.0) -> Callable[[Supernet, str | None], Objective]:
+def rule(
+    *, random_subnets: int = 2, temperature: float = 1.0, label_smoothing: float = 0.0
+) -> Callable[[Supernet, str | None], Objective]:
     """Per step the largest net learns the labels; the smallest and `random_subnets` others learn the largest's answers.
 
     The largest and the smallest run sliced, the random ones masked: any genome, one compiled program. The gradient is the
     mean over the subnets. Running statistics come from the largest; other subnets are recalibrated before use.
 
+    Args:
+      label_smoothing: the part of each label, or target of mixed images, that is spread evenly over all classes.
+
     Raises:
-      ValueError: for fewer than 0 random subnets or a temperature not above 0.
+      ValueError: for fewer than 0 random subnets, a temperature not above 0, or a smoothing outside 0 to below 1.
     """
     if random_subnets < 0:
         raise ValueError(f"sandwich: random_subnets is {random_subnets}, must not be negative")
     if temperature <= 0:
         raise ValueError(f"sandwich: temperature is {temperature}, must be above 0")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"sandwich: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
 
     def build(supernet: Supernet, axis_name: str | None = None) -> Objective:
-        return _objective(supernet, axis_name, random_subnets, temperature)
+        return _objective(supernet, axis_name, random_subnets, temperature, label_smoothing)
 
     return build
 
 
-def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, temperature: float) -> Objective:
+def _objective(
+    supernet: Supernet, axis_name: str | None, random_subnets: int, temperature: float, label_smoothing: float
+) -> Objective:
     largest = supernet.largest_net().clone(axis_name=axis_name)
     smallest = supernet.net(supernet.arch(supernet.space.smallest)).clone(axis_name=axis_name)
     subnets = random_subnets + 2
 
-    def labelled(params, batch_stats, images, labels):
+    def labelled(params, batch_stats, images, targets):
         (logits, _), updated = largest.apply(
             {"params": params, "batch_stats": batch_stats}, images, True, mutable=["batch_stats"]
         )
-        return losses.cross_entropy(logits, labels), (logits, updated["batch_stats"])
+        return losses.cross_entropy(logits, targets, label_smoothing), (logits, updated["batch_stats"])
 
     def distilled(params, run, batch_stats, images, teacher):
         (logits, _), _ = run({"params": params, "batch_stats": batch_stats}, images)
@@ -66,10 +76,10 @@ def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, t
     def run_masked(variables, images, genome):
         return largest.apply(mask_variables(supernet, variables, genome), images, True, mutable=["batch_stats"])
 
-    def objective(variables, images, labels, key):
+    def objective(variables, images, labels, key, targets=None):
         params, stats = variables["params"], variables["batch_stats"]
         (loss, (teacher, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
-            params, stats, images, labels
+            params, stats, images, labels if targets is None else targets
         )
         learn = jax.value_and_grad(distilled)
         loss_smallest, other = learn(params, run_smallest, stats, images, teacher)

@@ -4,10 +4,11 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.data import augment
+from dynnas_jax.data import augment, mixing
 from dynnas_jax.train import loop, sandwich
 
 STEPS = 6
@@ -82,6 +83,40 @@ def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
         np.testing.assert_allclose(eight, one, rtol=0, atol=1e-3 * max(0.1, np.abs(one).max()), err_msg=str(path))
 
     jax.tree_util.tree_map_with_path(same, unbroken[1].variables, final.variables)
+
+
+def test_the_rule_gets_labels_and_mixed_images_and_targets(micro, split, tmp_path):
+    """A rule that only reports the sums of what it is given."""
+
+    def rule(supernet, axis):
+        def objective(variables, images, labels, key, targets):
+            seen = {"loss": images.astype(jnp.float32), "labels": labels.astype(jnp.float32), "targets": targets[:, 2]}
+            nothing = jax.tree.map(jnp.zeros_like, variables["params"])
+            return sandwich.Update(nothing, variables["batch_stats"], {k: v.mean() for k, v in seen.items()})
+
+        return objective
+
+    mesh, log = loop.data_mesh(2), {"directory": tmp_path, "log_every": 1}
+    mix = lambda key, images, labels: (images // 2, 0.5 * labels)  # noqa: E731 - one line says it all
+    loop.fit(micro, split, rule, steps=1, batch_size=40, mix=mix, mesh=mesh, **log)
+    (row,) = rows(tmp_path)
+    assert row["loss"] == pytest.approx((split.images // 2).mean(), rel=1e-5)
+    assert row["labels"] == pytest.approx(split.labels.mean(), rel=1e-5)
+    assert row["targets"] == pytest.approx(0.5 * np.mean(split.labels == 2), rel=1e-5)
+
+
+def test_mixing_and_randaugment_on_eight_devices_equal_one():
+    """What is drawn for the global batch, split over the devices or not."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8), np.eye(16, dtype=np.float32)
+    rule, mix = augment.rule(pad=1, operations=1, brightness=0.2), mixing.rule(mixup=0.4, cutmix=1.0)
+    both = lambda key, x, y: mix(key, rule(key, x), y)  # noqa: E731 - one line says it all
+    placed = [
+        jax.sharding.NamedSharding(loop.data_mesh(8), jax.sharding.PartitionSpec(axis)) for axis in ("data", None)
+    ]
+    for out, expected in zip(
+        *(jax.jit(both, out_shardings=place)(jax.random.key(0), images, labels) for place in placed), strict=True
+    ):
+        np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 def test_resumed_equals_unbroken(micro, split, unbroken, tmp_path):

@@ -71,6 +71,19 @@ def test_gradient_is_the_mean_of_the_subnets(micro, batch, made, alone):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), made.batch_stats, stats)
 
 
+def test_targets_and_smoothing_change_what_the_largest_learns_and_not_its_accuracy(micro, variables, batch, made):
+    """Of the losses only the largest's."""
+    images, labels = batch
+    objective = jax.jit(sandwich.rule(random_subnets=0, temperature=TEMPERATURE, label_smoothing=0.2)(micro))
+    targets = np.roll(np.eye(3, dtype=np.float32)[labels], 1, axis=1) * 0.3 + np.eye(3, dtype=np.float32)[labels] * 0.7
+    found = objective(variables, images, labels, KEY, targets).metrics
+    logits = micro.largest_net().apply(variables, images, True, mutable=["batch_stats"])[0][0]
+    wanted = losses.cross_entropy(logits, jnp.asarray(0.8 * targets + 0.2 / 3))
+    np.testing.assert_allclose(found["loss_largest"], wanted, rtol=1e-5)
+    for name in ("loss_smallest", "accuracy_largest"):
+        np.testing.assert_allclose(found[name], made.metrics[name], rtol=1e-5)
+
+
 def test_without_random_subnets_no_such_loss(micro, variables, batch):
     objective = sandwich.rule(random_subnets=0)(micro)
     shapes = jax.eval_shape(objective, variables, *batch, KEY)
@@ -83,6 +96,7 @@ def test_without_random_subnets_no_such_loss(micro, variables, batch):
     [
         ({"random_subnets": -1}, "random_subnets is -1, must not be negative"),
         ({"temperature": 0}, "temperature is 0, must be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0, must be at least 0 and below 1"),
     ],
 )
 def test_wrong_options(options, message):
