@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
-    from dynnas_jax import pipeline, settings
+    from dynnas_jax import pipeline, recipe, settings
 
     if "--config" in rest[:-1]:
         place = rest.index("--config")
@@ -89,7 +89,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> None:
     for argument in rest:
         if not argument.startswith(("--config=", "--config.")):
             raise ValueError(f"unknown argument {argument!r}")
-    config = settings.as_dict(settings.load(rest, pipeline.options))
+    config = settings.as_dict(settings.load(rest, recipe.options))
     names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
     pipeline.run(config, known.workdir, names=names, redo=known.redo)
 
@@ -114,9 +114,9 @@ def _cost(known: argparse.Namespace, _: list[str]) -> None:
 
 
 def _search(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax import stages
+    from dynnas_jax.stages import search
 
-    print(json.dumps(stages.best_subnet(known.workdir, known.max_macs), indent=1))
+    print(json.dumps(search.best_subnet(known.workdir, known.max_macs), indent=1))
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> None:

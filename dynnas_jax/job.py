@@ -12,7 +12,9 @@ from flax import serialization
 from dynnas_jax import elastic, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, sources
-from dynnas_jax.workdir import Workdir, write_bytes
+from dynnas_jax.networks import big_little
+from dynnas_jax.search import collect
+from dynnas_jax.workdir import Workdir, read_json, write_bytes
 
 
 class Job(NamedTuple):
@@ -89,3 +91,30 @@ def load_variables(path: Path) -> dict:
         return serialization.msgpack_restore(path.read_bytes())
     except (OSError, ValueError, TypeError) as error:  # msgpack and NumPy raise what a damaged byte leads them to
         raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
+
+
+def evaluator(job: Job, calibration_images: int, chunk: int) -> collect.Evaluator:
+    split = job.images.holdout
+    if not len(split):
+        raise ValueError("data: holdout is 0, but search and thresholds need held-out images")
+    return collect.Evaluator(job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk)
+
+
+def supernet_variables(job: Job) -> dict:
+    return load_variables(job.workdir.folder("train") / "supernet.msgpack")
+
+
+class FoundPair(NamedTuple):
+    """What the search chose."""
+
+    found: dict
+    pair: big_little.Pair
+    variables: dict
+
+
+def found_pair(job: Job) -> FoundPair:
+    """The searched pair and its variables."""
+    folder = job.workdir.folder("search")
+    found = read_json(folder / "found.json")["pair"]
+    genomes = (job.supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
+    return FoundPair(found, big_little.build(job.supernet, *genomes), load_variables(folder / "pair.msgpack"))

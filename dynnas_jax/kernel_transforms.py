@@ -1,8 +1,8 @@
 """Learned kernel transforms: a smaller depthwise kernel is the centre of the next larger one times a matrix.
 
-Cai et al. 2020, "Once-for-All" (arXiv 1908.09791), section 3.3: one matrix for each block and each step down in size, shared by
 Cai et al. 2020, "Once-for-All" (arXiv 1908.09791), section 3.3: one matrix for each block and each step down in size, shared
-by the channels. They stand in a supernet's params under `PLACE`, as {block: {"7to5": float32[25, 25], "5to3": ...}}; a net of its own
+by the channels. They stand in a supernet's params under `PLACE`, as {block: {"7to5": float32[25, 25], "5to3": ...}}; a net of its
+own has none.
 """
 
 import jax

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import settings
+from dynnas_jax import recipe
 from dynnas_jax.data import sources
 from dynnas_jax.workdir import Stage, Workdir, read_config, read_json
 
@@ -24,99 +23,6 @@ STAGES = (
     Stage("report", (*_DATA, "report"), ("collect", "predict", "search", "evaluate", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
-TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and measured here
-
-
-# The least value of options that would else be found wrong only when their stage begins, maybe hours later.
-_LEAST = {
-    "supernet": {"epsilon": 0},
-    "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
-    "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
-    "predict": {"epochs": 1, "batch_size": 1},
-    "search": {"budgets": 1, "population": 2, "generations": 1, "tournament": 1, "calibration_images": 1},
-    "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
-    "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
-}
-
-
-def options(config: dict) -> settings.Options:
-    """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
-    from dynnas_jax import networks, stages
-    from dynnas_jax.data import augment
-    from dynnas_jax.dynamic import protocol
-    from dynnas_jax.search import evolution, pairs, predictor
-    from dynnas_jax.train import loop, sandwich, state
-
-    network = networks.supernet(config["supernet"].get("network"))
-    parameters = settings.parameters
-    filled = ("seed", "augment", "initial", "directory", "evaluate", "mesh")
-    return {
-        "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
-        "data.augment": parameters(augment.rule),
-        "supernet": parameters(
-            network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
-        ),
-        "train": parameters(loop.fit, stages.train, given=filled),
-        "train.optimizer": parameters(state.optimizer),
-        "train.sandwich_rule": parameters(sandwich.rule),
-        "collect": parameters(stages.collect),
-        "predict": parameters(predictor.fit, given=("key",)),
-        "search": parameters(stages.search, evolution.run),
-        "dynamic": parameters(pairs.choose_pair, protocol.confident_pair),
-        **{name: parameters(getattr(stages, name)) for name in ("evaluate", "export", "report")},
-    }
-
-
-def check(config: dict) -> None:
-    """Every key of the config must configure something, and no value be impossible.
-
-    Raises:
-      ValueError: naming the unknown key and the nearest, or the value and what it must be.
-    """
-    for section, known in options(config).items():
-        content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
-        settings.check_options(section, content, known)
-    _check_values(config)
-    _build(config)
-
-
-def _check_values(config: dict) -> None:
-    from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
-    from dynnas_jax.export.tflite import PRECISIONS
-    from dynnas_jax.search.pairs import BIG_NETS
-
-    settings.check_least("", config, {"seed": 0})
-    for section, least in _LEAST.items():
-        settings.check_least(f"{section}.", config[section], least)
-    dynamic = config["dynamic"]
-    if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
-        raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
-    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", PRECISIONS)
-    if score not in SCORES:
-        raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
-    if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
-        raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
-    if not precisions or not set(precisions) <= set(PRECISIONS):
-        raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
-    if config["target"] not in TARGETS:
-        raise ValueError(f"target is {config['target']!r}, choose from {list(TARGETS)}")
-
-
-def _build(config: dict) -> None:
-    """Builds what training is made of, so that a value none of it accepts is found before the first step."""
-    from dynnas_jax.data import augment
-    from dynnas_jax.train import sandwich, state
-
-    train = config["train"]
-    for section, function, options in (
-        ("data.augment", augment.rule, config["data"].get("augment")),
-        ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
-        ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
-    ):
-        try:
-            function(**(options or {}))
-        except TypeError as error:
-            raise ValueError(f"{section}: {options} holds a value of another type ({error})") from error
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str | None = None) -> None:
@@ -154,12 +60,12 @@ def report(path: Path) -> None:
     Raises:
       ValueError: for no working directory, stages that are not done, or a damaged artifact.
     """
-    from dynnas_jax import stages
+    from dynnas_jax.stages import report as stage
 
     workdir = Workdir(path, STAGES, read_config(path))
     _check_inputs(workdir, ["report"])
     folder = workdir.start("report")
-    workdir.finish("report", stages.report(None, folder, **workdir.config["report"]))
+    workdir.finish("report", stage.run(None, folder, **workdir.config["report"]))
     _print_summary(path)
 
 
@@ -184,7 +90,7 @@ def _needs_data(names: tuple[str, ...] | list[str]) -> bool:
 def _prepare(workdir: Workdir, config: dict, needs_data: bool) -> Any:
     """The job, or None where the stages need no data. Raises ValueError for what is wrong with the config or the data."""
     keep_memory()
-    check(config)
+    recipe.check(config)
     if not needs_data:
         return None
     _use_compilation_cache()
@@ -205,12 +111,11 @@ def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
-    from dynnas_jax import stages
+    from dynnas_jax.stages import train
 
     if "train" in todo:
-        # Weights that do not fit must come to light before the directory is this config's.
-        start = {k: v for k, v in workdir.config["train"].items() if k in ("start_from", "new_classifier")}
-        stages.starting_variables(job, **start)
+        # What does not fit must come to light before the directory is this config's.
+        train.check(job, **workdir.config["train"])
     workdir.claim()
     for name in todo:
         if workdir.complete(name):
@@ -218,7 +123,7 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
             continue
         _say(f"{name} ...")
         folder = workdir.start(name)
-        workdir.finish(name, getattr(stages, name)(job, folder, **workdir.config[name]))
+        workdir.finish(name, recipe.stage(name)(job, folder, **workdir.config[name]))
 
 
 def _use_compilation_cache() -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dynnas_jax import job, pipeline, settings
+from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -28,7 +28,7 @@ def cost(supernet, genome):
 
 
 def test_a_recipe_builds_and_fits_its_data(config):
-    pipeline.check(config)
+    recipe.check(config)
     facts = FACTS[config["data"]["name"]]
     supernet = job.build_supernet(config["supernet"], facts)
     image = jax.ShapeDtypeStruct((2, *facts["image_shape"]), jnp.uint8)

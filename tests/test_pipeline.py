@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import job, pipeline, records, stages
+from dynnas_jax import job, pipeline, records
 from dynnas_jax.costs import macs
 from dynnas_jax.export import flatbuffer
+from dynnas_jax.search import collect
 from dynnas_jax.train import loop
 from dynnas_jax.workdir import Workdir
 
@@ -308,7 +309,7 @@ def test_training_killed_between_checkpoints_goes_on_as_if_never_stopped(tiny_ru
 
 def test_interrupted_collection_keeps_what_was_done(tiny_run, copy, monkeypatch):
     (copy / "collect/manifest.json").unlink()
-    monkeypatch.setattr(stages.collecting.Evaluator, "__call__", None)  # nothing is evaluated a second time
+    monkeypatch.setattr(collect.Evaluator, "__call__", None)  # nothing is evaluated a second time
     pipeline.run(tiny_run.config, copy, names=("collect",))
     workdir = Workdir(copy, pipeline.STAGES, tiny_run.config)
     assert all(workdir.complete(name) for name in pipeline.NAMES)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import optax
 
@@ -13,3 +16,10 @@ def soft_cross_entropy(student: jax.Array, teacher: jax.Array, temperature: floa
     """
     targets = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature)
     return optax.softmax_cross_entropy(student / temperature, targets).mean() * temperature**2
+
+
+class Teacher(NamedTuple):
+    """A net trained before, whose answers others learn."""
+
+    answers: Callable[[Any, jax.Array], jax.Array]  # (variables, uint8 images) -> logits
+    variables: Any

@@ -20,6 +20,9 @@ from tqdm import tqdm
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, metrics, state
+from dynnas_jax.train.distillation import Teacher
+from dynnas_jax.train.progressive_shrinking import Phases
+from dynnas_jax.train.sandwich import Given
 from dynnas_jax.train.state import TrainState
 
 
@@ -42,12 +45,13 @@ def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 2, epoch]).permutation(length).astype(np.int32)
 
 
-def drawn_resolution(supernet: Supernet, step: int, seed: int) -> int | None:
+def drawn_resolution(supernet: Supernet, step: int, seed: int, phases: Phases | None = None) -> int | None:
     """The resolution of a step, in pixels: all subnets of a step share one. None where the space has no such gene."""
     if "resolution" not in supernet.space:
         return None
-    choices = supernet.space.genes[supernet.space.index("resolution")].choices
-    return int(np.random.default_rng([seed, 3, step]).choice(choices))
+    index = supernet.space.index("resolution")
+    least = 0 if phases is None else int(phases.on_host(step).least[index])
+    return int(np.random.default_rng([seed, 3, step]).choice(supernet.space.genes[index].choices[least:]))
 
 
 def make_step(
@@ -57,34 +61,45 @@ def make_step(
     mesh: jax.sharding.Mesh,
     *,
     augment: Callable | None = None,
+    mix: Callable | None = None,
     ema_decay: float = 0.999,
+    phases: Phases | None = None,
+    answers: Callable | None = None,
 ) -> Callable:
-    """step(state, images, labels, indices, key, resolution=None) -> (state, metrics), jitted; the state is donated.
+    """step(state, images, labels, indices, key, teacher=None, resolution=None) -> (state, metrics), jitted.
 
-    The resolution is static: one program for each; None is that of the images. The images of the step are gathered and
-    augmented as one global batch, whatever the number of devices, then each device takes its part; statistics and gradients
+    The state is donated. `teacher` are the variables that `answers` takes.
+
+    The resolution is static: one program for each; None is that of the images. The images of the step are gathered, augmented
+    and mixed as one global batch, whatever the number of devices, then each device takes its part; statistics and gradients
     are means over the mesh.
     """
-    objective = rule(supernet, "data")
+    objective = rule(supernet, "data", answers)
     split, whole = PartitionSpec("data"), PartitionSpec()
 
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(whole, split, split, whole), out_specs=whole, check_vma=False
+        jax.shard_map, mesh=mesh, in_specs=(whole, split, split, whole, split), out_specs=whole, check_vma=False
     )
-    def update(variables, images, labels, key):
-        return jax.lax.pmean(objective(variables, images, labels, key), "data")
+    def update(given, images, labels, key, mixed):
+        return jax.lax.pmean(objective(given, images, labels, key, **mixed), "data")
 
-    def step(current: TrainState, images, labels, indices, key, resolution=None):
-        augment_key, rule_key = jax.random.split(jax.random.fold_in(key, current.step))
+    def step(current: TrainState, images, labels, indices, key, teacher=None, resolution=None):
+        augment_key, rule_key, mix_key = jax.random.split(jax.random.fold_in(key, current.step), 3)
         batch = images[indices]
         if augment is not None:
             batch = augment(augment_key, batch)
         if resolution is not None:
             batch = resized(batch, resolution)
-        made = update(current.variables, batch, labels[indices], rule_key)
+        own, mixed = labels[indices], {}
+        if mix is not None:
+            batch, mixed["targets"] = mix(mix_key, batch, jax.nn.one_hot(own, supernet.largest_net().arch.classes))
+        allowed = None if phases is None else phases.at(current.step)
+        made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed)
         params = current.variables["params"]
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
             moves, optimizer = transform.update(made.gradient, current.optimizer, params)
+        if allowed is not None:
+            moves = jax.tree.map(lambda move: allowed.learning_rate * move, moves)
         params = optax.apply_updates(params, moves)
         done = current.step + 1
         # A young average forgets its start quickly.
@@ -109,8 +124,11 @@ def fit(
     batch_size: int = 128,
     optimizer: dict | None = None,
     augment: Callable | None = None,
+    mix: Callable | None = None,
     ema_decay: float = 0.999,
     initial: dict | None = None,
+    phases: Phases | None = None,
+    teacher: Teacher | None = None,
     mesh: jax.sharding.Mesh | None = None,
     directory: Path | None = None,
     checkpoint_every: int = 100,
@@ -125,6 +143,9 @@ def fit(
       optimizer: keyword arguments of `state.optimizer`.
       augment: (key, uint8 images) -> uint8 images.
       initial: variables of the largest net to start from, instead of random ones; a resumed run has its own.
+      mix: (key, uint8 images, one-hot labels) -> uint8 images, targets; such as `mixing.rule(mixup=0.2)`.
+      phases: what progressive shrinking leaves free, of `progressive_shrinking.schedule`.
+      teacher: the net trained before whose answers a rule with that teacher learns.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
 
@@ -138,7 +159,10 @@ def fit(
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
     current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole, initial)
-    step = make_step(supernet, rule, optimizer.transform, mesh, augment=augment, ema_decay=ema_decay)
+    answers, teacher = teacher or (None, None)
+    options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
+    step = make_step(supernet, rule, optimizer.transform, mesh, **options)
+    teacher = jax.device_put(teacher, whole)
     images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
     log, watch = metrics.Log(directory, first), _Stopwatch(first)
@@ -150,14 +174,16 @@ def fit(
     ):
         for number in range(first, steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
-            resolution = drawn_resolution(supernet, number, seed)
-            current, values = step(current, images, labels, indices, step_key, resolution=resolution)
+            resolution = drawn_resolution(supernet, number, seed, phases)
+            current, values = step(current, images, labels, indices, step_key, teacher, resolution=resolution)
             done = number + 1
             if done % log_every == 0 or done == steps:
                 row = {name: float(value) for name, value in values.items()}
                 _stop_if_bad(current, store)
                 speed = {"images_per_s": batch_size * watch.steps_per_s(done)}
-                log.write(done, {**row, "learning_rate": float(optimizer.learning_rate(number)), **speed})
+                factor = 1.0 if phases is None else float(phases.on_host(number).learning_rate)
+                rate = factor * float(optimizer.learning_rate(number))
+                log.write(done, {**row, "learning_rate": rate, **speed})
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
                 log.write(done, evaluate(averaged(current)))

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of logits float[b, classes] against labels int[b]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Mean cross-entropy of logits float[b, classes] against labels int[b], or against targets float[b, classes].
+
+    With `smoothing` the targets t become (1 - smoothing) t + smoothing / classes (Szegedy et al. 2015, arXiv 1512.00567,
+    section 7).
+    """
+    whole = jnp.issubdtype(labels.dtype, jnp.integer)
+    if whole and not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if whole else labels
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)).mean()

@@ -55,7 +55,7 @@ def schedule(
     space: SearchSpace,
     steps: int,
     *,
-    random_subnets: int = 2,
+    random_subnets: int,
     order: Sequence[str] | None = None,
     largest_share: float = 0.25,
     phases: Sequence[dict] | None = None,

@@ -1,4 +1,4 @@
-"""The sandwich rule with in-place distillation (Yu et al. 2020, BigNAS, arXiv 2003.11142, section 3.1)."""
+"""The sandwich rule with distillation (Yu et al. 2020, BigNAS, arXiv 2003.11142, section 3.1)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ import jax.numpy as jnp
 
 from dynnas_jax.elastic import Supernet, extract, mask_variables
 from dynnas_jax.train import distillation, losses
+from dynnas_jax.train.progressive_shrinking import Allowed
+
+RANDOM_SUBNETS = 2  # of a step
+TEACHERS = ("in_place", "ema", "trained")
+
+
+class Given(NamedTuple):
+    """What a step has beside its batch."""
+
+    variables: dict
+    ema: Any = None  # averaged params, for the teacher "ema"
+    teacher: Any = None  # variables of a net trained before, for the teacher "trained"
+    allowed: Allowed | None = None  # what the phase of progressive shrinking leaves free; None: everything
 
 
 class Update(NamedTuple):
@@ -20,77 +33,145 @@ class Update(NamedTuple):
     metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
 
 
-# objective(variables, images, labels, key) -> Update, for the part of the batch on one device of `axis_name`.
-Objective = Callable[[dict, jax.Array, jax.Array, jax.Array], Update]
+# objective(given, images, labels, key, targets=None) -> Update, for the part of the batch on one device of `axis_name`.
+# Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
+Objective = Callable[..., Update]
 
 
-def rule(*, random_subnets: int = 2, temperature: float = 1.0) -> Callable[[Supernet, str | None], Objective]:
-    """Per step the largest net learns the labels; the smallest and `random_subnets` others learn the largest's answers.
+class _Options(NamedTuple):
+    random_subnets: int
+    temperature: float
+    label_smoothing: float
+    teacher: str
+
+
+def rule(
+    *,
+    random_subnets: int = RANDOM_SUBNETS,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    teacher: str = "in_place",
+) -> Callable[..., Objective]:
+    """Per step the largest net learns the labels; the smallest and `random_subnets` others learn a teacher's answers.
 
     The largest and the smallest run sliced, the random ones masked: any genome, one compiled program. The gradient is the
-    mean over the subnets. Running statistics come from the largest; other subnets are recalibrated before use.
+    mean over the subnets. Running statistics come from the largest; other subnets are recalibrated before use. In a phase
+    of progressive shrinking the smallest that is unlocked takes the smallest's place, masked too.
+
+    Args:
+      label_smoothing: the part of each label, or target of mixed images, that is spread evenly over all classes.
+      teacher: "in_place", the largest net of the same step; "ema", the same net with averaged params; or "trained", another
+        net that was trained before.
+
+    Returns:
+      build(supernet, axis_name=None, answers=None) -> objective; `answers(variables, images)` gives the logits of the
+      trained teacher. The default phase has `random_subnets` of them, a phase may have fewer.
 
     Raises:
-      ValueError: for fewer than 0 random subnets or a temperature not above 0.
+      ValueError: for fewer than 0 random subnets, a temperature not above 0, a smoothing outside 0 to below 1, or an unknown
+        teacher.
     """
     if random_subnets < 0:
         raise ValueError(f"sandwich: random_subnets is {random_subnets}, must not be negative")
     if temperature <= 0:
         raise ValueError(f"sandwich: temperature is {temperature}, must be above 0")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"sandwich: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
+    if teacher not in TEACHERS:
+        raise ValueError(f"sandwich: teacher is {teacher!r}, choose from {list(TEACHERS)}")
+    options = _Options(random_subnets, temperature, label_smoothing, teacher)
 
-    def build(supernet: Supernet, axis_name: str | None = None) -> Objective:
-        return _objective(supernet, axis_name, random_subnets, temperature)
+    def build(supernet: Supernet, axis_name: str | None = None, answers: Callable | None = None) -> Objective:
+        if (answers is None) == (teacher == "trained"):
+            raise ValueError(f"sandwich: a trained net must be given for the teacher 'trained' only, not {teacher!r}")
+        return _objective(supernet, axis_name, answers, options)
 
     return build
 
 
-def _objective(supernet: Supernet, axis_name: str | None, random_subnets: int, temperature: float) -> Objective:
-    whole = supernet.largest_net().clone(axis_name=axis_name)
-    space = supernet.space
-    largest, smallest = (
-        supernet.net(supernet.arch(genome)).clone(axis_name=axis_name) for genome in (space.largest, space.smallest)
-    )
-    subnets = random_subnets + 2
+def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options) -> Objective:
+    space, runs = supernet.space, _Runs(supernet, axis_name)
 
-    def labelled(params, batch_stats, images, labels):
-        own = extract(supernet, {"params": params, "batch_stats": batch_stats}, space.largest)[1]
-        (logits, _), updated = largest.apply(own, images, True, mutable=["batch_stats"])
-        return losses.cross_entropy(logits, labels), (logits, updated["batch_stats"])
+    def labelled(params, batch_stats, images, targets):
+        logits, stats = runs.largest({"params": params, "batch_stats": batch_stats}, images)
+        return losses.cross_entropy(logits, targets, options.label_smoothing), (logits, stats)
 
     def distilled(params, run, batch_stats, images, teacher):
-        (logits, _), _ = run({"params": params, "batch_stats": batch_stats}, images)
-        return distillation.soft_cross_entropy(logits, teacher, temperature)
+        logits, _ = run({"params": params, "batch_stats": batch_stats}, images)
+        return distillation.soft_cross_entropy(logits, teacher, options.temperature)
 
-    def run_smallest(variables, images):
-        own = extract(supernet, variables, space.smallest)[1]
-        return smallest.apply(own, images, True, mutable=["batch_stats"])
+    def teach(given, images, own):
+        if options.teacher == "ema":
+            return runs.largest({**given.variables, "params": given.ema}, images)[0]
+        return answers(given.teacher, images) if options.teacher == "trained" else own
 
-    def run_masked(variables, images, genome):
-        return whole.apply(mask_variables(supernet, variables, genome), images, True, mutable=["batch_stats"])
-
-    def objective(variables, images, labels, key):
-        params, stats = variables["params"], variables["batch_stats"]
-        (loss, (teacher, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
-            params, stats, images, labels
+    def objective(given, images, labels, key, targets=None):
+        params, stats = given.variables["params"], given.variables["batch_stats"]
+        (loss, (own, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
+            params, stats, images, labels if targets is None else targets
         )
-        learn = jax.value_and_grad(distilled)
-        loss_smallest, other = learn(params, run_smallest, stats, images, teacher)
-        gradient = jax.tree.map(jnp.add, gradient, other)
+        teacher, learn = jax.lax.stop_gradient(teach(given, images, own)), jax.value_and_grad(distilled)
+        weights = _weights(given.allowed, space, options.random_subnets)
 
-        def one_random(total, genome):
-            value, other = learn(params, lambda v, x: run_masked(v, x, genome), stats, images, teacher)
-            return jax.tree.map(jnp.add, total, other), value
+        def add(total, weight, run):
+            value, other = learn(params, run, stats, images, teacher)
+            return jax.tree.map(lambda a, b: a + weight * b, total, other), value
 
+        gradient, loss_smallest = add(gradient, weights[0], runs.smallest_of(given.allowed))
         metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
-        total = loss + loss_smallest
-        if random_subnets:
-            genomes = space.sample(key, random_subnets)
+        total = loss + weights[0] * loss_smallest
+        if options.random_subnets:
+            least = None if given.allowed is None else given.allowed.least
+            genomes = space.sample(key, options.random_subnets, least)
+
+            def one_random(total, chosen):
+                genome, weight = chosen
+                return add(total, weight, lambda variables, images: runs.masked(variables, images, genome))
+
             # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
-            gradient, values = jax.lax.scan(one_random, gradient, genomes, unroll=True)
-            metrics["loss_random"] = values.mean()
-            total = total + values.sum()
+            gradient, values = jax.lax.scan(one_random, gradient, (genomes, weights[1:]), unroll=True)
+            metrics["loss_random"] = (values * weights[1:]).sum() / jnp.maximum(weights[1:].sum(), 1.0)
+            total = total + (values * weights[1:]).sum()
+        subnets = 1 + weights.sum()
         metrics["loss"] = total / subnets
-        metrics["accuracy_largest"] = (teacher.argmax(-1) == labels).astype(jnp.float32).mean()
+        metrics["accuracy_largest"] = (own.argmax(-1) == labels).astype(jnp.float32).mean()
         return Update(jax.tree.map(lambda leaf: leaf / subnets, gradient), new_stats, metrics)
 
     return objective
+
+
+def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
+    """float32[1 + random_subnets]: 1 for the subnets that count beside the largest, the smallest first; else 0."""
+    if allowed is None:
+        return jnp.ones(1 + random_subnets, jnp.float32)
+    counted = jnp.arange(1 + random_subnets, dtype=jnp.int32) <= allowed.random_subnets
+    unlocked = (allowed.least < jnp.asarray(space.largest)).any()
+    return (counted & unlocked).astype(jnp.float32)
+
+
+class _Runs:
+    """The ways a step runs subnets: each (variables, images) -> logits, running statistics."""
+
+    def __init__(self, supernet: Supernet, axis_name: str | None):
+        self.supernet, space = supernet, supernet.space
+        self._whole = supernet.largest_net().clone(axis_name=axis_name)
+        self.largest, self.smallest = (self._sliced(genome, axis_name) for genome in (space.largest, space.smallest))
+
+    def _sliced(self, genome: Any, axis_name: str | None) -> Callable:
+        net = self.supernet.net(self.supernet.arch(genome)).clone(axis_name=axis_name)
+        return lambda variables, images: _train(net, extract(self.supernet, variables, genome)[1], images)
+
+    def masked(self, variables: dict, images: jax.Array, genome: jax.Array):
+        """Any genome, traced."""
+        return _train(self._whole, mask_variables(self.supernet, variables, genome), images)
+
+    def smallest_of(self, allowed: Allowed | None) -> Callable:
+        """The smallest subnet that a phase allows; sliced where every phase allows all."""
+        if allowed is None:
+            return self.smallest
+        return lambda variables, images: self.masked(variables, images, allowed.least)
+
+
+def _train(net: Any, variables: dict, images: jax.Array) -> tuple[jax.Array, dict]:
+    (logits, _), updated = net.apply(variables, images, True, mutable=["batch_stats"])
+    return logits, updated["batch_stats"]

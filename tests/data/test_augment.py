@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from dynnas_jax.data import augment
 
@@ -101,22 +100,6 @@ def test_larger_than_the_image(options):
         augment.rule(**options)(jax.random.key(0), jnp.zeros((2, 8, 10, 3), jnp.uint8))
 
 
-def test_warp_against_scipy():
-    """The affine map equals SciPy's bilinear resampling of the same map."""
-    image = np.random.default_rng(0).integers(0, 256, (9, 12, 2)).astype(np.uint8)
-    key = jax.random.key(3)
-    warped = np.asarray(jax.jit(lambda k, x: augment._warp(k, x, 20.0, 0.2, 1.5))(key, image))
-    draw = np.asarray(jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0), np.float64)
-    angle, scale = np.deg2rad(draw[0] * 20), 1 / (1 + draw[1] * 0.2)
-    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([4.0, 5.5])
-    offset = centre - matrix @ centre + draw[2:] * 1.5
-    for channel in range(2):
-        plane = image[:, :, channel].astype(np.float64)
-        expected = ndimage.affine_transform(plane, matrix, offset, order=1, mode="grid-constant", cval=0.0)
-        np.testing.assert_allclose(warped[:, :, channel], expected, atol=0.51)
-
-
 def test_warp_is_each_images_own():
     images = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 8, 8, 1)).astype(np.uint8), 6, axis=0)
     warped = np.asarray(augment.rule(pad=0, flip=False, rotate=10.0, zoom=0.1, shift=0.5)(jax.random.key(0), images))
@@ -128,3 +111,103 @@ def test_warp_is_each_images_own():
 def test_warp_rejects(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         augment.rule(**option)
+
+
+FLAT = {"pad": 0, "flip": False}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"brightness": 0.4},
+        {"contrast": 0.4},
+        {"saturation": 0.6},
+        {"hue": 0.3},
+        {"operations": 2},
+        {"crop_scale": (0.2, 0.9)},
+    ],
+)
+def test_draws_are_each_images_own(options):
+    images = np.repeat(batch((1, 12, 12, 3)), 32, axis=0)
+    out = run(images, **FLAT, **options)
+    assert len({image.tobytes() for image in out}) > 20
+    np.testing.assert_array_equal(out, np.asarray(augment.rule(**FLAT, **options)(jax.random.key(0), images)))
+
+
+def test_all_at_once_equals_one_after_another(monkeypatch):
+    """The forms for a CPU and for an accelerator."""
+    images = batch((24, 12, 12, 3))
+    options = {"operations": 2, "brightness": 0.3, "hue": 0.2, "crop_scale": (0.3, 1.0)}
+    one_by_one = run(images, **FLAT, **options).astype(int)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    together = run(images, **FLAT, **options).astype(int)
+    assert np.mean(one_by_one != together) < 0.01  # where a value rounds the other way
+    assert np.mean(np.abs(one_by_one - together) > 2) < 0.002
+
+
+def test_crop_may_change_the_size():
+    images = batch((6, 24, 20, 3))
+    assert run(images, pad=0, crop_scale=(0.5, 1.0), crop_size=16, cutout=4).shape == (6, 16, 16, 3)
+    assert run(images, pad=0, crop_scale=(0.5, 1.0)).shape == (6, 24, 24, 3)
+
+
+def test_jitter_of_brightness_lies_in_its_range():
+    """A grey of 100 becomes 60 to 140, evenly."""
+    images = np.full((600, 4, 4, 1), 100, np.uint8)
+    out = run(images, **FLAT, brightness=0.4)[:, 0, 0, 0]
+    assert out.min() >= 60
+    assert out.max() <= 140
+    assert np.histogram(out, np.linspace(60, 141, 5))[0].min() > 100
+
+
+def test_order_of_the_jitter_is_random():
+    """Brightness then contrast differs from contrast then brightness; factors of one image, by NumPy."""
+    image = batch((1, 6, 6, 1)).astype(np.float32)[0] / 4
+    seen = set()
+    for seed in range(12):
+        key = jax.random.key(seed)
+        out = np.asarray(augment.rule(**FLAT, brightness=0.9, contrast=0.9)(key, image[None].astype(np.uint8)))[0]
+        image_key = jax.random.split(jax.random.split(key, 7)[6], 1)[0]
+        strengths = (0.9, 0.9, 0.0, 0.0)
+        low, high = np.float32([0.1, 0.1, 1, 0]), np.float32([1.9, 1.9, 1, 0])
+        bright, contrast = np.asarray(
+            jax.random.uniform(jax.random.split(image_key)[0], (4,), minval=low, maxval=high)
+        )[: sum(map(bool, strengths))]
+        whole = np.floor(image)
+        first = np.clip(whole * bright, 0, 255)
+        first = np.clip(first.mean() + contrast * (first - first.mean()), 0, 255)
+        second = np.clip(whole.mean() + contrast * (whole - whole.mean()), 0, 255)
+        second = np.clip(second * bright, 0, 255)
+        errors = [np.abs(out - expected).max() for expected in (first, second)]
+        assert min(errors) < 0.51
+        seen.add(int(np.argmin(errors)))
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hue": 0.6}, "hue=0.6 in data.augment.rule: must be 0 to 0.5"),
+        ({"brightness": -0.1}, "brightness=-0.1 in data.augment.rule: must be 0 or more"),
+        ({"zoom": 1}, "zoom=1 in data.augment.rule: must be 0 to below 1"),
+        ({"magnitude": 11}, "magnitude=11 in data.augment.rule: must be 0 to 10"),
+        ({"magnitude": float("nan")}, "magnitude=nan"),
+        ({"operations": 1.5}, "operations=1.5 in data.augment.rule: give a whole number"),
+        ({"crop_size": 16}, "crop_size=16 in data.augment.rule does nothing without crop_scale"),
+        ({"crop_scale": (0.5, 1.2), "pad": 0}, "with 0 < low <= high, at most 1"),
+        ({"crop_scale": 0.5, "pad": 0}, "crop_scale=0.5 in data.augment.rule: give"),
+        ({"crop_scale": (0.5, 1.0), "crop_ratio": (2, 1), "pad": 0}, "crop_ratio=.* with 0 < low <= high$"),
+        ({"crop_scale": (0.5, 1.0), "crop_size": 0, "pad": 0}, "crop_size=0 in data.augment.rule: give a whole"),
+        ({"crop_scale": (0.5, 1.0)}, "crop_scale crops already, give pad=0 with it"),
+    ],
+)
+def test_impossible_values(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        augment.rule(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"hue": 0.1}, {"operations": 1}])
+def test_colours_need_one_or_three_channels(options):
+    with pytest.raises(ValueError, match="need images of 1 or 3 channels, not 2"):
+        augment.rule(**options)(jax.random.key(0), batch((2, 8, 8, 2)))

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax import stages
 from dynnas_jax.elastic import mask_variables, slice_variables
 from dynnas_jax.kernel_transforms import PLACE
 from dynnas_jax.networks import mbconv, mobilenets, ofa, state_dicts, weights
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net
+from dynnas_jax.stages import train
 
 DATA = Path(__file__).with_name("data")
 # Less work for the compiler, and the same arithmetic.
@@ -143,7 +143,7 @@ def test_subnets_with_transformed_kernels_equal_the_original_codes(name):
 
 
 def test_masked_equals_sliced_with_symmetric_padding():
-    supernet, variables, _ = loaded("tiny_ofa_mobilenet_v3")
+    supernet, variables = loaded("tiny_ofa_mobilenet_v3")
     images = answers("tiny_ofa_mobilenet_v3")["images"]
     genome = supernet.space.smallest
     masked = apply(supernet.largest_net(), mask_variables(supernet, variables, jnp.asarray(genome)), images)
@@ -316,10 +316,10 @@ def started_from(job, monkeypatch, **options):
         given["initial"] = initial
         raise InterruptedError
 
-    monkeypatch.setattr(stages, "_evaluator", lambda *_: None)
-    monkeypatch.setattr(stages.loop, "fit", fit)
+    monkeypatch.setattr(train, "evaluator", lambda *_: None)
+    monkeypatch.setattr(train.loop, "fit", fit)
     with pytest.raises(InterruptedError):
-        stages.train(job, Path(), **options)
+        train.run(job, Path(), **options)
     return given["initial"]
 
 

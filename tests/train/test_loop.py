@@ -1,6 +1,7 @@
 """Training on one device and on eight, broken off and resumed, and stopped where the loss is not finite."""
 
 import functools
+import itertools
 import json
 import shutil
 
@@ -9,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.data import augment
+from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import init
 from dynnas_jax.networks import ofa
-from dynnas_jax.train import loop, sandwich, state
+from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
 
 STEPS = 6
 
@@ -88,6 +89,40 @@ def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
         np.testing.assert_allclose(eight, one, rtol=0, atol=1e-3 * max(0.1, np.abs(one).max()), err_msg=str(path))
 
     jax.tree_util.tree_map_with_path(same, unbroken[1].variables, final.variables)
+
+
+def test_the_rule_gets_labels_and_mixed_images_and_targets(micro, split, tmp_path):
+    """A rule that only reports the sums of what it is given."""
+
+    def rule(supernet, axis, answers):
+        def objective(given, images, labels, key, targets):
+            seen = {"loss": images.astype(jnp.float32), "labels": labels.astype(jnp.float32), "targets": targets[:, 2]}
+            nothing = jax.tree.map(jnp.zeros_like, given.variables["params"])
+            return sandwich.Update(nothing, given.variables["batch_stats"], {k: v.mean() for k, v in seen.items()})
+
+        return objective
+
+    mesh, log = loop.data_mesh(2), {"directory": tmp_path, "log_every": 1}
+    mix = lambda key, images, labels: (images // 2, 0.5 * labels)  # noqa: E731 - one line says it all
+    loop.fit(micro, split, rule, steps=1, batch_size=40, mix=mix, mesh=mesh, **log)
+    (row,) = rows(tmp_path)
+    assert row["loss"] == pytest.approx((split.images // 2).mean(), rel=1e-5)
+    assert row["labels"] == pytest.approx(split.labels.mean(), rel=1e-5)
+    assert row["targets"] == pytest.approx(0.5 * np.mean(split.labels == 2), rel=1e-5)
+
+
+def test_mixing_and_randaugment_on_eight_devices_equal_one():
+    """What is drawn for the global batch, split over the devices or not."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8), np.eye(16, dtype=np.float32)
+    rule, mix = augment.rule(pad=1, operations=1, brightness=0.2), mixing.rule(mixup=0.4, cutmix=1.0)
+    both = lambda key, x, y: mix(key, rule(key, x), y)  # noqa: E731 - one line says it all
+    placed = [
+        jax.sharding.NamedSharding(loop.data_mesh(8), jax.sharding.PartitionSpec(axis)) for axis in ("data", None)
+    ]
+    for out, expected in zip(
+        *(jax.jit(both, out_shardings=place)(jax.random.key(0), images, labels) for place in placed), strict=True
+    ):
+        np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 def test_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
@@ -196,3 +231,35 @@ def test_resolutions_are_drawn_by_step_and_seed():
     assert drawn == [loop.drawn_resolution(supernet, step, 0) for step in range(900)]
     assert drawn != [loop.drawn_resolution(supernet, step, 1) for step in range(900)]
     assert all(250 <= drawn.count(side) <= 350 for side in (8, 12, 16))
+
+
+def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path):
+    """Five phases; in the second the rate is zero, so nothing moves."""
+    kinds = ("kernel", "expand", "width")
+    phases = progressive_shrinking.schedule(
+        micro.space,
+        5,
+        random_subnets=1,
+        phases=(
+            {"share": 0.2, "unlock": (), "random_subnets": 0},
+            {"share": 0.2, "unlock": (), "learning_rate": 0.0},
+            *({"share": 0.2, "unlock": (kind,), "learning_rate": 0.5} for kind in kinds),
+        ),
+    )
+    transform, key = state.optimizer(5, learning_rate=0.1, warm_up=0.0).transform, jax.random.key(0)
+    step = loop.make_step(micro, sandwich.rule(random_subnets=1), transform, loop.data_mesh(1), phases=phases)
+    current, params, compiled = state.create(init(micro.largest_net(), key, (8, 8, 1)), transform), [], []
+    for _ in range(5):
+        current, _ = step(current, split.images, jnp.asarray(split.labels), jnp.arange(16, dtype=jnp.int32), key)
+        params.append(jax.device_get(current.variables["params"]))
+        compiled.append(step._cache_size())
+    # The second step's state comes from the first, on the mesh; that is another program, once.
+    assert compiled[1] == compiled[-1] <= 2
+    jax.tree.map(np.testing.assert_array_equal, params[0], params[1])
+    for before, after in itertools.pairwise(params[1:]):
+        assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
+    log = {"directory": tmp_path, "log_every": 1, "batch_size": 16, "mesh": loop.data_mesh(1)}
+    loop.fit(micro, split, sandwich.rule(random_subnets=1), steps=5, phases=phases, **log)
+    rates = [row["learning_rate"] for row in rows(tmp_path)]
+    rate = state.optimizer(5).learning_rate
+    np.testing.assert_allclose(rates, [float(rate(i)) * f for i, f in enumerate((1, 0, 0.5, 0.5, 0.5))], rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from dynnas_jax.train.losses import cross_entropy
 
@@ -14,6 +15,19 @@ def test_cross_entropy_is_the_mean_negative_log_likelihood():
     np.testing.assert_allclose(
         jax.jit(cross_entropy)(logits.astype(np.float32), labels.astype(np.int32)), wanted, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_smoothed_and_soft_targets_follow_the_formula(soft, smoothing):
+    generator = np.random.default_rng(1)
+    logits, labels = generator.normal(size=(6, 5)) * 4, generator.integers(0, 5, 6)
+    targets = generator.dirichlet(np.ones(5), 6) if soft else np.eye(5)[labels]
+    smoothed = (1 - smoothing) * targets + smoothing / 5
+    wanted = -(smoothed * (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))).sum(-1).mean()
+    given = targets.astype(np.float32) if soft else labels.astype(np.int32)
+    found = jax.jit(cross_entropy, static_argnums=2)(logits.astype(np.float32), given, smoothing)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_cross_entropy_of_large_logits_is_finite():

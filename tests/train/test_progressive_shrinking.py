@@ -30,7 +30,7 @@ def least_by_kind(space, phases, step):
 
 
 def test_the_default_order(space):
-    phases = progressive_shrinking.schedule(space, STEPS, largest_share=0.2)
+    phases = progressive_shrinking.schedule(space, STEPS, random_subnets=2, largest_share=0.2)
     assert phases.first_step.tolist() == [0, 200, 400, 600, 800]
     unlocked = []
     for first in phases.first_step:
@@ -54,7 +54,7 @@ def test_values_one_by_one_rates_and_subnets(space):
         {"share": 0.3, "unlock": ("depth", "kernel"), "random_subnets": 3},
         {"share": 0.4, "unlock": {"width": 3, "expand": 3, "resolution": 3}, "learning_rate": 0.1, "random_subnets": 1},
     )
-    made = progressive_shrinking.schedule(space, STEPS, phases=phases)
+    made = progressive_shrinking.schedule(space, STEPS, random_subnets=2, phases=phases)
     assert made.most_subnets == 3
     expected = {
         0: ({"kernel": 2, "depth": 2, "expand": 2, "width": 2, "resolution": 2}, 0, 1.0),
@@ -70,7 +70,7 @@ def test_values_one_by_one_rates_and_subnets(space):
 
 
 def test_traced_steps_find_the_phase_of_the_host(space):
-    made = progressive_shrinking.schedule(space, STEPS)
+    made = progressive_shrinking.schedule(space, STEPS, random_subnets=2)
     at = jax.jit(made.at)
     for step in (0, 1, *(int(s) + d for s in made.first_step[1:] for d in (-1, 0, 1)), STEPS - 1):
         jax.tree.map(np.testing.assert_array_equal, at(jnp.int32(step)), made.on_host(step))
@@ -78,7 +78,7 @@ def test_traced_steps_find_the_phase_of_the_host(space):
 
 
 def test_random_genomes_use_unlocked_values_only_and_all_of_them(space):
-    made = progressive_shrinking.schedule(space, STEPS)
+    made = progressive_shrinking.schedule(space, STEPS, random_subnets=2)
     sample = jax.jit(lambda key, step: space.sample(key, 200, made.at(step).least))
     for first in made.first_step.tolist():
         genomes, least = np.asarray(sample(jax.random.key(first), jnp.int32(first))), made.on_host(first).least
@@ -107,10 +107,10 @@ def test_random_genomes_use_unlocked_values_only_and_all_of_them(space):
 )  # fmt: skip
 def test_schedules_that_make_no_sense(space, options, said):
     with pytest.raises(ValueError, match="progressive_shrinking") as caught:
-        progressive_shrinking.schedule(space, STEPS, **options)
+        progressive_shrinking.schedule(space, STEPS, random_subnets=2, **options)
     assert said in str(caught.value)
 
 
 def test_more_phases_than_steps(space):
     with pytest.raises(ValueError, match="5 phases do not fit 3 steps"):
-        progressive_shrinking.schedule(space, 3)
+        progressive_shrinking.schedule(space, 3, random_subnets=2)

@@ -8,6 +8,7 @@ import pytest
 from dynnas_jax.elastic import extract
 from dynnas_jax.networks import mbconv, template
 from dynnas_jax.train import distillation, losses, sandwich
+from dynnas_jax.train.progressive_shrinking import Allowed
 
 TEMPERATURE, KEY = 2.0, jax.random.key(7)
 
@@ -25,7 +26,7 @@ def variables(micro, noisy_variables):
 @pytest.fixture(scope="module")
 def made(micro, variables, batch):
     objective = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)(micro)
-    return jax.jit(objective)(variables, *batch, KEY)
+    return jax.jit(objective)(sandwich.Given(variables), *batch, KEY)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_largest_subnet_need_not_have_every_leaf(noisy_variables, batch):
     variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
     shortcut = variables["params"]["stage1_block0"]["shortcut_conv"]["kernel"]
     objective = sandwich.rule(random_subnets=0)(supernet)
-    made = jax.jit(objective)(variables, *batch, KEY)
+    made = jax.jit(objective)(sandwich.Given(variables), *batch, KEY)
     largest, own = extract(supernet, variables, supernet.space.largest)
     assert "shortcut_conv" not in own["params"]["stage1_block0"]
     (logits, _), _ = jax.jit(lambda v, x: largest.apply(v, x, True, mutable=["batch_stats"]))(own, batch[0])
@@ -90,9 +91,96 @@ def test_the_largest_subnet_need_not_have_every_leaf(noisy_variables, batch):
     assert jax.tree.structure(made.batch_stats) == jax.tree.structure(variables["batch_stats"])
 
 
+def test_targets_and_smoothing_change_what_the_largest_learns_and_not_its_accuracy(micro, variables, batch, made):
+    """Of the losses only the largest's."""
+    images, labels = batch
+    objective = jax.jit(sandwich.rule(random_subnets=0, temperature=TEMPERATURE, label_smoothing=0.2)(micro))
+    targets = np.roll(np.eye(3, dtype=np.float32)[labels], 1, axis=1) * 0.3 + np.eye(3, dtype=np.float32)[labels] * 0.7
+    found = objective(sandwich.Given(variables), images, labels, KEY, targets).metrics
+    logits = micro.largest_net().apply(variables, images, True, mutable=["batch_stats"])[0][0]
+    wanted = losses.cross_entropy(logits, jnp.asarray(0.8 * targets + 0.2 / 3))
+    np.testing.assert_allclose(found["loss_largest"], wanted, rtol=1e-5)
+    for name in ("loss_smallest", "accuracy_largest"):
+        np.testing.assert_allclose(found[name], made.metrics[name], rtol=1e-5)
+
+
+# Phases of progressive shrinking.
+
+
+def assert_close(found, wanted):
+    found = dict(jax.tree_util.tree_leaves_with_path(found))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        atol = 1e-3 * max(0.01, np.abs(leaf).max())
+        np.testing.assert_allclose(found[path], leaf, rtol=0, atol=atol, err_msg=str(path))
+
+
+@pytest.fixture(scope="module")
+def phased(micro, variables, batch):
+    """phased(least, random_subnets): what the rule makes of a phase; one program for all phases."""
+    objective = jax.jit(sandwich.rule(random_subnets=2, temperature=TEMPERATURE)(micro))
+
+    def run(least, random_subnets):
+        allowed = Allowed(jnp.asarray(least, jnp.int32), jnp.int32(random_subnets), jnp.float32(1))
+        made = objective(sandwich.Given(variables, allowed=allowed), *batch, KEY)
+        assert objective._cache_size() == 1
+        return made
+
+    return run
+
+
+def test_a_phase_that_allows_all_is_the_plain_rule(micro, made, phased):
+    found = phased(micro.space.smallest, 2)
+    assert_close(found.gradient, made.gradient)
+    assert_close(found.metrics, made.metrics)
+
+
+def test_a_phase_trains_what_it_allows(micro, phased, alone):
+    """The smallest that is unlocked, and one random subnet of the two there is room for."""
+    space = micro.space
+    least = np.where(["kernel" in gene.name for gene in space.genes], 0, space.largest)
+    found, (_, teacher, _, gradient) = phased(least, 1), alone(space.largest)
+    genome = np.asarray(space.sample(KEY, 2, jnp.asarray(least, jnp.int32)))[0]
+    assert (genome >= least).all()
+    students = [alone(genome, teacher)[3] for genome in (least.astype(np.int32), genome)]
+    assert_close(found.gradient, jax.tree.map(lambda *leaves: sum(leaves) / 3, gradient, *students))
+
+
+def test_where_all_is_locked_the_largest_trains_alone(micro, phased, alone):
+    found, (loss, _, _, gradient) = phased(micro.space.largest, 2), alone(micro.space.largest)
+    assert_close(found.gradient, gradient)
+    np.testing.assert_allclose(found.metrics["loss"], loss, rtol=1e-5)
+
+
+# Teachers.
+
+
+def test_averaged_params_teach(micro, variables, batch, alone):
+    ema = jax.tree.map(lambda leaf: 0.8 * leaf, variables["params"])
+    objective = jax.jit(sandwich.rule(random_subnets=0, temperature=TEMPERATURE, teacher="ema")(micro))
+    found = objective(sandwich.Given(variables, ema=ema), *batch, KEY)
+    averaged = {**variables, "params": ema}
+    teacher = micro.largest_net().apply(averaged, batch[0], True, mutable=["batch_stats"])[0][0]
+    student = alone(micro.space.smallest, teacher)
+    np.testing.assert_allclose(found.metrics["loss_smallest"], student[0], rtol=1e-5)
+    wanted = jax.tree.map(lambda a, b: (a + b) / 2, alone(micro.space.largest)[3], student[3])
+    assert_close(found.gradient, wanted)
+
+
+def test_a_trained_net_teaches(micro, variables, batch, alone):
+    weights = np.random.default_rng(3).normal(size=(64, 3)).astype(np.float32)
+    answers = lambda given, images: images.reshape(len(images), -1).astype(np.float32) @ given / 1000  # noqa: E731
+    rule = sandwich.rule(random_subnets=0, temperature=TEMPERATURE, teacher="trained")
+    found = jax.jit(rule(micro, None, answers))(sandwich.Given(variables, teacher=weights), *batch, KEY)
+    student = alone(micro.space.smallest, answers(weights, batch[0]))
+    np.testing.assert_allclose(found.metrics["loss_smallest"], student[0], rtol=1e-5)
+    for wrong in (lambda: rule(micro), lambda: sandwich.rule()(micro, None, answers)):
+        with pytest.raises(ValueError, match="a trained net must be given for the teacher 'trained' only"):
+            wrong()
+
+
 def test_without_random_subnets_no_such_loss(micro, variables, batch):
     objective = sandwich.rule(random_subnets=0)(micro)
-    shapes = jax.eval_shape(objective, variables, *batch, KEY)
+    shapes = jax.eval_shape(objective, sandwich.Given(variables), *batch, KEY)
     assert set(shapes.metrics) == {"loss", "loss_largest", "loss_smallest", "accuracy_largest"}
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in shapes.metrics.values())
 
@@ -102,8 +190,11 @@ def test_without_random_subnets_no_such_loss(micro, variables, batch):
     [
         ({"random_subnets": -1}, "random_subnets is -1, must not be negative"),
         ({"temperature": 0}, "temperature is 0, must be above 0"),
+        ({"teacher": "aunt"}, "teacher is 'aunt', choose from ['in_place', 'ema', 'trained']"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0, must be at least 0 and below 1"),
     ],
 )
 def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="sandwich: ") as caught:
         sandwich.rule(**options)
+    assert message in str(caught.value)

@@ -1,0 +1,112 @@
+"""What a recipe may hold: the keys of every section, and values that make sense together, found before any work."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+from dynnas_jax import settings
+
+TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and measured here
+
+# The least value of options that would else be found wrong only when their stage begins, maybe hours later.
+_LEAST = {
+    "supernet": {"epsilon": 0},
+    "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
+    "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
+    "predict": {"epochs": 1, "batch_size": 1},
+    "search": {"budgets": 1, "population": 2, "generations": 1, "tournament": 1, "calibration_images": 1},
+    "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
+    "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
+}
+
+
+def stage(name: str) -> Callable:
+    """The function of a stage: (job, folder, **options) -> the files it leaves."""
+    return importlib.import_module(f"dynnas_jax.stages.{name}").run
+
+
+def options(config: dict) -> settings.Options:
+    """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
+    from dynnas_jax import networks
+    from dynnas_jax.data import augment, mixing, sources
+    from dynnas_jax.dynamic import protocol
+    from dynnas_jax.search import evolution, pairs, predictor
+    from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
+
+    network = networks.supernet(config["supernet"].get("network"))
+    parameters = settings.parameters
+    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh")
+    return {
+        "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
+        "data.augment": parameters(augment.rule),
+        "supernet": parameters(
+            network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
+        ),
+        "train": parameters(loop.fit, stage("train"), given=filled),
+        "train.optimizer": parameters(state.optimizer),
+        "train.sandwich_rule": parameters(sandwich.rule),
+        "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
+        "train.mixing": parameters(mixing.rule),
+        "collect": parameters(stage("collect")),
+        "predict": parameters(predictor.fit, given=("key",)),
+        "search": parameters(stage("search"), evolution.run),
+        "dynamic": parameters(pairs.choose_pair, protocol.confident_pair),
+        **{name: parameters(stage(name)) for name in ("evaluate", "export", "report")},
+    }
+
+
+def check(config: dict) -> None:
+    """Every key of the config must configure something, and no value be impossible.
+
+    Raises:
+      ValueError: naming the unknown key and the nearest, or the value and what it must be.
+    """
+    for section, known in options(config).items():
+        content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
+        settings.check_options(section, content, known)
+    _check_values(config)
+    _build(config)
+
+
+def _check_values(config: dict) -> None:
+    from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+    from dynnas_jax.export.tflite import PRECISIONS
+    from dynnas_jax.search.pairs import BIG_NETS
+
+    settings.check_least("", config, {"seed": 0})
+    for section, least in _LEAST.items():
+        settings.check_least(f"{section}.", config[section], least)
+    dynamic = config["dynamic"]
+    if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
+        raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
+    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", PRECISIONS)
+    if score not in SCORES:
+        raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
+    if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
+        raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
+    if not precisions or not set(precisions) <= set(PRECISIONS):
+        raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
+    if config["target"] not in TARGETS:
+        raise ValueError(f"target is {config['target']!r}, choose from {list(TARGETS)}")
+
+
+def _build(config: dict) -> None:
+    """Builds what training is made of, so that a value none of it accepts is found before the first step."""
+    from dynnas_jax.data import augment, mixing
+    from dynnas_jax.train import sandwich, state
+
+    train = config["train"]
+    parts = [
+        ("data.augment", augment.rule, config["data"].get("augment")),
+        ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
+        ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
+    ]
+    if train.get("mixing"):
+        parts.append(("train.mixing", mixing.rule, train["mixing"]))
+    for section, function, options in parts:
+        try:
+            function(**(options or {}))
+        except TypeError as error:
+            raise ValueError(f"{section}: {options} holds a value of another type ({error})") from error

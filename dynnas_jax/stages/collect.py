@@ -1,0 +1,21 @@
+"""The stage that records what sampled subnets answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynnas_jax.costs import macs
+from dynnas_jax.job import Job, evaluator, supernet_variables
+from dynnas_jax.search import collect
+
+
+def run(
+    job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
+) -> tuple[str, ...]:
+    """Records of sampled subnets on the held-out images."""
+    genomes = collect.distinct(job.supernet.space, job.key(1), subnets)
+    evaluate = evaluator(job, calibration_images, chunk)
+    cost = macs.table(job.supernet).exact
+    collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
+    store = folder / "records.zarr"
+    return tuple(sorted(str(path.relative_to(folder)) for path in store.rglob("*") if path.is_file()))

@@ -1,0 +1,140 @@
+"""The stage that trains the supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dynnas_jax.data.mixing import rule as mixing_rule
+from dynnas_jax.job import Job, build_supernet, evaluator, facts_of, load_variables, save_variables
+from dynnas_jax.networks import weights
+from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.train import calibration, distillation, loop, sandwich
+from dynnas_jax.train import progressive_shrinking as shrinking
+from dynnas_jax.workdir import read_config, read_json, write_json
+
+
+def run(
+    job: Job,
+    folder: Path,
+    *,
+    sandwich_rule: dict | None = None,
+    progressive_shrinking: dict | None = None,
+    mixing: dict | None = None,
+    start_from: str | None = None,
+    new_classifier: bool = False,
+    teacher: str | None = None,
+    **options,
+) -> tuple[str, ...]:
+    """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables.
+
+    Args:
+      sandwich_rule, progressive_shrinking, mixing: keyword arguments of the functions of those names in `train` and `data`.
+      start_from, new_classifier: see `starting_variables`.
+      teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
+    """
+    initial = starting_variables(job, start_from=start_from, new_classifier=new_classifier)
+    evaluate = evaluator(job, 1024, 2)
+    ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
+
+    def held_out(variables):
+        smallest, largest = evaluate(variables, ends).correct.mean(axis=1)
+        return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
+
+    rule, phases = rule_and_phases(job.supernet.space, options.get("steps", 1), sandwich_rule, progressive_shrinking)
+    final = loop.fit(
+        job.supernet,
+        job.images.train,
+        rule,
+        seed=job.seed,
+        augment=job.augment,
+        initial=initial,
+        phases=phases,
+        teacher=trained_teacher(job, teacher),
+        mix=mixing_rule(**mixing) if mixing else None,
+        directory=folder,
+        evaluate=held_out,
+        **options,
+    )
+    save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
+    write_json(folder / "data.json", facts_of(job.images))
+    return "supernet.msgpack", "data.json"
+
+
+def check(
+    job: Job,
+    *,
+    steps: int = 1,
+    sandwich_rule: dict | None = None,
+    progressive_shrinking: dict | None = None,
+    start_from: str | None = None,
+    new_classifier: bool = False,
+    teacher: str | None = None,
+    **_,
+) -> None:
+    """Raises ValueError for what would end `run` at its beginning: phases, weights or a teacher that do not fit."""
+    rule, _ = rule_and_phases(job.supernet.space, steps, sandwich_rule, progressive_shrinking)
+    starting_variables(job, start_from=start_from, new_classifier=new_classifier)
+    trained = trained_teacher(job, teacher)
+    rule(job.supernet, None, trained and trained.answers)
+
+
+def rule_and_phases(
+    space: SearchSpace, steps: int, sandwich_rule: dict | None, progressive_shrinking: dict | None
+) -> tuple[Callable, shrinking.Phases | None]:
+    """The rule, and the phases of progressive shrinking if any; the rule then has as many random subnets as any phase."""
+    options = dict(sandwich_rule or {})
+    if progressive_shrinking is None:
+        return sandwich.rule(**options), None
+    subnets = options.get("random_subnets", sandwich.RANDOM_SUBNETS)
+    phases = shrinking.schedule(space, steps, random_subnets=subnets, **progressive_shrinking)
+    return sandwich.rule(**{**options, "random_subnets": phases.most_subnets}), phases
+
+
+def trained_teacher(job: Job, path: str | None) -> distillation.Teacher | None:
+    """The largest net of another run, with statistics of this run's training images.
+
+    Raises:
+      ValueError: for a directory that is no finished training, or a net of other images or classes.
+    """
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    config, facts = read_config(folder), read_json(folder / "train" / "data.json")
+    mine = facts_of(job.images)
+    for what in ("image_shape", "classes"):
+        if facts[what] != mine[what]:
+            raise ValueError(f"train.teacher: {folder} was trained on other images; its {what} is {facts[what]}")
+    supernet, variables = (
+        build_supernet(config["supernet"], facts),
+        load_variables(folder / "train" / "supernet.msgpack"),
+    )
+    images = calibration.batches(job.calibration(1024), min(128, len(job.images.train)))
+    net, own = calibration.extract_calibrated(supernet, variables, supernet.space.largest, images)
+    return distillation.Teacher(lambda given, batch: net.apply(given, batch)[0], own)
+
+
+def starting_variables(job: Job, *, start_from: str | None = None, new_classifier: bool = False) -> dict | None:
+    """What training starts from: variables of the supernet from a file of weights, or None for random ones.
+
+    Args:
+      start_from: the file, as `networks.weights.load` reads it.
+      new_classifier: the classifier is drawn anew, for other classes than the file's.
+
+    Raises:
+      ValueError: for a file that does not fit the supernet, or whose weights need another padding or epsilon.
+    """
+    if start_from is None:
+        return None
+    path = str(start_from)
+    loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
+    if loaded.network is not job.supernet:
+        base = loaded.network.arch.template.base
+        raise ValueError(
+            f"train.start_from: the weights in {path} were trained with other conventions; "
+            f"give supernet.padding={base.padding!r} and supernet.epsilon={base.epsilon}"
+        )
+    return loaded.variables
