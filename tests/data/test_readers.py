@@ -123,8 +123,8 @@ def test_images_of_many_sizes(prepare):
 def test_newest_version_unless_asked(prepare):
     for version in ("1.2.0", "1.10.0"):
         root = prepare(version=version)
-    assert readers._prepared("own", root).name == "1.10.0"
-    assert readers._prepared("own:1.2.0", root).name == "1.2.0"
+    assert readers.prepared("own", root).name == "1.10.0"
+    assert readers.prepared("own:1.2.0", root).name == "1.2.0"
     with pytest.raises(ValueError, match=r"these are: own:1\.10\.0, own:1\.2\.0"):
         sources.load("own:3.0.0", data_dir=root)
 
