@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a mistake of the user's. DYNNAS_TRACEBACK=1 shows where it was noticed."""
     parser = _parser()
     known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if rest and known.command is not _run:
+    if rest and known.command not in (_run, _augment):
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         known.command(known, rest)
@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     run.epilog = "--config=FILE.py[:mode] names the config; --config.train.steps=N and the like override it"
     run.set_defaults(command=_run)
 
+    augment = commands.add_parser("augment", help="a page of images under each augmentation", allow_abbrev=False)
+    augment.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    augment.epilog = "--config=FILE.py[:mode] and its overrides, as for run; the last rows show its own augmentation"
+    augment.set_defaults(command=_augment)
+
     cost = commands.add_parser("cost", help="MACs and params of a network", allow_abbrev=False)
     cost.add_argument("--network", required=True)
     cost.add_argument("--arch", type=Path, metavar="FILE", help="an arch file; a fixed network needs none")
@@ -81,7 +86,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
-    from dynnas_jax import pipeline, recipe, settings
+    from dynnas_jax import pipeline
+
+    names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
+    pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
+
+
+def _augment(known: argparse.Namespace, rest: list[str]) -> None:
+    from dynnas_jax import job, recipe
+
+    if known.output.suffix != ".png":
+        raise ValueError(f"--output={known.output}: the page is a picture, give a name that ends in .png")
+    config = _config(rest)
+    recipe.check(config)
+    job.show_augmentations(config, known.output)
+
+
+def _config(rest: list[str]) -> dict:
+    """The config that the arguments left over describe."""
+    from dynnas_jax import recipe, settings
 
     if "--config" in rest[:-1]:
         place = rest.index("--config")
@@ -89,9 +112,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> None:
     for argument in rest:
         if not argument.startswith(("--config=", "--config.")):
             raise ValueError(f"unknown argument {argument!r}")
-    config = settings.as_dict(settings.load(rest, recipe.options))
-    names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
-    pipeline.run(config, known.workdir, names=names, redo=known.redo)
+    return settings.as_dict(settings.load(rest, recipe.options))
 
 
 def _cost(known: argparse.Namespace, _: list[str]) -> None:

@@ -11,7 +11,7 @@ from flax import serialization
 
 from dynnas_jax import elastic, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
-from dynnas_jax.data import augment, sources
+from dynnas_jax.data import augment, mixing, sources
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import collect
 from dynnas_jax.workdir import Workdir, read_json, write_bytes
@@ -55,6 +55,19 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     supernet = build_supernet(config["supernet"], facts_of(images))
     rule = augment.rule(**augmented) if augmented is not None else None
     return Job(workdir, images, supernet, config["dynamic"], rule, config["target"], config["seed"])
+
+
+def show_augmentations(config: dict, path: Path, *, images: int = 10) -> None:
+    """Writes a PNG page of some training images under each augmentation, and under those of the config."""
+    from dynnas_jax.reports import augmentations, plots
+
+    data = dict(config["data"])
+    augmented, mixed = data.pop("augment", None), config["train"].get("mixing")
+    data |= {"holdout": 0, "train_limit": images, "test_limit": 1}
+    samples = sources.load(seed=config["seed"], **data).train.images
+    rule = augment.rule(**augmented) if augmented is not None else None
+    mix = mixing.rule(**mixed) if mixed else None
+    write_bytes(path, plots.png(augmentations.page(samples, rule, mix, seed=config["seed"]), dpi=100))
 
 
 def facts_of(images: sources.Dataset) -> dict:

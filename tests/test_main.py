@@ -78,6 +78,22 @@ def test_a_space_may_stand_between_config_and_its_file(refused):
     assert "mode is 'huge', choose from '' and 'tiny'" in refused("run", "--workdir=W", "--config", f"{DIGITS}:huge")
 
 
+def test_augment_takes_a_config_and_a_png(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "give a name that ends in .png" in refused("augment", f"--config={DIGITS}", "--output=page.jpg")
+    assert "no config given" in refused("augment", "--output=page.png")
+    assert "required: --output" in refused("augment", f"--config={DIGITS}")
+    wrong = refused("augment", f"--config={DIGITS}", "--config.data.augment.rotate=-3.0", "--output=page.png")
+    assert "rotate=-3.0 in data.augment.rule: must be 0 or more" in wrong
+    assert not list(tmp_path.iterdir())
+
+
+def test_augment_writes_the_page(tmp_path, quick_programs):
+    with quick_programs():
+        main(["augment", f"--config={DIGITS}", f"--output={tmp_path / 'page.png'}"])
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
 # Configs.
 
 

@@ -76,7 +76,7 @@ def autocontrast(image):
 
 
 def equalize(image):
-    """Spreads the whole values of each channel so that all are about equally frequent, as Pillow's ImageOps does."""
+    """Spreads the whole values of each channel evenly, as Pillow does; fewer than 256 pixels stay."""
     levels = image.astype(jnp.int32)
 
     def channel(values):

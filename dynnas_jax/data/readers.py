@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dynnas_jax.data.splits import fit, stratified
 
 _BLOCK = 256  # records read at a time
-_PROGRESS_FROM = 4_000  # images, about half a second of decoding
+PROGRESS_FROM = 4_000  # images, about half a second of decoding
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
 
 
@@ -25,7 +25,7 @@ class Pool(NamedTuple):
     """A split of a source before its images are read."""
 
     image_id: np.ndarray  # int64[n]
-    read: Callable  # image_id[k] -> (uint8[k, h, w, c], integer labels[k])
+    read: Callable  # image_id[k] -> (uint8[j, h, w, c], integer labels[j], image_id[j]), j < k where some were skipped
 
 
 class Source(NamedTuple):
@@ -47,7 +47,7 @@ def digits():
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     test = stratified(bunch.target, round(0.2 * len(images)), np.random.default_rng(0))
     train_pool, test_pool = (
-        Pool(np.flatnonzero(mask), lambda image_id: (images[image_id], bunch.target[image_id]))
+        Pool(np.flatnonzero(mask), lambda image_id: (images[image_id], bunch.target[image_id], image_id))
         for mask in (~test, test)
     )
     return Source(train_pool, test_pool, tuple(str(name) for name in bunch.target_names))
@@ -97,7 +97,7 @@ def _npz_pool(path, arrays, split):
     if len(labels) != len(images):
         raise ValueError(f"{path}: {len(images)} {split}_images but {len(labels)} {split}_labels: store one for each")
     images = images if images.ndim == 4 else images[..., None]
-    return Pool(np.arange(len(images)), lambda image_id: (images[image_id], labels[image_id]))
+    return Pool(np.arange(len(images)), lambda image_id: (images[image_id], labels[image_id], image_id))
 
 
 def tfds(name, data_dir, image_size):
@@ -153,7 +153,7 @@ class _TfdsReader(NamedTuple):
     def __call__(self, image_id):
         images = np.empty((len(image_id), *self.shape), np.uint8)
         labels = np.empty(len(image_id), np.int64)
-        quiet = len(image_id) < _PROGRESS_FROM
+        quiet = len(image_id) < PROGRESS_FROM
         with tqdm(
             total=len(image_id), desc=f"decode {self.title}", unit="image", mininterval=1, disable=quiet
         ) as progress:
@@ -163,7 +163,7 @@ class _TfdsReader(NamedTuple):
                     images[place] = self._decode(record[self.image_key])
                     labels[place] = record[self.label_key]
                 progress.update(len(block))
-        return images, labels
+        return images, labels, image_id
 
     def _decode(self, encoded):
         with Image.open(io.BytesIO(encoded)) as file:
@@ -219,7 +219,7 @@ def _advice(name, root, known):
     prepared = {info.relative_to(root).parts[0] for info in root.glob("*/**/dataset_info.json")}
     plain = {re.sub(r"[\W_]", "", known_name.lower()): known_name for known_name in {"digits", *known, *prepared}}
     near = plain[difflib.get_close_matches(re.sub(r"[\W_]", "", base.lower()), sorted(plain), n=1, cutoff=0)[0]]
-    return f"unknown dataset {name!r} (looked in {root}): did you mean {near!r}? Or give the path of an .npz file"
+    return f"unknown dataset {name!r} (looked in {root}): did you mean {near!r}? Or give the path of an .npz file or a folder"
 
 
 def _recipe(name, root):

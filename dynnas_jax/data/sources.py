@@ -1,4 +1,4 @@
-"""Image classification data as uint8 arrays in named splits, from scikit-learn, TFDS or a file of one's own."""
+"""Image classification data as uint8 arrays in named splits, from scikit-learn, TFDS, or a file or folder of one's own."""
 
 import math
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax.data import readers
+from dynnas_jax.data import folders, readers
 from dynnas_jax.data.splits import Split, fit, stratified
-from dynnas_jax.workdir import file_digest
+from dynnas_jax.workdir import digest, file_digest
 
 _BLOCK = 1024  # images counted at a time
 
@@ -34,6 +34,7 @@ def load(
     seed: int = 0,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    skip_share: float = 0.01,
 ) -> Dataset:
     """Loads a dataset into memory; never touches the network and never imports TensorFlow.
 
@@ -41,7 +42,9 @@ def load(
       name: `digits` (scikit-learn; 8x8x1, values 0..16 scaled to 0..255, a fixed fifth of each class is the test
         split), a prepared TFDS image classification dataset (`cifar10`, `name/config`, `name:1.2.3`; its test split is
         `test`, or `validation` where there is no `test`), or the path of an `.npz` file with arrays train_images,
-        train_labels, test_images, test_labels (uint8 [n, h, w, c] or [n, h, w]; integers [n]), optionally classes.
+        train_labels, test_images, test_labels (uint8 [n, h, w, c] or [n, h, w]; integers [n]), optionally classes; or
+        the path of a folder with `train/CLASS/*.png` and `test/CLASS/*.png`, or `CLASS/*.png` (see `folders.folder`). A
+        prepared TFDS dataset goes before a folder of its name: write `./cifar10` for the folder.
       data_dir: TFDS directory; else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets.
       holdout: held-out images, a number (int) or a part (float below 1) of the train split; stratified by class, never
         from the test split. 0: none.
@@ -50,6 +53,7 @@ def load(
       seed: of the held-out split and of the limits.
       train_limit, test_limit: use at most so many images of the source's train (before `holdout` is taken from them)
         and test split, drawn at random; the others are not read.
+      skip_share: the share of a folder's images that may fail to decode; they are left out, named and counted.
 
     Returns:
       A Dataset of uint8 NHWC images, each split in the order of the source.
@@ -60,10 +64,14 @@ def load(
     for option, value in (("image_size", image_size), ("train_limit", train_limit), ("test_limit", test_limit)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{option}={value!r} for dataset {name!r}: give a whole number of at least 1, or None")
+    if isinstance(skip_share, bool) or not isinstance(skip_share, (int, float)) or not 0 <= skip_share < 1:
+        raise ValueError(f"skip_share={skip_share!r} for dataset {name!r}: give a part of at least 0 and below 1")
     if name == "digits":
         source = readers.digits()
     elif name.endswith(".npz"):
         source = readers.npz(Path(name).expanduser())
+    elif _is_folder(name, data_dir):
+        source = folders.folder(Path(name).expanduser(), image_size, skip_share)
     else:
         source = readers.tfds(name, data_dir, image_size)
     generators = [np.random.default_rng([seed, use]) for use in range(3)]
@@ -79,16 +87,25 @@ def load(
 def identity(name=None, *, data_dir=None, **_):
     """A short hash of what `load` would read, None where that cannot change (digits) or is not there.
 
-    Of an `.npz` file its content, of a TFDS dataset the description of the version that is read.
+    Of an `.npz` file its content, of a folder the names and sizes of its files, of a TFDS dataset the description of the version
+    that is read.
     """
     if not isinstance(name, str) or name == "digits":
         return None
-    if name.endswith(".npz"):
-        path = Path(name).expanduser()
-    else:
+    path = Path(name).expanduser()
+    if not name.endswith(".npz") and _is_folder(name, data_dir):
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return digest([(str(file.relative_to(path)), file.stat().st_size) for file in files]) if files else None
+    if not name.endswith(".npz"):
         folder = readers.prepared(name, readers.tfds_root(data_dir))
         path = folder and folder / "dataset_info.json"
     return file_digest(path) if path and path.is_file() else None
+
+
+def _is_folder(name, data_dir):
+    if name.startswith((".", "/", "~")):
+        return True
+    return name != "" and Path(name).is_dir() and readers.prepared(name, readers.tfds_root(data_dir)) is None
 
 
 def _read(name, pool, split, classes, limit, image_size, generator):
@@ -96,7 +113,7 @@ def _read(name, pool, split, classes, limit, image_size, generator):
     image_id = pool.image_id
     if limit is not None and limit < len(image_id):
         image_id = np.sort(generator.permutation(image_id)[:limit])
-    images, labels = pool.read(image_id)
+    images, labels, image_id = pool.read(image_id)
     foreign = labels[(labels < 0) | (labels >= classes)]
     if len(foreign):
         raise ValueError(

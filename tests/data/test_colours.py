@@ -11,13 +11,13 @@ from dynnas_jax.data import colours
 
 
 def images(channels=3):
-    """Noise, a dark gradient, and one constant channel."""
+    """Noise, a dark gradient, one constant channel, and one where many values are the largest."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (17, 23, 3))
     dark = np.add.outer(np.arange(17) * 2, np.arange(23) * 3)[..., None] + np.array([5, 40, 90])
     constant = noise.copy() // 2 + 30
     constant[..., 1] = 77
-    return [image[..., :channels].astype(np.uint8) for image in (noise, dark, constant)]
+    return [image[..., :channels].astype(np.uint8) for image in (noise, dark, constant, np.minimum(noise * 2, 255))]
 
 
 def pillow(image):
