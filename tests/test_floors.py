@@ -11,7 +11,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dynnas_jax"
 FLOORS = {
     **dict.fromkeys(
-        ("search_space", "elastic", "confidence", "records", "workdir", "kernel_transforms", "costs", "data", "export"),
+        (
+            "search_space",
+            "elastic",
+            "confidence",
+            "records",
+            "workdir",
+            "kernel_transforms",
+            "channel_sorting",
+            "costs",
+            "data",
+            "export",
+        ),
         1,
     ),
     "networks": 2,

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from dynnas_jax import channel_sorting
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, metrics, state
@@ -174,6 +175,7 @@ def fit(
     ):
         for number in range(first, steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
+            current = _sorted(supernet, current, number, phases)
             resolution = drawn_resolution(supernet, number, seed, phases)
             current, values = step(current, images, labels, indices, step_key, teacher, resolution=resolution)
             done = number + 1
@@ -193,6 +195,18 @@ def fit(
                 store.save(done, current)
             bar.update()
     return current
+
+
+def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases | None) -> TrainState:
+    """The state with its channels in the order of their importance, if the phase that begins at this step wants it."""
+    if phases is None or not phases.sort_channels:
+        return current
+    genes = sorted({gene for group in channel_sorting.groups(supernet) for gene in group.genes})
+    least = phases.sorted_before(step, genes)
+    if least is None:
+        return current
+    sort = jax.jit(lambda x: channel_sorting.sort(supernet, x.variables["params"], x, least), donate_argnums=0)
+    return sort(current)
 
 
 def _begin(supernet, image_shape, key, optimizer, store, sharding, initial) -> TrainState:

@@ -34,6 +34,7 @@ class Phases(NamedTuple):
 
     first_step: np.ndarray  # int32[phases]
     allowed: Allowed  # NumPy, [phases, ...]
+    sort_channels: bool = False  # before a phase that unlocks numbers of channels
 
     @property
     def most_subnets(self) -> int:
@@ -44,6 +45,14 @@ class Phases(NamedTuple):
         """What a traced step may do."""
         phase = jnp.searchsorted(jnp.asarray(self.first_step), step, side="right") - 1
         return jax.tree.map(lambda rows: jnp.asarray(rows)[phase], self.allowed)
+
+    def sorted_before(self, step: int, channel_genes: Sequence[int]) -> np.ndarray | None:
+        """int32[genes], the smallest choices in use so far, if the channels are to be sorted before this step; else None."""
+        phase = int(np.searchsorted(self.first_step, step))
+        if not self.sort_channels or step == 0 or phase == len(self.first_step) or self.first_step[phase] != step:
+            return None
+        before, after = self.allowed.least[phase - 1], self.allowed.least[phase]
+        return before if (before != after)[list(channel_genes)].any() else None
 
     def on_host(self, step: int) -> Allowed:
         """The same for a step that is a Python int, without JAX."""
@@ -59,6 +68,7 @@ def schedule(
     order: Sequence[str] | None = None,
     largest_share: float = 0.25,
     phases: Sequence[dict] | None = None,
+    sort_channels: bool = True,
 ) -> Phases:
     """Phases over `steps`: first the largest subnet alone, then one kind of gene after the other, all its values at once.
 
@@ -70,6 +80,7 @@ def schedule(
       phases: instead of `order` and `largest_share`, one dict a phase: `share` of the steps (1 in sum), `unlock`, a tuple of
         kinds or a dict from kinds to the number of largest values that may be used from then on; optionally
         `learning_rate`, a factor of the schedule's, and `random_subnets`.
+      sort_channels: whether channels are put in the order of their importance before numbers of them are unlocked.
 
     Raises:
       ValueError: for a kind the space does not have (the nearest is named), phases that unlock nothing or leave a kind locked
@@ -103,7 +114,7 @@ def schedule(
     if allowed.least[-1].any():
         partial = next(gene for gene, least in zip(space.genes, allowed.least[-1], strict=True) if least)
         raise ValueError(f"progressive_shrinking: {partial.name!r} is not wholly unlocked at the end; name more values")
-    return Phases(_first_steps(phases, steps), allowed)
+    return Phases(_first_steps(phases, steps), allowed, sort_channels)
 
 
 def kind_of(gene: str) -> str:

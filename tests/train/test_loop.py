@@ -246,6 +246,13 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
             *({"share": 0.2, "unlock": (kind,), "learning_rate": 0.5} for kind in kinds),
         ),
     )
+    assert [phases.sorted_before(step, range(len(micro.space.genes))) is not None for step in range(5)] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
     transform, key = state.optimizer(5, learning_rate=0.1, warm_up=0.0).transform, jax.random.key(0)
     step = loop.make_step(micro, sandwich.rule(random_subnets=1), transform, loop.data_mesh(1), phases=phases)
     current, params, compiled = state.create(init(micro.largest_net(), key, (8, 8, 1)), transform), [], []
@@ -263,3 +270,26 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
     rates = [row["learning_rate"] for row in rows(tmp_path)]
     rate = state.optimizer(5).learning_rate
     np.testing.assert_allclose(rates, [float(rate(i)) * f for i, f in enumerate((1, 0, 0.5, 0.5, 0.5))], rtol=1e-6)
+
+
+def test_resuming_in_a_phase_that_sorts_equals_never_stopping(micro, split, tmp_path):
+    phases = progressive_shrinking.schedule(micro.space, STEPS, random_subnets=1, largest_share=0.0)
+    options = {"seed": 3, "steps": STEPS, "batch_size": 16, "phases": phases, "checkpoint_every": 2}
+    options["mesh"] = loop.data_mesh(1)
+
+    def run(directory):
+        return loop.fit(micro, split, sandwich.rule(random_subnets=1), directory=directory, **options)
+
+    whole = run(tmp_path / "whole")
+    assert phases.first_step.tolist() == [0, 2, 4]  # kernel, expand, width: sorted before steps 2 and 4
+    for kept in ("2", "4"):
+        shutil.copytree(tmp_path / "whole", tmp_path / kept)
+        for done in (tmp_path / kept / "checkpoints").iterdir():
+            if done.name.isdigit() and int(done.name) > int(kept):
+                shutil.rmtree(done)
+        jax.tree.map(np.testing.assert_array_equal, run(tmp_path / kept), whole)
+    unsorted = loop.fit(
+        micro, split, sandwich.rule(random_subnets=1), **options | {"phases": phases._replace(sort_channels=False)}
+    )
+    kernels = [x.variables["params"]["stage1_block0"]["project_conv"]["kernel"] for x in (whole, unsorted)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
