@@ -78,9 +78,9 @@ def tiny(config: ConfigDict) -> None:
         }
     )
     config.train.update(
-        {"steps": 1500, "batch_size": 128, "evaluate_every": 300, "log_every": 20, "checkpoint_every": 300}
+        {"steps": 3000, "batch_size": 128, "evaluate_every": 600, "log_every": 20, "checkpoint_every": 300}
     )
-    config.train.optimizer.update({"learning_rate": 0.2, "weight_decay": 5e-5})
+    config.train.optimizer.update({"learning_rate": 0.6, "weight_decay": 5e-5})
     config.train.ema_decay = 0.998
     config.collect.update({"subnets": 200, "calibration_images": 1024})
     config.search.update({"budgets": 12, "generations": 200, "calibration_images": 2048})
