@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dynnas: {_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("dynnas: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("dynnas: interrupted; the same command, without --redo, goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
 
 
@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     augment.set_defaults(command=_augment)
 
     cost = commands.add_parser("cost", help="MACs and params of a network", allow_abbrev=False)
-    cost.add_argument("--network", required=True)
+    which = cost.add_mutually_exclusive_group(required=True)
+    which.add_argument("--network", metavar="NAME")
+    which.add_argument("--workdir", type=Path, help="a run, for a subnet of its own space")
     cost.add_argument("--arch", type=Path, metavar="FILE", help="an arch file; a fixed network needs none")
     cost.set_defaults(command=_cost)
 
@@ -116,22 +118,37 @@ def _config(rest: list[str]) -> dict:
 
 
 def _cost(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax import networks
     from dynnas_jax.costs import macs
 
-    loader = networks.network(known.network)
+    content = None
     if known.arch is not None:
         try:
             content = json.loads(known.arch.read_text())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{known.arch} is not JSON ({error})") from error
-        net = loader.from_arch_file(content)
-    elif loader.has_space:
-        raise ValueError(f"{known.network} is a space of many networks; pass --arch=FILE")
-    else:
-        net = loader()
+    net = _net_of_run(known.workdir, content) if known.workdir else _net(known.network, content)
     count, params = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))
     print(json.dumps({"macs": count, "params": params}))
+
+
+def _net(name: str, content: dict | None):
+    """A named network, or the subnet of its space that an arch file describes."""
+    from dynnas_jax import networks
+
+    loader = networks.network(name)
+    if content is not None:
+        return loader.from_arch_file(content)
+    if loader.has_space:
+        raise ValueError(f"{name} is a space of many networks; pass --arch=FILE")
+    return loader()
+
+
+def _net_of_run(workdir: Path, content: dict | None):
+    """The largest net of a run's space, or the subnet that an arch file describes."""
+    from dynnas_jax.job import supernet_of_run
+
+    supernet = supernet_of_run(workdir)
+    return supernet.largest_net() if content is None else supernet.net(supernet.arch.from_file(content))
 
 
 def _search(known: argparse.Namespace, _: list[str]) -> None:

@@ -38,7 +38,15 @@ def groups(supernet: Supernet) -> tuple[Group, ...]:
 
     Channels that only a width decides are one residual stream, whatever blocks it passes; others belong to their block.
     Streams of equal numbers may fall together: one order for both keeps what the net computes all the same.
+
+    Raises:
+      ValueError: where the widths of two streams decide whether a shortcut joins them.
     """
+    if supernet.whole is not None:
+        raise ValueError(
+            "channels of a space whose widths decide where shortcuts stand cannot be sorted; "
+            "give train.progressive_shrinking.sort_channels=False"
+        )
     found: dict[tuple, Group] = {}
     for position in positions(supernet):
         for path, table in position.lengths.items():

@@ -14,7 +14,10 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import collect
-from dynnas_jax.workdir import Workdir, read_json, write_bytes
+from dynnas_jax.train import calibration
+from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
+
+NO_HELD_OUT = "data: holdout is 0, but search and thresholds need held-out images"
 
 
 class Job(NamedTuple):
@@ -41,6 +44,11 @@ class Job(NamedTuple):
         """uint8[n, h, w, c]: training images for statistics, the same ones in every stage."""
         order = np.random.default_rng([self.seed, 1, 1]).permutation(len(self.images.train))
         return self.images.train.images[order[:count]]
+
+    def calibration_batches(self, count: int) -> np.ndarray:
+        """uint8[batches, b, h, w, c]: the same images in batches of at most 128."""
+        images = self.calibration(count)
+        return calibration.batches(images, min(128, len(images)))
 
 
 def prepare(workdir: Workdir, config: dict) -> Job:
@@ -88,11 +96,20 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
     if loader.function == "small_images":
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
-    supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
+    try:
+        supernet = loader(channels=channels, classes=len(facts["classes"]), **moments, **options)
+    except TypeError as error:
+        raise ValueError(f"supernet: a value has another type ({error})") from error
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
     return supernet
+
+
+def supernet_of_run(path: Path) -> elastic.Supernet:
+    """The supernet of a run that has been trained. Raises ValueError for no working directory, or one without training."""
+    config = read_config(path)
+    return build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
 
 
 def save_variables(path: Path, variables: dict) -> None:
@@ -109,7 +126,7 @@ def load_variables(path: Path) -> dict:
 def evaluator(job: Job, calibration_images: int, chunk: int) -> collect.Evaluator:
     split = job.images.holdout
     if not len(split):
-        raise ValueError("data: holdout is 0, but search and thresholds need held-out images")
+        raise ValueError(NO_HELD_OUT)
     return collect.Evaluator(job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ STAGES = (
     Stage("export", (*_DATA, "export", "target"), ("evaluate",)),
     Stage("report", (*_DATA, "report"), ("collect", "predict", "search", "evaluate", "export")),
 )
+EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 NAMES = tuple(stage.name for stage in STAGES)
 
 
@@ -36,20 +38,23 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
     for name in (*names, *([redo] if redo else [])):
         if name not in NAMES:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
+    if redo and redo not in names:
+        raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
     workdir = Workdir(path, STAGES, config, sources.identity(**config["data"]))
-    # What is wrong with the config or the data must come to light before anything is deleted.
-    job = _prepare(workdir, config, _needs_data(names)) if redo else None
-    if redo and (deleted := workdir.redo(redo)):
-        _say(f"deleted {', '.join(deleted)}")
+    doomed = workdir.built_on(redo) if redo else ()
     todo = []
     for name in NAMES:
-        if name in names and not todo and workdir.complete(name):
+        if name in names and not todo and name not in doomed and workdir.complete(name):
             _say(f"{name}: done before")
         elif name in names:
             todo.append(name)
     if todo:
-        _check_inputs(workdir, todo)
-        _do(workdir, job or _prepare(workdir, config, _needs_data(todo)), todo)
+        # What is wrong with the config or the data must come to light before anything is deleted.
+        _check_inputs(workdir, todo, doomed)
+        job = _prepare(workdir, config, todo)
+        if deleted := workdir.delete(doomed):
+            _say(f"deleted {', '.join(deleted)}")
+        _do(workdir, job, todo)
     if "report" in names:
         _print_summary(path)
 
@@ -63,7 +68,7 @@ def report(path: Path) -> None:
     from dynnas_jax.stages import report as stage
 
     workdir = Workdir(path, STAGES, read_config(path))
-    _check_inputs(workdir, ["report"])
+    _check_inputs(workdir, ["report"], ())
     folder = workdir.start("report")
     workdir.finish("report", stage.run(None, folder, **workdir.config["report"]))
     _print_summary(path)
@@ -82,40 +87,43 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def _needs_data(names: tuple[str, ...] | list[str]) -> bool:
-    """The report is made from the artifacts alone."""
-    return set(names) != {"report"}
+def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
+    """The job, or None for the report, which is made from the artifacts alone.
 
-
-def _prepare(workdir: Workdir, config: dict, needs_data: bool) -> Any:
-    """The job, or None where the stages need no data. Raises ValueError for what is wrong with the config or the data."""
+    Raises:
+      ValueError: for what is wrong with the config or the data, or an extra that is not installed.
+    """
     keep_memory()
     recipe.check(config)
-    if not needs_data:
+    if "export" in todo and (absent := [name for name in EXPORT_MODULES if not importlib.util.find_spec(name)]):
+        raise ValueError(
+            f"stage 'export' needs {absent[0]}: pip install \"dynnas_jax[export]\", or name the other stages in --stages"
+        )
+    if todo == ["report"]:
         return None
     _use_compilation_cache()
     from dynnas_jax import job
+    from dynnas_jax.stages import train
 
-    return job.prepare(workdir, config)
+    prepared = job.prepare(workdir, config)
+    if "train" in todo:
+        train.check(prepared, **config["train"])
+    return prepared
 
 
-def _check_inputs(workdir: Workdir, todo: list[str]) -> None:
+def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) -> None:
     """All that the stages build on, near and far, must be done by this config or be about to be."""
     needed = set(todo)
     for name in reversed(NAMES):
         if name in needed:
             needed |= set(workdir.stages[name].inputs)
-    missing = [name for name in NAMES if name in needed and name not in todo and not workdir.complete(name)]
+    missing = [name for name in NAMES if name in needed and name not in todo]
+    missing = [name for name in missing if name in doomed or not workdir.complete(name)]
     if missing:
         raise ValueError(f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; add to --stages")
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
-    from dynnas_jax.stages import train
-
-    if "train" in todo:
-        # What does not fit must come to light before the directory is this config's.
-        train.check(job, **workdir.config["train"])
     workdir.claim()
     for name in todo:
         if workdir.complete(name):

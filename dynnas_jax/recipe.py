@@ -10,13 +10,23 @@ from dynnas_jax import settings
 
 TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and measured here
 
-# The least value of options that would else be found wrong only when their stage begins, maybe hours later.
+# The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
     "supernet": {"epsilon": 0},
-    "train": {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "evaluate_every": 0, "ema_decay": 0},
+    "train": {
+        "steps": 1,
+        "batch_size": 1,
+        "checkpoint_every": 1,
+        "log_every": 1,
+        "evaluate_every": 0,
+        "ema_decay": (0, 1),
+    },
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
-    "predict": {"epochs": 1, "batch_size": 1},
-    "search": {"budgets": 1, "population": 2, "generations": 1, "tournament": 1, "calibration_images": 1},
+    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
+    "search": {
+        **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
+        **{"mutation_share": (0, 1), "mutation_probability": (0, 1)},
+    },
     "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
     "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
 }
@@ -63,6 +73,8 @@ def check(config: dict) -> None:
     Raises:
       ValueError: naming the unknown key and the nearest, or the value and what it must be.
     """
+    if not isinstance(config["data"].get("name"), str):
+        raise ValueError("data.name is missing: digits, a TFDS dataset, or the path of an .npz file or of a folder")
     for section, known in options(config).items():
         content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
         settings.check_options(section, content, known)

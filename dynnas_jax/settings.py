@@ -180,7 +180,7 @@ def parameters(
       also: further keys the section has.
       given: parameters that the run fills in itself.
     """
-    found = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in also}
+    found = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in also}
     for function in functions:
         signature = inspect.signature(function).parameters.values()
         found |= {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in given}
@@ -188,11 +188,14 @@ def parameters(
 
 
 def check_options(section: str, options: dict, known: dict[str, inspect.Parameter]) -> None:
-    """Every key of a section must be one of the parameters `known`, and whole where that is.
+    """Every key of a section must be one of the parameters `known`, and whole where that is; none without default may lack.
 
     Raises:
-      ValueError: naming the unknown key and the nearest known one, or the value that is no whole number.
+      ValueError: naming the unknown key and the nearest known one, the missing one, or the value that is no whole number.
     """
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise ValueError(f"{section}.{key} is missing; give it a value")
     for key, value in options.items():
         if key not in known:
             raise ValueError(_unknown(f"{section}.{key}", [f"{section}.{name}" for name in known]))
@@ -200,9 +203,12 @@ def check_options(section: str, options: dict, known: dict[str, inspect.Paramete
             raise ValueError(f"{section}.{key} is {value!r}, must be a whole number")
 
 
-def check_least(prefix: str, options: dict, least: dict[str, float]) -> None:
-    """Options that are given and not None must be numbers of at least so much; else ValueError naming key and value."""
-    for key, bound in least.items():
-        value = options.get(key)
-        if value is not None and (not isinstance(value, (int, float)) or not value >= bound):
-            raise ValueError(f"{prefix}{key} is {value!r}, must be a number of at least {bound}")
+def check_least(prefix: str, options: dict, least: dict[str, float | tuple[float, float]]) -> None:
+    """Options that are given and not None must be numbers of at least so much, or between two; else ValueError names them."""
+    for key, bounds in least.items():
+        value, (low, high) = options.get(key), bounds if isinstance(bounds, tuple) else (bounds, None)
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or not value >= low or (high is not None and value > high):
+            most = "" if high is None else f" and at most {high}"
+            raise ValueError(f"{prefix}{key} is {value!r}, must be a number of at least {low}{most}")

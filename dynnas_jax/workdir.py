@@ -187,19 +187,23 @@ class Workdir:
         digests = {file: file_digest(folder / file) for file in files}
         write_json(folder / "manifest.json", {**self.hashes(name), "files": digests})
 
-    def redo(self, name: str) -> tuple[str, ...]:
-        """Deletes the artifacts of a stage and of all that build on it; returns the names of those there were.
+    def built_on(self, name: str) -> tuple[str, ...]:
+        """A stage and all that build on it."""
+        found = [name]
+        for stage in self.stages.values():
+            if set(stage.inputs) & set(found):
+                found.append(stage.name)
+        return tuple(found)
+
+    def delete(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Deletes the artifacts of stages; returns the names of those there were.
 
         A folder called `report`, say, that something else made is left alone.
         """
-        doomed = [name]
-        for stage in self.stages.values():
-            if set(stage.inputs) & set(doomed):
-                doomed.append(stage.name)
-        found = [stage for stage in doomed if self._made(stage)]
-        for stage in found:
-            shutil.rmtree(self.folder(stage))
-        return tuple(found)
+        found = tuple(name for name in names if self._made(name))
+        for name in found:
+            shutil.rmtree(self.folder(name))
+        return found
 
     def _made(self, name: str) -> bool:
         """Whether a stage's folder is a run's."""

@@ -10,7 +10,7 @@ import pytest
 
 from dynnas_jax import channel_sorting
 from dynnas_jax.elastic import extract
-from dynnas_jax.networks import ofa
+from dynnas_jax.networks import NETWORKS, ofa
 from dynnas_jax.train import state
 
 
@@ -106,3 +106,9 @@ def test_momentum_and_averages_move_with_the_params(case, resorted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), first, then)
     wanted = order(current)
     jax.tree.map(np.testing.assert_array_equal, wanted.ema, wanted.variables["params"])
+
+
+def test_a_space_whose_widths_decide_where_shortcuts_stand():
+    supernet = NETWORKS["attentive_nas"](resolutions=(32,))
+    with pytest.raises(ValueError, match="cannot be sorted; give train.progressive_shrinking.sort_channels=False"):
+        channel_sorting.groups(supernet)

@@ -159,6 +159,15 @@ def test_config_files_that_are_none(refused, tmp_path, body, said):
         ("c.supernet.epsilon = '1e-3'", "supernet.epsilon is '1e-3', must be a number"),
         ("c.train.start_from = 'absent.pth'", "there is no file of weights 'absent.pth'"),
         ("c.train.initial = {}", "unknown config key 'train.initial'"),
+        ("del c.train.steps", "train.steps is missing"),
+        ("del c.data.name", "data.name is missing"),
+        ("c.supernet.kernels = 3", "supernet"),
+        ("c.search.mutation_share = 1.5", "search.mutation_share is 1.5, must be a number of at least 0 and at most 1"),
+        ("c.predict.held_out = 2", "predict.held_out is 2, must be a number of at least 0 and at most 1"),
+        ("c.data.holdout = 0", "holdout is 0, but search and thresholds need held-out images"),
+        ("c.train.batch_size = 4096", "batch_size 4096 exceeds"),
+        ("c.data.augment.pad = 8", "pad must be smaller than the image"),
+        ("c.supernet.update(kernels=(3,), expands=(1,), depths=(1,), widths=(1.0,))", "the space has 1 subnets"),
         ("c.collect.subnets = 3", "collect.subnets is 3, must be a number of at least 10"),
         ("c.train.log_every = 0", "train.log_every is 0"),
         ("c.seed = -1", "seed is -1"),
@@ -454,6 +463,17 @@ def test_cost_of_an_arch_file_is_the_published_one(capsys, published, tmp_path, 
     (tmp_path / "arch.json").write_text(json.dumps(expected["arch"]))
     found = printed_cost(capsys, f"--network={expected['network']}", f"--arch={tmp_path / 'arch.json'}")
     assert found == {"macs": expected["macs"], "params": expected["params"]}
+
+
+def test_cost_of_a_subnet_of_a_run(capsys, tiny_run, tmp_path):
+    """Its space has widths of its own, which the name of the network does not tell."""
+    pair = json.loads((tiny_run.workdir / "search" / "found.json").read_text())["pair"]
+    for which in ("little", "big"):
+        (tmp_path / "arch.json").write_text(json.dumps(pair[which]["arch"]))
+        found = printed_cost(capsys, f"--workdir={tiny_run.workdir}", f"--arch={tmp_path / 'arch.json'}")
+        assert found == {"macs": pair[which]["macs"], "params": pair[which]["params"]}
+    named = printed_cost(capsys, "--network=small_images", f"--arch={tmp_path / 'arch.json'}")
+    assert named["params"] != pair["big"]["params"]
 
 
 def test_cost_of_an_attentive_nas_arch_file(capsys, published, tmp_path):

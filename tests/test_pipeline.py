@@ -186,6 +186,35 @@ def test_redo_deletes_nothing_if_the_config_is_wrong(tiny_run, copy):
     assert times(copy) == before
 
 
+@pytest.mark.parametrize(
+    ("redo", "names", "change", "said"),
+    [
+        ("train", ("train", "search"), {}, "stage 'train' needs|needs collect, predict"),
+        ("train", ("search",), {}, "--redo=train: the stage is not among those to be done"),
+        ("search", pipeline.NAMES, {"steps": 9}, "stage 'train' was made with another config"),
+        ("train", pipeline.NAMES, {"start_from": "absent.npz"}, "absent.npz"),
+        ("train", pipeline.NAMES, {"progressive_shrinking": {"order": ("kernl",)}}, "unlocks 'kernl'"),
+        ("train", pipeline.NAMES, {"progressive_shrinking": {"largest_share": "half"}}, "another type"),
+        ("train", pipeline.NAMES, {"batch_size": 10**6}, "batch_size 1000000 exceeds"),
+        ("train", pipeline.NAMES, {"teacher": "."}, "no working directory"),
+    ],
+)
+def test_redo_deletes_nothing_that_cannot_be_made_anew(tiny_run, copy, redo, names, change, said):
+    config = changed(tiny_run.config, "train", **change)
+    before = times(copy)
+    with pytest.raises(ValueError, match=said):
+        pipeline.run(config, copy, names=names, redo=redo)
+    assert times(copy) == before
+
+
+def test_export_without_its_extra_is_noticed_before_training(tiny_run, tmp_path, monkeypatch):
+    find = pipeline.importlib.util.find_spec
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None if "litert" in name else find(name))
+    with pytest.raises(ValueError, match=r"stage 'export' needs ai_edge_litert: pip install \"dynnas_jax\[export\]\""):
+        pipeline.run(tiny_run.config, tmp_path / "W")
+    assert not (tmp_path / "W").exists()
+
+
 def test_redo_leaves_folders_of_others_alone(tiny_run, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report/mine.txt").write_text("mine")

@@ -132,16 +132,17 @@ def test_a_damaged_file_is_noticed(tmp_path, harm):
 
 def test_redo_deletes_a_stage_and_what_builds_on_it(tmp_path):
     made = done(tmp_path)
-    assert made.redo("cut") == ("cut", "eat")
+    assert made.delete(made.built_on("cut")) == ("cut", "eat")
     assert made.complete("bake")
     assert not made.folder("cut").exists()
     assert not made.folder("eat").exists()
-    assert made.redo("cut") == ()
+    assert made.delete(made.built_on("cut")) == ()
 
 
 def test_redo_touches_no_folder_outside_a_workdir(tmp_path):
     (tmp_path / "cut").mkdir()
-    assert Workdir(tmp_path, STAGES, CONFIG).redo("cut") == ()
+    made = Workdir(tmp_path, STAGES, CONFIG)
+    assert made.delete(made.built_on("cut")) == ()
     assert (tmp_path / "cut").is_dir()
 
 
@@ -171,7 +172,7 @@ def test_a_directory_of_something_else_is_not_taken(tmp_path, foreign):
     made = Workdir(tmp_path, STAGES, CONFIG)
     with pytest.raises(ValueError, match=f"{foreign} was not made by dynnas; choose another --workdir"):
         made.claim()
-    assert made.redo("bake") == ()
+    assert made.delete(made.built_on("bake")) == ()
     kept = tmp_path / foreign / "bread.jpg" if foreign == "bake" else tmp_path / foreign
     assert "mine" in kept.read_text()
 
@@ -183,14 +184,14 @@ def test_a_foreign_stage_folder_beside_a_run_is_not_taken(tmp_path):
     made.claim()
     with pytest.raises(ValueError, match="cut was not made by dynnas"):
         made.start("cut")
-    assert made.redo("bake") == ("bake",)
+    assert made.delete(made.built_on("bake")) == ("bake",)
     assert (tmp_path / "cut" / "mine.txt").read_text() == "mine"
 
 
 def test_all_stages_deleted_the_directory_is_still_the_runs(tmp_path):
     made = done(tmp_path)
     (tmp_path / "report.html").write_text("old")
-    assert made.redo("bake") == ("bake", "cut", "eat")
+    assert made.delete(made.built_on("bake")) == ("bake", "cut", "eat")
     made.claim()
     assert made.start("bake").is_dir()
 

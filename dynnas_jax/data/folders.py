@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dynnas_jax.data.readers import PROGRESS_FROM, Pool, Source
@@ -75,12 +75,17 @@ def _files(path, classes):
     files, labels = [], []
     for label, name in enumerate(classes):
         entries = sorted((path / name).iterdir()) if (path / name).is_dir() else []
-        own = [entry for entry in entries if not entry.name.startswith(".") and entry.suffix.lower() in SUFFIXES]
+        own = [entry for entry in entries if is_image(entry)]
         if not own:
             raise ValueError(f"class {name!r} has no images in {path / name} (of {' '.join(SUFFIXES)})")
         files += own
         labels += [label] * len(own)
     return files, np.array(labels, np.int64)
+
+
+def is_image(path):
+    """Whether a file is named as an image is, and not hidden."""
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
 
 
 class _Like(NamedTuple):
@@ -128,7 +133,7 @@ class _Reader(NamedTuple):
             path = self.paths[index]
             try:
                 with Image.open(path) as opened:
-                    file = opened.copy()  # decoded, and free of the open file
+                    file = ImageOps.exif_transpose(opened)  # a decoded copy, the right way up
             except Exception as error:  # Pillow raises what a damaged byte leads it to
                 bad.append(f"{path} ({' '.join(str(error).split()) or type(error).__name__})")
                 continue

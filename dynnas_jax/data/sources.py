@@ -94,7 +94,7 @@ def identity(name=None, *, data_dir=None, **_):
         return None
     path = Path(name).expanduser()
     if not name.endswith(".npz") and _is_folder(name, data_dir):
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if folders.is_image(file))
         return digest([(str(file.relative_to(path)), file.stat().st_size) for file in files]) if files else None
     if not name.endswith(".npz"):
         folder = readers.prepared(name, readers.tfds_root(data_dir))

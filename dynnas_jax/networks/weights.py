@@ -118,6 +118,8 @@ def _wanted(net: Net, library: state_dicts.Library) -> dict[str, Place]:
     modules, found = library.modules(net.arch), {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
         _, *module, name = path
+        if tuple(module) not in modules:
+            raise ValueError(f"the net has a layer {'/'.join(module)}, the library of these weights has none like it")
         shape = tuple(leaf.shape[axis] for axis in _TORCH_AXES[len(leaf.shape)])
         found[f"{modules[tuple(module)]}.{_LEAVES[name]}"] = Place(path, shape)
     return found

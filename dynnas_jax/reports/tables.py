@@ -33,7 +33,7 @@ def main_target(exports: dict[str, dict]) -> str | None:
 
 def summary(artifacts: Artifacts) -> list[dict]:
     """Three rows, little, big and dynamic: accuracy on the test split with its 95 % interval (Wilson), MACs of an image
-    (average, for dynamic), params, latency (median for the nets, mean over images for dynamic), exit rate, and the
+    (average, for dynamic), params, mean latency over the images, exit rate, and the
     images on which dynamic and big disagree."""
     evaluation = artifacts.evaluation or {}
     pair = (artifacts.found or {}).get("pair", {})

@@ -61,7 +61,9 @@ def choose_pair(
     partners = True if resolution is None else resolution == resolution[big]
     cheaper = np.flatnonzero((cost < cost[big]) & partners)
     if not len(cheaper):
-        raise ValueError(f"search: no candidate is cheaper than big at {cost[big]} MACs, so there is no pair")
+        raise ValueError(
+            f"search: no candidate of big's resolution is cheaper than its {cost[big]} MACs: there is no pair"
+        )
     shared = int(np.broadcast_to(stem, cost.shape)[big])
     by_cost = max_macs_fraction is not None
     max_cost = max_macs_fraction * float(cost[big]) if by_cost else None

@@ -10,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax.costs import macs
-from dynnas_jax.job import Job, build_supernet, evaluator, save_variables, supernet_variables
+from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import evolution, predictor
 from dynnas_jax.search.pairs import choose_pair
+from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration
-from dynnas_jax.workdir import read_config, read_json, write_json
+from dynnas_jax.workdir import read_config, write_json
+
+BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budget is never exceeded for it
 
 
 def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options) -> tuple[str, ...]:
     """The best subnet for each budget, all budgets at once; then the pair, chosen on held-out images.
 
-    Candidates are the subnets found, the smallest and the largest; each is evaluated, not only predicted.
+    Candidates are the subnets found, the smallest of each resolution and the largest; each is evaluated, not only predicted.
     """
     supernet = job.supernet
     table, fitted = macs.table(supernet), predictor.load(job.workdir.folder("predict"), supernet.space)
@@ -29,13 +32,15 @@ def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 
     limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
     keys = jax.random.split(job.key(3), budgets)
     run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
-    found = jax.jit(jax.vmap(lambda key, budget: run(key, budget=budget)))(keys, jnp.asarray(limits))
-    genomes = np.concatenate([[supernet.space.smallest], np.asarray(found.genome), [supernet.space.largest]])
+    found = jax.jit(jax.vmap(lambda key, budget: run(key, budget=budget)))(keys, jnp.asarray(limits * BELOW))
+    smallest = _smallest(supernet.space)
+    genomes = np.concatenate([smallest, np.asarray(found.genome), [supernet.space.largest]])
+    allowed = [*(table.exact(genome) for genome in smallest), *limits.tolist(), ends[1]]
     evaluate = evaluator(job, calibration_images, len(genomes))
     variables = supernet_variables(job)
     answers = evaluate(variables, genomes)
     predicted = np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
-    allowed, front = [ends[0], *limits.tolist(), ends[1]], []
+    front = []
     for budget, genome, guess, correct in zip(allowed, genomes, predicted, answers.correct, strict=True):
         cost = table.exact(genome)
         front.append(
@@ -55,6 +60,16 @@ def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 
     return "found.json", "pair.msgpack"
 
 
+def _smallest(space: SearchSpace) -> np.ndarray:
+    """int32[resolutions, genes]: the smallest subnet at every resolution, so that big has a partner at its own."""
+    if "resolution" not in space:
+        return space.smallest[None]
+    index = space.index("resolution")
+    rows = np.repeat(space.smallest[None], space.sizes[index], axis=0)
+    rows[:, index] = np.arange(space.sizes[index])
+    return rows
+
+
 def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
     supernet = job.supernet
@@ -63,7 +78,7 @@ def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
     stem = np.asarray([big_little.cost(big_little.build(supernet, genome, genome)).stem for genome in genomes])
     resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
     chosen = choose_pair(answers.score, answers.correct, costs, stem, resolution, **dynamic)
-    images = calibration.batches(job.calibration(calibration_images), min(128, calibration_images))
+    images = job.calibration_batches(calibration_images)
     own, described = {}, {}
     for which, index in (("little", chosen.little), ("big", chosen.big)):
         own[which] = calibration.extract_calibrated(supernet, variables, genomes[index], images)[1]
@@ -106,11 +121,14 @@ def best_subnet(path: Path, max_macs: float) -> dict:
     for name in ("train", "predict"):
         if not (path / name / "manifest.json").is_file():
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
-    supernet = build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
+    supernet = supernet_of_run(path)
     table, fitted = macs.table(supernet), predictor.load(path / "predict", supernet.space)
     if max_macs < (least := table.exact(supernet.space.smallest)):
         raise ValueError(f"no subnet of this space costs {max_macs:.0f} MACs or less; the smallest costs {least}")
-    found = jax.jit(lambda key: evolution.run(key, supernet.space, fitted, table, max_macs))(jax.random.key(0))
+    options = {key: value for key, value in config["search"].items() if key not in ("budgets", "calibration_images")}
+    run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
+    found = jax.jit(lambda key: run(key, budget=max_macs * BELOW))(jax.random.key(0))
+    # A budget of the smallest subnet's own cost is below it once rounded; the search then returns that one.
     genome = np.asarray(found.genome)
     return {
         "macs": table.exact(genome),

@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dynnas_jax import channel_sorting
 from dynnas_jax.data.mixing import rule as mixing_rule
-from dynnas_jax.job import Job, build_supernet, evaluator, facts_of, load_variables, save_variables
+from dynnas_jax.job import NO_HELD_OUT, Job, build_supernet, evaluator, facts_of, load_variables, save_variables
 from dynnas_jax.networks import weights
+from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration, distillation, loop, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
@@ -44,7 +46,7 @@ def run(
         smallest, largest = evaluate(variables, ends).correct.mean(axis=1)
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
-    rule, phases = rule_and_phases(job.supernet.space, options.get("steps", 1), sandwich_rule, progressive_shrinking)
+    rule, phases = rule_and_phases(job.supernet.space, options["steps"], sandwich_rule, progressive_shrinking)
     final = loop.fit(
         job.supernet,
         job.images.train,
@@ -67,7 +69,8 @@ def run(
 def check(
     job: Job,
     *,
-    steps: int = 1,
+    steps: int,
+    batch_size: int = 1,
     sandwich_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     start_from: str | None = None,
@@ -75,11 +78,26 @@ def check(
     teacher: str | None = None,
     **_,
 ) -> None:
-    """Raises ValueError for what would end `run` at its beginning: phases, weights or a teacher that do not fit."""
-    rule, _ = rule_and_phases(job.supernet.space, steps, sandwich_rule, progressive_shrinking)
+    """Raises ValueError for what would end a run at its first step, or long after it."""
+    supernet, train = job.supernet, job.images.train
+    if supernet.space.size() < predictor.FEWEST_SUBNETS:
+        raise ValueError(
+            f"supernet: the space has {supernet.space.size()} subnets, must have {predictor.FEWEST_SUBNETS}"
+        )
+    if not len(job.images.holdout):
+        raise ValueError(NO_HELD_OUT)
+    loop.check(steps, batch_size, len(train), loop.data_mesh())
+    if job.augment is not None:
+        jax.eval_shape(job.augment, jax.random.key(0), train.images[:1])
+    try:
+        rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, progressive_shrinking)
+    except TypeError as error:
+        raise ValueError(f"train.progressive_shrinking: a value has another type ({error})") from error
+    if phases is not None and phases.sort_channels:
+        channel_sorting.groups(supernet)
     starting_variables(job, start_from=start_from, new_classifier=new_classifier)
     trained = trained_teacher(job, teacher)
-    rule(job.supernet, None, trained and trained.answers)
+    rule(supernet, None, trained and trained.answers)
 
 
 def rule_and_phases(
@@ -112,7 +130,7 @@ def trained_teacher(job: Job, path: str | None) -> distillation.Teacher | None:
         build_supernet(config["supernet"], facts),
         load_variables(folder / "train" / "supernet.msgpack"),
     )
-    images = calibration.batches(job.calibration(1024), min(128, len(job.images.train)))
+    images = job.calibration_batches(1024)
     net, own = calibration.extract_calibrated(supernet, variables, supernet.space.largest, images)
     return distillation.Teacher(lambda given, batch: net.apply(given, batch)[0], own)
 

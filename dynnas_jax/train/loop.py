@@ -155,7 +155,7 @@ def fit(
         the loss is not finite (the step and the last good checkpoint are named).
     """
     mesh = mesh or data_mesh()
-    _check(steps, batch_size, len(train), mesh)
+    check(steps, batch_size, len(train), mesh)
     optimizer = state.optimizer(steps, **(optimizer or {}))
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
@@ -252,7 +252,8 @@ def averaged(current: TrainState) -> dict:
     return {"params": current.ema, "batch_stats": current.variables["batch_stats"]}
 
 
-def _check(steps: int, batch_size: int, length: int, mesh: jax.sharding.Mesh) -> None:
+def check(steps: int, batch_size: int, length: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises ValueError for steps or a batch that do not fit the images or the devices."""
     if steps < 1:
         raise ValueError(f"train: steps is {steps}, must be at least 1")
     if batch_size > length:

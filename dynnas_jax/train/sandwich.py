@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynnas_jax.elastic import Supernet, extract, mask_variables
 from dynnas_jax.train import distillation, losses
@@ -82,8 +83,12 @@ def rule(
     options = _Options(random_subnets, temperature, label_smoothing, teacher)
 
     def build(supernet: Supernet, axis_name: str | None = None, answers: Callable | None = None) -> Objective:
-        if (answers is None) == (teacher == "trained"):
-            raise ValueError(f"sandwich: a trained net must be given for the teacher 'trained' only, not {teacher!r}")
+        if answers is None and teacher == "trained":
+            raise ValueError(
+                "sandwich: the teacher 'trained' needs a trained net; give train.teacher, a run's directory"
+            )
+        if answers is not None and teacher != "trained":
+            raise ValueError(f"sandwich: a trained net is given, but the teacher is {teacher!r}, must be 'trained'")
         return _objective(supernet, axis_name, answers, options)
 
     return build
@@ -145,7 +150,9 @@ def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Ar
     if allowed is None:
         return jnp.ones(1 + random_subnets, jnp.float32)
     counted = jnp.arange(1 + random_subnets, dtype=jnp.int32) <= allowed.random_subnets
-    unlocked = (allowed.least < jnp.asarray(space.largest)).any()
+    # A resolution is the step's, not a subnet's.
+    sized = np.asarray([gene.name != "resolution" for gene in space.genes])
+    unlocked = (jnp.asarray(sized) & (allowed.least < jnp.asarray(space.largest))).any()
     return (counted & unlocked).astype(jnp.float32)
 
 

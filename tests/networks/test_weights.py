@@ -259,6 +259,13 @@ def test_transforms_must_be_there_for_every_block(tmp_path):
         weights.load(saved(tmp_path, change(**{gone: None})(content)), NETWORKS["tiny_ofa_proxyless"]())
 
 
+def test_a_net_with_layers_the_library_does_not_have():
+    from dynnas_jax.networks import NETWORKS as ALL
+
+    with pytest.raises(ValueError, match="the net has a layer .*the library of these weights has none like it"):
+        weights.load(DATA / "tiny_mobilenet_v3.npz", ALL["fbnet_b"]())
+
+
 def test_another_net(tmp_path):
     with pytest.raises(
         ValueError, match=r"tiny_mobilenet_v3\.npz: its arrays do not fit the net: \d+ missing .*unknown"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dynnas_jax.elastic import extract
-from dynnas_jax.networks import mbconv, template
+from dynnas_jax.networks import mbconv, ofa, template
 from dynnas_jax.train import distillation, losses, sandwich
 from dynnas_jax.train.progressive_shrinking import Allowed
 
@@ -151,6 +151,16 @@ def test_where_all_is_locked_the_largest_trains_alone(micro, phased, alone):
     np.testing.assert_allclose(found.metrics["loss"], loss, rtol=1e-5)
 
 
+def test_a_free_resolution_unlocks_no_subnet():
+    """The resolution is the step's: with all else locked only the largest counts."""
+    space = ofa.small_images(image_size=16, resolutions=(8,), stage_widths=(8,), stage_strides=(1,)).space
+    least = jnp.asarray(space.largest).at[space.index("resolution")].set(0)
+    allowed = Allowed(least, jnp.int32(2), jnp.float32(1))
+    np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [0, 0, 0])
+    allowed = allowed._replace(least=least.at[space.index("stage1.depth")].set(0), random_subnets=jnp.int32(1))
+    np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [1, 1, 0])
+
+
 # Teachers.
 
 
@@ -173,9 +183,10 @@ def test_a_trained_net_teaches(micro, variables, batch, alone):
     found = jax.jit(rule(micro, None, answers))(sandwich.Given(variables, teacher=weights), *batch, KEY)
     student = alone(micro.space.smallest, answers(weights, batch[0]))
     np.testing.assert_allclose(found.metrics["loss_smallest"], student[0], rtol=1e-5)
-    for wrong in (lambda: rule(micro), lambda: sandwich.rule()(micro, None, answers)):
-        with pytest.raises(ValueError, match="a trained net must be given for the teacher 'trained' only"):
-            wrong()
+    with pytest.raises(ValueError, match="'trained' needs a trained net; give train.teacher"):
+        rule(micro)
+    with pytest.raises(ValueError, match="a trained net is given, but the teacher is 'in_place'"):
+        sandwich.rule()(micro, None, answers)
 
 
 def test_without_random_subnets_no_such_loss(micro, variables, batch):
