@@ -78,7 +78,7 @@ def tiny(config: ConfigDict) -> None:
         }
     )
     config.train.update(
-        {"steps": 3000, "batch_size": 128, "evaluate_every": 600, "log_every": 20, "checkpoint_every": 300}
+        {"steps": 2000, "batch_size": 128, "evaluate_every": 500, "log_every": 20, "checkpoint_every": 300}
     )
     config.train.optimizer.update({"learning_rate": 0.6, "weight_decay": 5e-5})
     config.train.ema_decay = 0.998
