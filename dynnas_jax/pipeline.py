@@ -11,7 +11,7 @@ from typing import Any
 
 from dynnas_jax import recipe
 from dynnas_jax.data import sources
-from dynnas_jax.workdir import Stage, Workdir, read_config, read_json
+from dynnas_jax.workdir import Stage, Workdir, file_digest, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
@@ -40,7 +40,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
     if redo and redo not in names:
         raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
-    workdir = Workdir(path, STAGES, config, sources.identity(**config["data"]))
+    workdir = Workdir(path, STAGES, config, _sources(config))
     doomed = workdir.built_on(redo) if redo else ()
     todo = []
     for name in NAMES:
@@ -57,6 +57,15 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         _do(workdir, job, todo)
     if "report" in names:
         _print_summary(path)
+
+
+def _sources(config: dict) -> dict[str, str | None]:
+    """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
+    start, teacher = (config["train"].get(key) for key in ("start_from", "teacher"))
+    files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
+    found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
+    hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
+    return {"data.name": sources.identity(**config["data"]), **hashes}
 
 
 def report(path: Path) -> None:

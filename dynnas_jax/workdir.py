@@ -101,9 +101,11 @@ class Stage(NamedTuple):
 class Workdir:
     """The stages of one run in one directory."""
 
-    def __init__(self, path: Path, stages: tuple[Stage, ...], config: dict, data: str | None = None):
-        """`data` is the hash of what a run's images are read from; None: not compared."""
-        self.path, self.config, self.data = Path(path), config, data
+    def __init__(
+        self, path: Path, stages: tuple[Stage, ...], config: dict, sources: dict[str, str | None] | None = None
+    ):
+        """`sources` has a hash of each thing outside the directory that a run is made from; None: not compared."""
+        self.path, self.config, self.sources = Path(path), config, sources or {}
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--workdir: {self.path} is a file, must be a directory")
         self.stages = {stage.name: stage for stage in stages}
@@ -122,8 +124,8 @@ class Workdir:
         stage = self.stages[name]
         read = {key: self._read(key) for key in stage.reads}
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
-        data = self.data if "data" in stage.reads else None
-        return {"schema": SCHEMA, "stage": name, "config": digest(read), "data": data, "inputs": inputs}
+        sources = self.sources if "data" in stage.reads else {}
+        return {"schema": SCHEMA, "stage": name, "config": digest(read), "sources": sources, "inputs": inputs}
 
     def complete(self, name: str) -> bool:
         """Whether the stage is done, by this config and from these inputs.
@@ -149,11 +151,12 @@ class Workdir:
                 f"{self.path}: stage {name!r} was made with another config "
                 f"(it reads {', '.join(self.stages[name].reads)}); pass --redo={name}, or another --workdir"
             )
-        if None not in (expected["data"], found.get("data")) and found["data"] != expected["data"]:
-            raise ValueError(
-                f"{self.path}: stage {name!r} was made from other images than the dataset holds now; "
-                f"pass --redo={name}, or another --workdir"
-            )
+        for source, hashed in expected["sources"].items():
+            if None not in (hashed, before := (found.get("sources") or {}).get(source)) and hashed != before:
+                raise ValueError(
+                    f"{self.path}: what {source} names has changed since stage {name!r} was made from it; "
+                    f"pass --redo={name}, or another --workdir"
+                )
         if {key: found.get(key) for key in ("schema", "inputs")} != {k: expected[k] for k in ("schema", "inputs")}:
             raise ValueError(f"{self.path}: stage {name!r} was made from other artifacts; pass --redo={name}")
 

@@ -11,7 +11,6 @@ import pytest
 
 from dynnas_jax import pipeline, workdir
 from dynnas_jax.__main__ import main
-from dynnas_jax.data import sources
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
 CIFAR = Path(__file__).parents[1] / "configs" / "cifar10.py"
@@ -236,14 +235,14 @@ def test_images_that_changed_since_a_stage_was_done(refused, tiny_run, own_data,
         f"--config.data.name={own_data(0)}",
     )
     config = {**tiny_run.config, "data": {**tiny_run.config["data"], "name": str(own_data(0))}}
-    begun = workdir.Workdir(tmp_path / "W", pipeline.STAGES, config, sources.identity(**config["data"]))
+    begun = workdir.Workdir(tmp_path / "W", pipeline.STAGES, config, pipeline._sources(config))
     begun.claim()
     begun.start("train")
     begun.finish("train", ())
     assert begun.complete("train")
     own_data(1)
     line = refused(*command)
-    assert "stage 'train' was made from other images than the dataset holds now; pass --redo=train" in line
+    assert "what data.name names has changed since stage 'train' was made from it; pass --redo=train" in line
 
 
 # Working directories.

@@ -86,6 +86,14 @@ def test_formats_and_modes(tmp_path):
     np.testing.assert_allclose(shown[4].astype(int), pixels // 64 * 64, atol=40)
 
 
+def test_a_photo_stands_upright(split_folder):
+    """Cameras store a picture as the sensor lay, and how to turn it (orientation 6: a quarter clockwise)."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(picture(0)).save(split_folder / "train" / "ant" / "0.png", exif=turned)
+    np.testing.assert_array_equal(load(split_folder).train.images[0], np.rot90(picture(0), -1))
+
+
 def test_grey_images_have_one_channel(tmp_path):
     for name in ("a", "b"):
         for i in range(5):
