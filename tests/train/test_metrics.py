@@ -1,6 +1,9 @@
-"""metrics.jsonl after a crash and a resume."""
+"""metrics.jsonl after a crash and a resume, and what TensorBoard reads."""
 
 import json
+import struct
+
+from tensorboardX.proto.event_pb2 import Event
 
 from dynnas_jax.train.metrics import Log
 
@@ -45,3 +48,23 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     with Log(None) as log:
         log.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
+
+
+def events(directory):
+    """(step, name, value) of every scalar, read as TensorBoard does: length, checksum, event, checksum."""
+    found = []
+    for file in sorted((directory / "tensorboard").iterdir()):
+        raw = file.read_bytes()
+        while raw:
+            (length,) = struct.unpack("<Q", raw[:8])
+            event = Event.FromString(raw[12 : 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            raw = raw[16 + length :]
+    return found
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    with Log(tmp_path) as log:
+        log.write(1, {"loss": 0.5})
+        log.write(2, {"loss": 0.25, "gradient_norm": 3.0})
+    assert events(tmp_path) == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "gradient_norm", 3.0)]
