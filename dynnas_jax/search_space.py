@@ -134,7 +134,7 @@ class SearchSpace:
     @functools.cached_property
     def _dependencies(self) -> dict[str, np.ndarray]:
         """Index arrays of gates and parents; `table[gene, parent choice, choice]` -> first equal choice."""
-        count, widest = len(self.genes), max(self.sizes)
+        count, widest = len(self.genes), max(self.sizes, default=1)
         gate, minimum = np.arange(count), np.zeros(count, np.int32)
         parent = np.full(count, -1)
         table = np.broadcast_to(np.arange(widest, dtype=np.int32), (count, widest, widest)).copy()

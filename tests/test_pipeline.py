@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dynnas_jax import job, pipeline, records
-from dynnas_jax.costs import macs
 from dynnas_jax.export import flatbuffer
 from dynnas_jax.search import collect
+from dynnas_jax.stages import search
 from dynnas_jax.train import loop
 from dynnas_jax.workdir import Workdir
 
@@ -354,15 +354,12 @@ def test_status(tiny_run, copy, tmp_path):
 
 
 def test_a_space_of_two_resolutions(tiny_run, tmp_path):
-    """Records know both; the pair has one, since it shares a stem."""
+    """Both are trained and recorded."""
     config = changed(tiny_run.config, "supernet", resolutions=(6,))
-    pipeline.run(config, tmp_path / "W", names=("train", "collect", "predict", "search"))
-    prepared = job.prepare(Workdir(tmp_path / "W", pipeline.STAGES, config), config)
-    space = prepared.supernet.space
+    pipeline.run(config, tmp_path / "W", names=("train", "collect"))
+    space = job.prepare(Workdir(tmp_path / "W", pipeline.STAGES, config), config).supernet.space
     store = records.open(tmp_path / "W" / "collect" / "records.zarr", space.fingerprint)
     assert set(store.read("genome")[:, space.index("resolution")].tolist()) == {0, 1}
-    pair = content(tmp_path / "W" / "search" / "found.json")["pair"]
-    assert pair["little"]["arch"]["resolution"] == pair["big"]["arch"]["resolution"]
-    for which in ("little", "big"):
-        genome = space.from_json(pair[which]["genome"])
-        assert pair[which]["macs"] == macs.table(prepared.supernet).exact(genome)
+    smallest = search._smallest(space)
+    assert [space.values(genome)["resolution"] for genome in smallest] == [6, 8]
+    assert not np.delete(smallest, space.index("resolution"), axis=1).any()

@@ -127,8 +127,8 @@ def _read(name, pool, split, classes, limit, image_size, generator):
 
 def _holdout_count(holdout, images):
     """Number of held-out images; at least one image stays for training."""
-    if isinstance(holdout, float) and holdout > 1 and holdout.is_integer():
-        holdout = int(holdout)  # where a config says 0.2, the command line reads 50 as 50.0
+    if isinstance(holdout, float) and not 0 < holdout <= 1 and holdout.is_integer():
+        holdout = int(holdout)  # where a config says 0.2, 50 is read as 50.0, and 0 as 0.0
     if isinstance(holdout, int) and not isinstance(holdout, bool) and 0 <= holdout < images:
         return holdout
     if isinstance(holdout, float) and 0 < holdout < 1 and images > 1:

@@ -76,7 +76,7 @@ def test_holdout_is_a_number_or_a_part(write):
     assert np.bincount(sources.load(path, holdout=12).holdout.labels).tolist() == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("holdout", [-1, 60, 1.0, 0.0, 5000.0, float("nan"), True, None, "10"])
+@pytest.mark.parametrize("holdout", [-1, 60, 1.0, -0.5, 5000.0, float("nan"), True, None, "10"])
 def test_impossible_holdout(write, holdout):
     with pytest.raises(ValueError, match=r"^holdout=.* of 60 train images"):
         sources.load(write(), holdout=holdout)

@@ -326,7 +326,7 @@ def started_from(job, monkeypatch, **options):
     monkeypatch.setattr(train, "evaluator", lambda *_: None)
     monkeypatch.setattr(train.loop, "fit", fit)
     with pytest.raises(InterruptedError):
-        train.run(job, Path(), **options)
+        train.run(job, Path(), steps=1, **options)
     return given["initial"]
 
 

@@ -115,3 +115,16 @@ def test_an_unknown_way_to_choose_big():
 def test_exactly_one_target(targets):
     with pytest.raises(ValueError, match="give exactly one of max_macs_fraction and max_accuracy_loss"):
         choose_pair(np.ones((2, 4), np.float32), np.ones((2, 4), bool), np.asarray([1, 2]), 0, **targets)
+
+
+def test_little_has_the_resolution_of_big():
+    """The best partner stands at another resolution; the stem counted is that of big's."""
+    score = np.asarray([[0.9] * 4, [0.8] * 4, [0.7] * 4], np.float32)
+    correct = np.asarray([[True] * 4, [True, True, True, False], [True] * 4])
+    cost, stem, resolution = np.asarray([100, 200, 900]), np.asarray([10, 40, 40]), np.asarray([6, 8, 8])
+    chosen = choose_pair(score, correct, cost, stem, resolution, max_macs_fraction=2.0, big_net="largest")
+    assert (chosen.little, chosen.big) == (1, 2)
+    assert chosen.point.accuracy == 1.0
+    assert chosen.point.average_cost == 200 + 900 - 40  # all are passed on
+    with pytest.raises(ValueError, match="of big's resolution is cheaper"):
+        choose_pair(score, correct, cost, stem, np.asarray([6, 6, 8]), max_macs_fraction=2.0, big_net="largest")
