@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax import pipeline
 
-    names = tuple(known.stages.split(",")) if known.stages else pipeline.NAMES
+    names = tuple(known.stages.split(",")) if known.stages is not None else pipeline.NAMES
     pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
 
 

@@ -35,7 +35,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
     Raises:
       ValueError: for an unknown stage or key, a workdir of another config, a damaged artifact, or data that are missing.
     """
-    for name in (*names, *([redo] if redo else [])):
+    for name in (*names, *([] if redo is None else [redo])):
         if name not in NAMES:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
     if redo and redo not in names:
@@ -55,6 +55,8 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         if deleted := workdir.delete(doomed):
             _say(f"deleted {', '.join(deleted)}")
         _do(workdir, job, todo)
+    elif not workdir.knows_config():
+        workdir.claim()
     if "report" in names:
         _print_summary(path)
 

@@ -61,7 +61,7 @@ def read_config(path: Path) -> dict:
     file = path / "config.json"
     if not file.is_file():
         raise ValueError(f"{path} is no working directory of dynnas: it has no config.json")
-    return read_json(file, "run `dynnas run` again, which writes it anew")
+    return read_json(file, "`dynnas run` with its config writes it anew")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -159,6 +159,13 @@ class Workdir:
                 )
         if {key: found.get(key) for key in ("schema", "inputs")} != {k: expected[k] for k in ("schema", "inputs")}:
             raise ValueError(f"{self.path}: stage {name!r} was made from other artifacts; pass --redo={name}")
+
+    def knows_config(self) -> bool:
+        """Whether the directory says which config it is of, and rightly."""
+        try:
+            return digest(read_json(self.config_file)) == digest(self.config)
+        except ValueError:
+            return False
 
     def claim(self) -> None:
         """Takes the directory for this config.

@@ -279,6 +279,11 @@ def test_a_genome_out_of_the_space(refused, tiny_run, copy):
     assert "stage1.block0.expand is 9, choose from [1, 2]" in line
 
 
+@pytest.mark.parametrize("option", ["--stages=", "--redo="])
+def test_an_empty_name_of_a_stage(refused, tmp_path, option):
+    assert "unknown stage ''" in refused("run", f"--workdir={tmp_path / 'W'}", f"--config={DIGITS}", option)
+
+
 def test_a_file_where_the_workdir_should_be(refused, tmp_path):
     (tmp_path / "file").touch()
     assert "is a file, must be a directory" in refused("run", f"--workdir={tmp_path / 'file'}", f"--config={DIGITS}")

@@ -186,6 +186,16 @@ def test_redo_deletes_nothing_if_the_config_is_wrong(tiny_run, copy):
     assert times(copy) == before
 
 
+@pytest.mark.parametrize("damage", ["{", None])
+def test_a_lost_config_is_written_anew_by_the_next_run(tiny_run, copy, damage):
+    before = times(copy)
+    file = copy / "config.json"
+    file.write_text(damage) if damage else file.unlink()
+    pipeline.run(tiny_run.config, copy)
+    assert content(file) == content(tiny_run.workdir / "config.json")
+    assert {**times(copy), "config.json": 0} == {**before, "config.json": 0}
+
+
 @pytest.mark.parametrize(
     ("redo", "names", "change", "said"),
     [

@@ -158,7 +158,7 @@ def test_the_config_of_a_workdir(tmp_path):
     done(tmp_path)
     assert workdir.read_config(tmp_path)["flour"] == {"grams": 500}
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="run `dynnas run` again, which writes it anew"):
+    with pytest.raises(ValueError, match="`dynnas run` with its config writes it anew"):
         workdir.read_config(tmp_path)
 
 
