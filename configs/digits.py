@@ -1,7 +1,7 @@
 """A dynamic classifier of scikit-learn's handwritten digits, from nothing to TFLite: the first thing to run.
 
 Lineage: OFA-like space (arXiv 1908.09791) trained by the sandwich rule (arXiv 2003.11142), big/little pair on top.
-Takes about 4 minutes on 2 CPU cores. Over 5 seeds big reaches 98.8 % on the test split, the dynamic pair 98.7 % at 31 % of its
+Takes up to 6 minutes on 2 CPU cores. Over 5 seeds big reaches 98.8 % on the test split, the dynamic pair 98.7 % at 31 % of its
 MACs (docs/results/digits.md).
     dynnas run --config=configs/digits.py --workdir=runs/digits
 """
