@@ -10,13 +10,13 @@ import numpy as np
 
 from dynnas_jax import channel_sorting
 from dynnas_jax.data.mixing import rule as mixing_rule
-from dynnas_jax.job import NO_HELD_OUT, Job, build_supernet, evaluator, facts_of, load_variables, save_variables
+from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
 from dynnas_jax.networks import weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration, distillation, loop, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
-from dynnas_jax.workdir import read_config, read_json, write_json
+from dynnas_jax.workdir import read_json, write_json
 
 
 def run(
@@ -121,15 +121,12 @@ def trained_teacher(job: Job, path: str | None) -> distillation.Teacher | None:
     if path is None:
         return None
     folder = Path(path).expanduser()
-    config, facts = read_config(folder), read_json(folder / "train" / "data.json")
-    mine = facts_of(job.images)
+    supernet, mine = supernet_of_run(folder), facts_of(job.images)
+    facts = read_json(folder / "train" / "data.json")
     for what in ("image_shape", "classes"):
         if facts[what] != mine[what]:
             raise ValueError(f"train.teacher: {folder} was trained on other images; its {what} is {facts[what]}")
-    supernet, variables = (
-        build_supernet(config["supernet"], facts),
-        load_variables(folder / "train" / "supernet.msgpack"),
-    )
+    variables = load_variables(folder / "train" / "supernet.msgpack")
     images = job.calibration_batches(1024)
     net, own = calibration.extract_calibrated(supernet, variables, supernet.space.largest, images)
     return distillation.Teacher(lambda given, batch: net.apply(given, batch)[0], own)

@@ -199,7 +199,7 @@ def fit(
 
 def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases | None) -> TrainState:
     """The state with its channels in the order of their importance, if the phase that begins at this step wants it."""
-    if phases is None or not phases.sort_channels:
+    if phases is None or not phases.sort_channels or step not in phases.first_step:
         return current
     genes = sorted({gene for group in channel_sorting.groups(supernet) for gene in group.genes})
     least = phases.sorted_before(step, genes)
