@@ -28,7 +28,6 @@ VARIANTS = {
     "sandwich": ({}, {}),
     "progressive shrinking": ({"progressive_shrinking": {}}, {}),
     "kernel transforms": ({}, {"kernel_transforms": True}),
-    "both": ({"progressive_shrinking": {}}, {"kernel_transforms": True}),
     # The largest net trained alone for nine tenths of the steps: also the trained teacher.
     TEACHER: ({"progressive_shrinking": {"largest_share": 0.9}}, {}),
     "teacher: ema": ({"sandwich_rule": {"teacher": "ema"}}, {}),

@@ -71,7 +71,7 @@ def show_augmentations(config: dict, path: Path, *, images: int = 10) -> None:
 
     data = dict(config["data"])
     augmented, mixed = data.pop("augment", None), config["train"].get("mixing")
-    data |= {"holdout": 0, "train_limit": images, "test_limit": 1}
+    data |= {"holdout": 0, "train_limit": images, "test_limit": 1, "stream": None}
     samples = sources.load(seed=config["seed"], **data).train.images
     rule = augment.rule(**augmented) if augmented is not None else None
     mix = mixing.rule(**mixed) if mixed else None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from dynnas_jax import recipe
 from dynnas_jax.data import sources
-from dynnas_jax.workdir import Stage, Workdir, file_digest, read_config, read_json
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
@@ -150,8 +149,7 @@ def _use_compilation_cache() -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dynnas_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
 
 
 def _print_summary(path: Path) -> None:

@@ -40,7 +40,7 @@ def stage(name: str) -> Callable:
 def options(config: dict) -> settings.Options:
     """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
     from dynnas_jax import networks
-    from dynnas_jax.data import augment, mixing, sources
+    from dynnas_jax.data import augment, mixing, sources, streams
     from dynnas_jax.dynamic import protocol
     from dynnas_jax.search import evolution, pairs, predictor
     from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
@@ -51,6 +51,7 @@ def options(config: dict) -> settings.Options:
     return {
         "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
         "data.augment": parameters(augment.rule),
+        "data.stream": parameters(streams.rule),
         "supernet": parameters(
             network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
         ),
@@ -106,12 +107,13 @@ def _check_values(config: dict) -> None:
 
 def _build(config: dict) -> None:
     """Builds what training is made of, so that a value none of it accepts is found before the first step."""
-    from dynnas_jax.data import augment, mixing
+    from dynnas_jax.data import augment, mixing, streams
     from dynnas_jax.train import sandwich, state
 
     train = config["train"]
     parts = [
         ("data.augment", augment.rule, config["data"].get("augment")),
+        ("data.stream", streams.rule, config["data"].get("stream")),
         ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
         ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
     ]

@@ -90,6 +90,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def cache_folder() -> Path:
+    """Where what other runs can use again is kept: `dynnas_jax` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dynnas_jax"
+
+
 class Stage(NamedTuple):
     """One stage of a run: what of the config it reads, and which earlier stages."""
 

@@ -15,7 +15,7 @@ from dynnas_jax import job, pipeline, records
 from dynnas_jax.export import flatbuffer
 from dynnas_jax.search import collect
 from dynnas_jax.stages import search
-from dynnas_jax.train import loop
+from dynnas_jax.train import feed
 from dynnas_jax.workdir import Workdir
 
 ARTIFACTS = (
@@ -318,18 +318,18 @@ def test_a_deleted_manifest_is_made_anew(tiny_run, copy, capsys):
 
 
 def test_training_killed_between_checkpoints_goes_on_as_if_never_stopped(tiny_run, tmp_path, monkeypatch, capfd):
-    index, unbroken = loop.batch_indices, tiny_run.workdir / "train"
+    index, unbroken = feed.batch_indices, tiny_run.workdir / "train"
 
     def killed(length, batch_size, step, seed):
         if step == 5:
             raise KeyboardInterrupt
         return index(length, batch_size, step, seed)
 
-    monkeypatch.setattr(loop, "batch_indices", killed)
+    monkeypatch.setattr(feed, "batch_indices", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(tiny_run.config, tmp_path, names=("train",))
     assert dict(pipeline.status(tmp_path))["train"] == "started"
-    monkeypatch.setattr(loop, "batch_indices", index)
+    monkeypatch.setattr(feed, "batch_indices", index)
     pipeline.run(tiny_run.config, tmp_path, names=("train",))
     assert "dynnas: train ..." in capfd.readouterr().out
     for one, other in zip(

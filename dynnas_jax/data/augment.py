@@ -143,11 +143,7 @@ def _check_crop(scale, ratio, size, pad):
         )
     if scale is None:
         return
-    for name, value in (("crop_scale", scale), ("crop_ratio", ratio)):
-        most = 1 if name == "crop_scale" else math.inf
-        if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= most:
-            above = ", at most 1" if name == "crop_scale" else ""
-            raise ValueError(f"{name}={value!r} in data.augment.rule: give (low, high) with 0 < low <= high{above}")
+    warps.check_box("data.augment.rule", scale, ratio)
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ValueError(
             f"crop_size={size!r} in data.augment.rule: give a whole number of pixels, None for the image's own"

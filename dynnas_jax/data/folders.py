@@ -1,24 +1,21 @@
 """A folder of image files, one folder a class."""
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from dynnas_jax.data.readers import PROGRESS_FROM, Pool, Source
-from dynnas_jax.data.splits import fit, stratified
+from dynnas_jax.data.readers import Pool, Source, Undecodable, read_all, reason
+from dynnas_jax.data.splits import central, fit, stratified
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _TEST_NAMES = ("test", "validation", "val")
 _TEST_SHARE = 0.2
 _CHANNELS = {"L": 1, "RGB": 3}
-_NAMED = 10  # skipped images a line names
 
 
-def folder(root, image_size, skip_share):
+def folder(root, image_size, *, central_share=1.0, skip_share=0.01):
     """The images below `root`: `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`, of which a fixed fifth is the test split.
 
     For `test` there may be `validation` or `val`; the first of them counts. The fifth is drawn of each class and depends on
@@ -26,7 +23,7 @@ def folder(root, image_size, skip_share):
     `image_id` is the index in the sorted files of the split (of both splits, where they are drawn).
 
     Args:
-      image_size, skip_share: as in `sources.load`; image_size is needed where images are not of one size.
+      image_size, central_share, skip_share: as in `sources.load`; image_size is needed where images are not of one size.
 
     Raises:
       ValueError: no such folder, fewer than two classes, a class without images, one that the train split lacks; on reading,
@@ -40,7 +37,7 @@ def folder(root, image_size, skip_share):
         paths, labels = _files(root, classes)
         like = _first(root, paths)
         test = stratified(labels, round(_TEST_SHARE * len(labels)), np.random.default_rng(0))
-        reader = _Reader(title, paths, labels, like, image_size, skip_share)
+        reader = _Reader(title, paths, labels, like, image_size, central_share, skip_share)
         return Source(*(Pool(np.flatnonzero(mask), reader) for mask in (~test, test)), classes)
     held = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
     if held is None:
@@ -51,7 +48,10 @@ def folder(root, image_size, skip_share):
     parts = [(part, *_files(part, classes)) for part in (train, held)]
     like = _first(train, parts[0][1])
     pools = [
-        Pool(np.arange(len(labels)), _Reader(f"{title} {part.name}", paths, labels, like, image_size, skip_share))
+        Pool(
+            np.arange(len(labels)),
+            _Reader(f"{title} {part.name}", paths, labels, like, image_size, central_share, skip_share),
+        )
         for part, paths, labels in parts
     ]
     return Source(*pools, classes)
@@ -119,31 +119,43 @@ class _Reader(NamedTuple):
 
     title: str
     paths: list
-    labels: np.ndarray
+    all_labels: np.ndarray
     like: _Like
     image_size: object  # int, or None: as stored
+    central_share: float
     skip_share: float
 
-    def __call__(self, image_id):
-        width, height = (self.image_size, self.image_size) if self.image_size else self.like.size
-        images = np.empty((len(image_id), height, width, _CHANNELS[self.like.mode]), np.uint8)
-        kept, bad = [], []
-        quiet = len(image_id) < PROGRESS_FROM
-        for index in tqdm(image_id.tolist(), desc=f"decode {self.title}", unit="image", mininterval=1, disable=quiet):
-            path = self.paths[index]
-            try:
-                with Image.open(path) as opened:
-                    file = ImageOps.exif_transpose(opened)  # a decoded copy, the right way up
-            except Exception as error:  # Pillow raises what a damaged byte leads it to
-                bad.append(f"{path} ({' '.join(str(error).split()) or type(error).__name__})")
-                continue
-            images[len(kept)] = self._pixels(path, file)
-            kept.append(index)
-        self._judge(bad, len(image_id))
-        kept = np.array(kept, np.int64)
-        return images[: len(kept)], self.labels[kept], kept
+    in_memory = False
 
-    def _pixels(self, path, file):
+    @property
+    def shape(self):
+        width, height = (self.image_size, self.image_size) if self.image_size else self.like.size
+        return height, width, _CHANNELS[self.like.mode]
+
+    def read(self, image_id):
+        images, kept = read_all(self.title, image_id, self._decoded(image_id), self.shape, self.skip_share)
+        return images, self.all_labels[kept], kept
+
+    def _decoded(self, image_id):
+        for index in image_id.tolist():
+            try:
+                yield self.one(index)
+            except Undecodable as error:
+                yield error
+
+    def labels(self, image_id):
+        return self.all_labels[image_id]
+
+    def one(self, index, cut=None):
+        path = self.paths[index]
+        try:
+            with Image.open(path) as opened:
+                file = ImageOps.exif_transpose(opened)  # a decoded copy, the right way up
+        except Exception as error:  # Pillow raises what a damaged byte leads it to
+            raise Undecodable(f"{path} ({reason(error)})") from error
+        return self._pixels(path, file, cut)
+
+    def _pixels(self, path, file, cut):
         """uint8[h, w, c] of a decoded file. Raises ValueError where it is unlike the first."""
         mode = _mode(path, file.mode)
         if mode != self.like.mode:
@@ -158,15 +170,8 @@ class _Reader(NamedTuple):
         # By way of RGBA, since a palette may have transparent entries.
         file = file.convert("RGBA").convert("RGB") if file.mode in ("P", "PA") else file.convert(mode)
         image = np.asarray(file).reshape(file.height, file.width, -1)
-        return image if self.image_size is None else fit(image, self.image_size)
-
-    def _judge(self, bad, count):
-        if len(bad) > self.skip_share * count:
-            raise ValueError(
-                f"{len(bad)} of {count} images of {self.title} do not decode, more than skip_share={self.skip_share:g} "
-                f"allows; the first is {bad[0]}"
-            )
-        if bad:
-            more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            skipped = ", ".join(bad[:_NAMED]) + more
-            print(f"dynnas: skipped {len(bad)} of {count} images that do not decode: {skipped}", file=sys.stderr)
+        if self.image_size is None:
+            return image
+        return fit(
+            image, self.image_size, cut(*image.shape[:2]) if cut else central(*image.shape[:2], self.central_share)
+        )

@@ -1,31 +1,45 @@
 """Where images come from: each reader opens a source and leaves the reading of the images to a later call."""
 
-import difflib
-import io
-import os
-import re
+import sys
 import zipfile
 import zlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from dynnas_jax.data.splits import fit, stratified
+from dynnas_jax.data.splits import stratified
 
-_BLOCK = 256  # records read at a time
-PROGRESS_FROM = 4_000  # images, about half a second of decoding
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
+_PROGRESS_FROM = 4_000  # images, about half a second of decoding
+_NAMED = 10  # skipped images a line names
+
+
+class Undecodable(Exception):
+    """An image that cannot be decoded; the text names it and says why."""
+
+
+class Reader(Protocol):
+    """Reads images of one split by their index in the source."""
+
+    shape: tuple  # h, w, c of every image
+    in_memory: bool  # or in files, one by one
+
+    def read(self, image_id: np.ndarray):
+        """(uint8[j, h, w, c], integer labels[j], image_id[j]) of image_id[k]; j < k where some did not decode."""
+
+    def labels(self, image_id: np.ndarray) -> np.ndarray:
+        """Integer labels[k], without decoding an image."""
+
+    def one(self, index: int, cut=None) -> np.ndarray:
+        """uint8[h, w, c], or of `cut(height, width)`, a box (top, left, rows, columns). Raises Undecodable."""
 
 
 class Pool(NamedTuple):
     """A split of a source before its images are read."""
 
     image_id: np.ndarray  # int64[n]
-    read: Callable  # image_id[k] -> (uint8[j, h, w, c], integer labels[j], image_id[j]), j < k where some were skipped
+    reader: Reader
 
 
 class Source(NamedTuple):
@@ -34,6 +48,58 @@ class Source(NamedTuple):
     train: Pool
     test: Pool
     classes: tuple
+
+
+class _Arrays:
+    """Images that are in memory."""
+
+    in_memory = True
+
+    def __init__(self, images, labels):
+        self._images, self._labels, self.shape = images, labels, images.shape[1:]
+
+    def read(self, image_id):
+        return self._images[image_id], self._labels[image_id], image_id
+
+    def labels(self, image_id):
+        return self._labels[image_id]
+
+
+def read_all(title: str, image_id: np.ndarray, outcomes: Iterable, shape: tuple, skip_share: float):
+    """(uint8[j, *shape], image_id[j]) of `outcomes`, one for each of image_id[k]: its pixels, or Undecodable.
+
+    Images that do not decode are left out, named and counted.
+
+    Raises:
+      ValueError: where they are a larger share than `skip_share`.
+    """
+    images = np.empty((len(image_id), *shape), np.uint8)
+    kept, bad = [], []
+    quiet = len(image_id) < _PROGRESS_FROM
+    numbers = tqdm(image_id.tolist(), desc=f"decode {title}", unit="image", mininterval=1, disable=quiet)
+    for index, outcome in zip(numbers, outcomes, strict=True):
+        if isinstance(outcome, Undecodable):
+            bad.append(str(outcome))
+            continue
+        images[len(kept)] = outcome
+        kept.append(index)
+    if len(bad) > skip_share * len(image_id):
+        raise ValueError(too_many(title, len(bad), len(image_id), skip_share, bad[0]))
+    if bad:
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        skipped = ", ".join(bad[:_NAMED]) + more
+        print(f"dynnas: skipped {len(bad)} of {len(image_id)} images that do not decode: {skipped}", file=sys.stderr)
+    return images[: len(kept)], np.array(kept, np.int64)
+
+
+def too_many(title: str, bad: int, count: int, skip_share: float, first: str) -> str:
+    """What is said where too many images do not decode."""
+    return f"{bad} of {count} images of {title} do not decode, more than skip_share={skip_share:g} allows; the first is {first}"
+
+
+def reason(error: Exception) -> str:
+    """One line of what Pillow says of a damaged file."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def digits():
@@ -46,11 +112,10 @@ def digits():
     bunch = datasets.load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     test = stratified(bunch.target, round(0.2 * len(images)), np.random.default_rng(0))
-    train_pool, test_pool = (
-        Pool(np.flatnonzero(mask), lambda image_id: (images[image_id], bunch.target[image_id], image_id))
-        for mask in (~test, test)
+    reader = _Arrays(images, bunch.target)
+    return Source(
+        *(Pool(np.flatnonzero(mask), reader) for mask in (~test, test)), tuple(str(name) for name in bunch.target_names)
     )
-    return Source(train_pool, test_pool, tuple(str(name) for name in bunch.target_names))
 
 
 def npz(path):
@@ -75,7 +140,7 @@ def npz(path):
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}")
     train, test = (_npz_pool(path, arrays, split) for split in ("train", "test"))
-    shapes = [pool.read(pool.image_id[:1])[0].shape[1:] for pool in (train, test)]
+    shapes = [pool.reader.shape for pool in (train, test)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{path}: train images are {shapes[0]}, test images {shapes[1]} (h, w, c): make them equal")
     count = int(arrays["train_labels"].max()) + 1
@@ -97,133 +162,4 @@ def _npz_pool(path, arrays, split):
     if len(labels) != len(images):
         raise ValueError(f"{path}: {len(images)} {split}_images but {len(labels)} {split}_labels: store one for each")
     images = images if images.ndim == 4 else images[..., None]
-    return Pool(np.arange(len(images)), lambda image_id: (images[image_id], labels[image_id], image_id))
-
-
-def tfds(name, data_dir, image_size):
-    """A prepared TFDS image classification dataset, read by index without TensorFlow.
-
-    Args:
-      name, data_dir, image_size: as in `sources.load`; image_size is needed here where images are not of one size.
-
-    Raises:
-      ValueError: an unknown or missing dataset, one that is not image classification, one that cannot be indexed.
-    """
-    import tensorflow_datasets  # here, since it takes a second that other datasets need not pay
-
-    root = tfds_root(data_dir)
-    folder = prepared(name, root)
-    if folder is None:
-        raise ValueError(_advice(name, root, tensorflow_datasets.list_builders(with_community_datasets=False)))
-    builder = tensorflow_datasets.builder_from_directory(folder)
-    features = dict(builder.info.features.items())
-    image_key, label_key = _keys(name, builder.info, tensorflow_datasets.features)
-    splits = ["train", "test" if "test" in builder.info.splits else "validation"]
-    for split in splits:
-        if split not in builder.info.splits:
-            raise ValueError(f"{name} in {folder} has no split {split!r}, only {', '.join(builder.info.splits)}")
-    if "array_record" not in str(builder.info.file_format.value):
-        raise ValueError(
-            f"{name} in {folder} is stored as {builder.info.file_format.value}, which cannot be read by "
-            f"index; prepare it again elsewhere: {_recipe(name, 'ANOTHER_DIR')}"
-        )
-    height, width, channels = features[image_key].shape
-    if image_size is None and None in (height, width):
-        raise ValueError(f"images of {name} are not of one size: give image_size, the side in pixels to resize them to")
-    shape = (image_size or height, image_size or width, channels)
-    decoders = {image_key: tensorflow_datasets.decode.SkipDecoding()}
-    pools = []
-    for split in splits:
-        records = builder.as_data_source(split=split, decoders=decoders)
-        reader = _TfdsReader(f"{name} {split}", records, image_key, label_key, shape, image_size)
-        pools.append(Pool(np.arange(len(records)), reader))
-    return Source(*pools, tuple(features[label_key].names))
-
-
-class _TfdsReader(NamedTuple):
-    """Reads and decodes records; one thread, since a pool of them was measured slower (they share Python's lock)."""
-
-    title: str
-    records: object  # indexable, images still encoded
-    image_key: str
-    label_key: str
-    shape: tuple
-    image_size: object  # int, or None: as stored
-
-    def __call__(self, image_id):
-        images = np.empty((len(image_id), *self.shape), np.uint8)
-        labels = np.empty(len(image_id), np.int64)
-        quiet = len(image_id) < PROGRESS_FROM
-        with tqdm(
-            total=len(image_id), desc=f"decode {self.title}", unit="image", mininterval=1, disable=quiet
-        ) as progress:
-            for start in range(0, len(image_id), _BLOCK):
-                block = image_id[start : start + _BLOCK].tolist()
-                for place, record in enumerate(self.records.__getitems__(block), start):
-                    images[place] = self._decode(record[self.image_key])
-                    labels[place] = record[self.label_key]
-                progress.update(len(block))
-        return images, labels, image_id
-
-    def _decode(self, encoded):
-        with Image.open(io.BytesIO(encoded)) as file:
-            image = np.asarray(file.convert(_MODES[self.shape[-1]])).reshape(file.height, file.width, -1)
-        return image if self.image_size is None else fit(image, self.image_size)
-
-
-def _keys(name, info, kinds):
-    """Names of the image and the label among the features, as the dataset's own supervised pair has them."""
-    features = dict(info.features.items())
-    keys = info.supervised_keys or ("image", "label")
-    kind = [features.get(key) if isinstance(key, str) else None for key in keys]
-    if len(kind) != 2 or not isinstance(kind[0], kinds.Image) or not isinstance(kind[1], kinds.ClassLabel):
-        raise ValueError(
-            f"{name} is no image classification dataset: it must supervise an Image with a ClassLabel, "
-            f"and has {keys} of {', '.join(features)}"
-        )
-    if kind[0].shape[-1] not in _MODES or np.dtype(kind[0].np_dtype) != np.uint8:
-        raise ValueError(
-            f"images of {name} are {np.dtype(kind[0].np_dtype)} of {kind[0].shape[-1]} channels: "
-            "only uint8 of 1, 3 or 4 can be read"
-        )
-    return keys
-
-
-def tfds_root(data_dir):
-    """The TFDS directory: `data_dir`, else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().resolve()
-
-
-def prepared(name, root):
-    """The folder of the newest (or the asked) version of a prepared dataset, or None."""
-    base, _, version = name.partition(":")
-    found = {}
-    for info in (root / base).glob("*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name) and version in ("", info.parent.name):
-            found[tuple(int(number) for number in info.parent.name.split("."))] = info.parent
-    return found[max(found)] if found else None
-
-
-def _advice(name, root, known):
-    """One line for a dataset that is not there: what is, where it was looked for, how to get it."""
-    base = name.partition(":")[0]
-    below = sorted({str(info.parent.relative_to(root)) for info in (root / base).glob("**/dataset_info.json")})
-    if below:
-        names = ", ".join(":".join(path.rsplit("/", 1)) for path in below)
-        return f"dataset {name!r} is not in {root}, but these are: {names}; give one of them"
-    if base.partition("/")[0] in known:
-        return (
-            f"dataset {name!r} is not prepared in {root}: prepare it with {_recipe(name, root)} (needs network), "
-            "or point TFDS_DATA_DIR or data_dir to the directory that holds it"
-        )
-    prepared = {info.relative_to(root).parts[0] for info in root.glob("*/**/dataset_info.json")}
-    plain = {re.sub(r"[\W_]", "", known_name.lower()): known_name for known_name in {"digits", *known, *prepared}}
-    near = plain[difflib.get_close_matches(re.sub(r"[\W_]", "", base.lower()), sorted(plain), n=1, cutoff=0)[0]]
-    return f"unknown dataset {name!r} (looked in {root}): did you mean {near!r}? Or give the path of an .npz file or a folder"
-
-
-def _recipe(name, root):
-    return (
-        f"`python -c \"import tensorflow_datasets as t; t.builder('{name}', data_dir='{root}', "
-        "file_format='array_record').download_and_prepare()\"`"
-    )
+    return Pool(np.arange(len(images)), _Arrays(images, labels))

@@ -1,23 +1,25 @@
 """Image classification data as uint8 arrays in named splits, from scikit-learn, TFDS, or a file or folder of one's own."""
 
+import functools
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax.data import folders, readers
-from dynnas_jax.data.splits import Split, fit, stratified
+from dynnas_jax.data import folders, readers, tfds
+from dynnas_jax.data.splits import Split, central, fit, stratified
 from dynnas_jax.workdir import digest, file_digest
 
 _BLOCK = 1024  # images counted at a time
+_MOMENT_IMAGES = 10_000  # of a stream, for mean and standard deviation
 
 
 class Dataset(NamedTuple):
-    """What `load` returns. Mean and standard deviation are those of the pixels of `train`, per channel, in [0, 1]."""
+    """What `load` returns. Mean and standard deviation are per channel, in [0, 1]."""
 
     name: str
-    train: Split
+    train: Split  # its images may be a `streams.Streamed`
     holdout: Split  # taken from the source's train split: for search and thresholds
     test: Split  # never used in training or search
     classes: tuple  # C names
@@ -31,17 +33,24 @@ def load(
     data_dir: str | None = None,
     holdout: int | float = 0.1,
     image_size: int | None = None,
+    central_share: float = 1.0,
     seed: int = 0,
     train_limit: int | None = None,
     test_limit: int | None = None,
     skip_share: float = 0.01,
+    mean: tuple | None = None,
+    std: tuple | None = None,
+    class_list: str | None = None,
+    test_list: str | None = None,
+    stream: dict | None = None,
 ) -> Dataset:
-    """Loads a dataset into memory; never touches the network and never imports TensorFlow.
+    """Loads a dataset; never touches the network and never imports TensorFlow.
 
     Args:
       name: `digits` (scikit-learn; 8x8x1, values 0..16 scaled to 0..255, a fixed fifth of each class is the test
         split), a prepared TFDS image classification dataset (`cifar10`, `name/config`, `name:1.2.3`; its test split is
-        `test`, or `validation` where there is no `test`), or the path of an `.npz` file with arrays train_images,
+        `test`, or `validation` where there is no labelled `test`), one made of such a dataset (`derived.DERIVED`), or the
+        path of an `.npz` file with arrays train_images,
         train_labels, test_images, test_labels (uint8 [n, h, w, c] or [n, h, w]; integers [n]), optionally classes; or
         the path of a folder with `train/CLASS/*.png` and `test/CLASS/*.png`, or `CLASS/*.png` (see `folders.folder`). A
         prepared TFDS dataset goes before a folder of its name: write `./cifar10` for the folder.
@@ -50,10 +59,18 @@ def load(
         from the test split. 0: none.
       image_size: side in pixels; images are cropped to the central square and resized (Pillow, bilinear). Required
         where the images of a dataset are not of one size.
-      seed: of the held-out split and of the limits.
+      central_share: of the side of that square that is kept, such as 0.875 for ImageNet; needs image_size.
+      seed: of the held-out split, of the limits, and of a stream.
       train_limit, test_limit: use at most so many images of the source's train (before `holdout` is taken from them)
         and test split, drawn at random; the others are not read.
-      skip_share: the share of a folder's images that may fail to decode; they are left out, named and counted.
+      skip_share: the share of a split's images that may fail to decode; they are left out, named and counted.
+      mean, std: what the network normalises by, per channel, of pixels in [0, 1]; those of the pixels of `train` if None (of
+        10,000 of a stream).
+      class_list: a text file with the names of the classes of a TFDS dataset to keep, one a line; they are numbered in its order.
+      test_list: a text file with the COCO numbers of the images that are the test split of `visual_wake_words`, one a line, such
+        as the paper's "minival"; all other images are for training then. None: COCO 2014's own two splits.
+      stream: keyword arguments of `streams.rule`; the training images then stay in their files and are decoded as they are
+        needed. Of TFDS datasets and folders; the held-out and the test images are in memory.
 
     Returns:
       A Dataset of uint8 NHWC images, each split in the order of the source.
@@ -61,34 +78,68 @@ def load(
     Raises:
       ValueError: an unknown or missing dataset, a malformed file, an impossible value; one line each.
     """
-    for option, value in (("image_size", image_size), ("train_limit", train_limit), ("test_limit", test_limit)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{option}={value!r} for dataset {name!r}: give a whole number of at least 1, or None")
-    if isinstance(skip_share, bool) or not isinstance(skip_share, (int, float)) or not 0 <= skip_share < 1:
-        raise ValueError(f"skip_share={skip_share!r} for dataset {name!r}: give a part of at least 0 and below 1")
+    _check(name, image_size, central_share, skip_share, train_limit=train_limit, test_limit=test_limit)
+    reading = {"central_share": central_share, "skip_share": skip_share}
+    lists = {"class_list": class_list, "test_list": test_list}
+    own = name == "digits" or name.endswith(".npz") or _is_folder(name, data_dir)
+    for option in (option for option, value in lists.items() if own and value is not None):
+        raise ValueError(f"data.{option}: {name!r} is no TFDS dataset, only these are read by lists; leave it out")
     if name == "digits":
         source = readers.digits()
     elif name.endswith(".npz"):
         source = readers.npz(Path(name).expanduser())
-    elif _is_folder(name, data_dir):
-        source = folders.folder(Path(name).expanduser(), image_size, skip_share)
+    elif own:
+        source = folders.folder(Path(name).expanduser(), image_size, **reading)
     else:
-        source = readers.tfds(name, data_dir, image_size)
+        source = tfds.tfds(name, data_dir, image_size, **reading, **lists)
     generators = [np.random.default_rng([seed, use]) for use in range(3)]
-    pool = _read(name, source.train, "train", len(source.classes), train_limit, image_size, generators[0])
-    test = _read(name, source.test, "test", len(source.classes), test_limit, image_size, generators[1])
-    count = _holdout_count(holdout, len(pool))
-    held = stratified(pool.labels, count, generators[2])
-    train = pool[~held]
-    mean, std = _moments(train.images)
-    return Dataset(name, train, pool[held], test, source.classes, mean, std)
+    read = functools.partial(_read, name, classes=len(source.classes), image_size=image_size, share=central_share)
+    train_id = _limited(source.train.image_id, train_limit, generators[0])
+    if stream is None:
+        pool = read(source.train, train_id, "train")
+        held = stratified(pool.labels, _holdout_count(holdout, len(pool)), generators[2])
+        train, held_out = pool[~held], pool[held]
+    else:
+        train, held_id = _streamed(name, source, train_id, holdout, generators[2], seed, skip_share, stream)
+        held_out = read(source.train, held_id, "train")
+    test = read(source.test, _limited(source.test.image_id, test_limit, generators[1]), "test")
+    return Dataset(name, train, held_out, test, source.classes, *_normalisation(train.images, mean, std, seed))
 
 
-def identity(name=None, *, data_dir=None, **_):
+def _check(name, image_size, central_share, skip_share, **limits):
+    """Raises ValueError for an impossible option of `load`."""
+    for option, value in {"image_size": image_size, **limits}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{option}={value!r} for dataset {name!r}: give a whole number of at least 1, or None")
+    if isinstance(skip_share, bool) or not isinstance(skip_share, (int, float)) or not 0 <= skip_share < 1:
+        raise ValueError(f"skip_share={skip_share!r} for dataset {name!r}: give a part of at least 0 and below 1")
+    if isinstance(central_share, bool) or not isinstance(central_share, (int, float)) or not 0 < central_share <= 1:
+        raise ValueError(f"central_share={central_share!r} for dataset {name!r}: give a part above 0 and at most 1")
+    if central_share != 1 and image_size is None:
+        raise ValueError(
+            f"central_share={central_share!r} for dataset {name!r} does nothing without image_size; give both"
+        )
+
+
+def _streamed(name, source, train_id, holdout, generator, seed, skip_share, options):
+    """(the train split with its images in their files, image_id of the held-out ones)."""
+    from dynnas_jax.data.streams import Streamed  # here, since it needs JAX, which images in memory do without
+
+    if source.train.reader.in_memory:
+        raise ValueError(f"data.stream: {name!r} is in memory as a whole; streams are for TFDS datasets and folders")
+    labels = source.train.reader.labels(train_id)
+    _check_labels(name, labels, "train", len(source.classes))
+    held = stratified(labels, _holdout_count(holdout, len(labels)), generator)
+    ids, titles = train_id[~held], f"{name} train"
+    images = Streamed(titles, source.train.reader, ids, seed=seed, skip_share=skip_share, **options)
+    return Split(images, labels[~held].astype(np.int32), ids), train_id[held]
+
+
+def identity(name=None, *, data_dir=None, class_list=None, test_list=None, **_):
     """A short hash of what `load` would read, None where that cannot change (digits) or is not there.
 
     Of an `.npz` file its content, of a folder the names and sizes of its files, of a TFDS dataset the description of the version
-    that is read.
+    that is read, and the lists.
     """
     if not isinstance(name, str) or name == "digits":
         return None
@@ -96,33 +147,45 @@ def identity(name=None, *, data_dir=None, **_):
     if not name.endswith(".npz") and _is_folder(name, data_dir):
         files = sorted(file for file in path.rglob("*") if folders.is_image(file))
         return digest([(str(file.relative_to(path)), file.stat().st_size) for file in files]) if files else None
-    if not name.endswith(".npz"):
-        folder = readers.prepared(name, readers.tfds_root(data_dir))
-        path = folder and folder / "dataset_info.json"
-    return file_digest(path) if path and path.is_file() else None
+    if name.endswith(".npz"):
+        return file_digest(path) if path.is_file() else None
+    folder, _ = tfds.found(name, tfds.tfds_root(data_dir))
+    if folder is None:
+        return None
+    lists = (Path(str(file)).expanduser() for file in (class_list, test_list) if file)
+    read = [file_digest(file) for file in (folder / "dataset_info.json", *lists) if file.is_file()]
+    return read[0] if len(read) == 1 else digest(read)
 
 
 def _is_folder(name, data_dir):
     if name.startswith((".", "/", "~")):
         return True
-    return name != "" and Path(name).is_dir() and readers.prepared(name, readers.tfds_root(data_dir)) is None
+    return name != "" and Path(name).is_dir() and tfds.found(name, tfds.tfds_root(data_dir))[0] is None
 
 
-def _read(name, pool, split, classes, limit, image_size, generator):
-    """Reads a pool, or `limit` random images of it, and checks the labels."""
-    image_id = pool.image_id
-    if limit is not None and limit < len(image_id):
-        image_id = np.sort(generator.permutation(image_id)[:limit])
-    images, labels, image_id = pool.read(image_id)
+def _limited(image_id, limit, generator):
+    """The ids, or `limit` random ones of them."""
+    if limit is None or limit >= len(image_id):
+        return image_id
+    return np.sort(generator.permutation(image_id)[:limit])
+
+
+def _read(name, pool, image_id, split, *, classes, image_size, share):
+    """Reads images of a pool, and checks the labels."""
+    images, labels, image_id = pool.reader.read(image_id)
+    _check_labels(name, labels, split, classes)
+    if image_size is not None and images.shape[1:3] != (image_size, image_size):
+        images = np.stack([fit(image, image_size, central(*image.shape[:2], share)) for image in images])
+    return Split(images, labels.astype(np.int32), image_id)
+
+
+def _check_labels(name, labels, split, classes):
     foreign = labels[(labels < 0) | (labels >= classes)]
     if len(foreign):
         raise ValueError(
             f"{name}: {len(foreign)} labels of the {split} split lie outside 0..{classes - 1} (the first is "
             f"{foreign[0]}): every image needs the number of its class"
         )
-    if image_size is not None and images.shape[1:3] != (image_size, image_size):
-        images = np.stack([fit(image, image_size) for image in images])
-    return Split(images, labels.astype(np.int32), image_id)
 
 
 def _holdout_count(holdout, images):
@@ -137,6 +200,23 @@ def _holdout_count(holdout, images):
         f"holdout={holdout!r} of {images} train images: give a whole number of 0 to {images - 1}, or a part "
         "between 0 and 1"
     )
+
+
+def _normalisation(images, mean, std, seed):
+    """(mean, std): the given ones, else those of the images."""
+    if mean is None and std is None:
+        if not isinstance(images, np.ndarray):
+            drawn = np.random.default_rng([seed, 5]).permutation(len(images))[:_MOMENT_IMAGES]
+            images = images[np.sort(drawn)]
+        return _moments(images)
+    channels = images.shape[-1]
+    for option, values, least in (("mean", mean, 0), ("std", std, np.nextafter(0, 1))):
+        whole = isinstance(values, (tuple, list)) and len(values) == channels
+        if not whole or not all(isinstance(value, (int, float)) and least <= value <= 1 for value in values):
+            raise ValueError(
+                f"data.{option} is {values!r}: give {channels} numbers, one a channel, of pixels in [0, 1]"
+            )
+    return tuple(mean), tuple(std)
 
 
 def _moments(images):

@@ -45,13 +45,20 @@ def stratified(labels, count, generator):
     return mask
 
 
-def fit(image, size):
-    """The central square of an image uint8[h, w, c], resized to [size, size, c]."""
-    side = min(image.shape[:2])
-    top, left = ((length - side) // 2 for length in image.shape[:2])
-    square = np.ascontiguousarray(np.moveaxis(image[top : top + side, left : left + side], -1, 0))
-    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in square]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+def fit(image, size, box=None):
+    """A box (top, left, rows, columns) of an image uint8[h, w, c], by default its central square, resized to [size, size, c]."""
+    top, left, rows, columns = box or central(*image.shape[:2])
+    cut = np.ascontiguousarray(image[top : top + rows, left : left + columns])
+    # Colours at once; other numbers of channels one by one, since Pillow knows no such images or weighs them by their alpha.
+    planes = [cut] if cut.shape[-1] == 3 else list(np.moveaxis(cut, -1, 0))
+    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in planes]
+    return np.concatenate([np.asarray(plane).reshape(size, size, -1) for plane in planes], axis=-1)
+
+
+def central(height, width, share=1.0):
+    """(top, left, rows, columns): the central square, or such a share of its side."""
+    side = max(1, round(share * min(height, width)))
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def in_batches(split, batch):

@@ -1,5 +1,7 @@
 """Geometric maps of one image uint8[h, w, c], all read bilinearly, and their random use."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -54,26 +56,35 @@ def random_resized_crop(key, image, size, scale, ratio):
     """
     height, width, _ = image.shape
     box_key, place_key = jax.random.split(key)
-    top, left, rows, columns = _random_box(box_key, place_key, height, width, scale, ratio)
-    return resized(image, top, left, rows, columns, size)
+    draw, place = jax.random.uniform(box_key, (2, ATTEMPTS)), jax.random.uniform(place_key, (2,))
+    return resized(image, *random_box(draw, place, height, width, scale, ratio), size)
 
 
-def _random_box(box_key, place_key, height, width, scale, ratio):
-    """(top, left, rows, columns), float32 of whole pixels."""
-    draw = jax.random.uniform(box_key, (2, ATTEMPTS))
+def random_box(draw, place, height, width, scale, ratio, xp=jnp):
+    """(top, left, rows, columns), float32 of whole pixels, of uniform draws float32[2, ATTEMPTS] and [2]; NumPy or JAX alike."""
     area = height * width * (scale[0] + draw[0] * (scale[1] - scale[0]))
-    shape = jnp.exp(jnp.log(ratio[0]) + draw[1] * (jnp.log(ratio[1]) - jnp.log(ratio[0])))
-    columns, rows = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    shape = xp.exp(low + draw[1] * (high - low))
+    columns, rows = xp.round(xp.sqrt(area * shape)), xp.round(xp.sqrt(area / shape))
     fits = (columns >= 1) & (rows >= 1) & (columns <= width) & (rows <= height)
-    first = jnp.argmax(fits)
+    first = xp.argmax(fits)
     widest = min(max(width / height, ratio[0]), ratio[1])
     central = round(min(height, width / widest)), round(min(width, height * widest))
-    rows = jnp.where(fits.any(), rows[first], float(central[0]))
-    columns = jnp.where(fits.any(), columns[first], float(central[1]))
-    room = jnp.stack([height - rows, width - columns])
-    chosen = jnp.floor(jax.random.uniform(place_key, (2,)) * (room + 1))
-    top, left = jnp.where(fits.any(), jnp.minimum(chosen, room), jnp.floor(room / 2))
+    rows = xp.where(fits.any(), rows[first], float(central[0]))
+    columns = xp.where(fits.any(), columns[first], float(central[1]))
+    room = xp.stack([height - rows, width - columns])
+    chosen = xp.floor(place * (room + 1))
+    top, left = xp.where(fits.any(), xp.minimum(chosen, room), xp.floor(room / 2))
     return top, left, rows, columns
+
+
+def check_box(where, scale, ratio):
+    """Raises ValueError for a crop_scale or crop_ratio that no box has."""
+    for name, value in (("crop_scale", scale), ("crop_ratio", ratio)):
+        most = 1 if name == "crop_scale" else math.inf
+        if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= most:
+            above = ", at most 1" if name == "crop_scale" else ""
+            raise ValueError(f"{name}={value!r} in {where}: give (low, high) with 0 < low <= high{above}")
 
 
 def resized(image, top, left, rows, columns, size):

@@ -88,7 +88,7 @@ def check(
         raise ValueError(NO_HELD_OUT)
     loop.check(steps, batch_size, len(train), loop.data_mesh())
     if job.augment is not None:
-        jax.eval_shape(job.augment, jax.random.key(0), train.images[:1])
+        jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
     try:
         rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, progressive_shrinking)
     except TypeError as error:

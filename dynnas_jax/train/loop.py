@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dynnas_jax import channel_sorting
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, metrics, state
+from dynnas_jax.train import checkpoints, feed, metrics, state
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.sandwich import Given
@@ -30,20 +30,6 @@ from dynnas_jax.train.state import TrainState
 def data_mesh(devices: int | None = None) -> jax.sharding.Mesh:
     """A mesh with the one axis "data" over `devices` devices, all of them by default."""
     return jax.make_mesh((devices or jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-
-
-def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """int32[batch_size]: the images of a step. Epoch after epoch is shuffled anew, and every image has its turn in each."""
-    first = step * batch_size
-    epochs = range(first // length, (first + batch_size - 1) // length + 1)
-    order = np.concatenate([_shuffled(length, seed, epoch) for epoch in epochs])
-    start = first - epochs[0] * length
-    return order[start : start + batch_size]
-
-
-@functools.lru_cache(maxsize=4)
-def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, 2, epoch]).permutation(length).astype(np.int32)
 
 
 def drawn_resolution(supernet: Supernet, step: int, seed: int, phases: Phases | None = None) -> int | None:
@@ -69,7 +55,7 @@ def make_step(
 ) -> Callable:
     """step(state, images, labels, indices, key, teacher=None, resolution=None) -> (state, metrics), jitted.
 
-    The state is donated. `teacher` are the variables that `answers` takes.
+    The state is donated. Images, labels and indices are those of a `feed.Fed`; `teacher` are the variables that `answers` takes.
 
     The resolution is static: one program for each; None is that of the images. The images of the step are gathered, augmented
     and mixed as one global batch, whatever the number of devices, then each device takes its part; statistics and gradients
@@ -86,12 +72,12 @@ def make_step(
 
     def step(current: TrainState, images, labels, indices, key, teacher=None, resolution=None):
         augment_key, rule_key, mix_key = jax.random.split(jax.random.fold_in(key, current.step), 3)
-        batch = images[indices]
+        batch, own = (images, labels) if indices is None else (images[indices], labels[indices])
         if augment is not None:
             batch = augment(augment_key, batch)
         if resolution is not None:
             batch = resized(batch, resolution)
-        own, mixed = labels[indices], {}
+        mixed = {}
         if mix is not None:
             batch, mixed["targets"] = mix(mix_key, batch, jax.nn.one_hot(own, supernet.largest_net().arch.classes))
         allowed = None if phases is None else phases.at(current.step)
@@ -137,7 +123,7 @@ def fit(
     evaluate: Callable[[dict], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> TrainState:
-    """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices.
+    """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices or is streamed to them.
 
     Args:
       rule: what makes a gradient of a batch, such as `sandwich.rule()`.
@@ -164,8 +150,8 @@ def fit(
     options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
     step = make_step(supernet, rule, optimizer.transform, mesh, **options)
     teacher = jax.device_put(teacher, whole)
-    images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
+    fed = feed.feed(train, batch_size, range(first, steps), seed, mesh)
     log, watch = metrics.Log(directory, first), _Stopwatch(first)
     # A run that stops early leaves its newest checkpoint complete too.
     with (
@@ -173,11 +159,10 @@ def fit(
         store or contextlib.nullcontext(),
         tqdm(total=steps, initial=first, desc="train", unit="step") as bar,
     ):
-        for number in range(first, steps):
-            indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
+        for number, batch in zip(range(first, steps), fed, strict=True):
             current = _sorted(supernet, current, number, phases)
             resolution = drawn_resolution(supernet, number, seed, phases)
-            current, values = step(current, images, labels, indices, step_key, teacher, resolution=resolution)
+            current, values = step(current, *batch, step_key, teacher, resolution=resolution)
             done = number + 1
             if done % log_every == 0 or done == steps:
                 row = {name: float(value) for name, value in values.items()}

@@ -201,17 +201,6 @@ def test_wrong_options(micro, split, options, message):
         loop.fit(micro, split, sandwich.rule(), **{"steps": 1, **options}, mesh=loop.data_mesh(8))
 
 
-@pytest.mark.parametrize(("length", "batch_size"), [(12, 4), (10, 4), (7, 7), (9, 5)])
-def test_every_image_has_its_turn_in_each_epoch(length, batch_size):
-    steps = length * 3 // batch_size + 1
-    drawn = np.concatenate([loop.batch_indices(length, batch_size, step, 0) for step in range(steps)])
-    assert drawn.dtype == np.int32
-    epochs = [tuple(drawn[start : start + length]) for start in range(0, 3 * length, length)]
-    assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
-    assert len(set(epochs)) == 3
-    assert tuple(loop.batch_indices(length, batch_size, 0, 1)) != tuple(drawn[:batch_size])
-
-
 def test_a_step_at_a_resolution_is_one_on_resized_images(micro, split):
     """The images smaller from the start, or made so within the step."""
     transform, key = state.optimizer(10).transform, jax.random.key(0)

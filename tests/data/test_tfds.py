@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dynnas_jax.data import readers, sources
+from dynnas_jax.data import sources
+from dynnas_jax.data import tfds as tfds_reader
 
 
 @pytest.fixture
@@ -123,8 +124,8 @@ def test_images_of_many_sizes(prepare):
 def test_newest_version_unless_asked(prepare):
     for version in ("1.2.0", "1.10.0"):
         root = prepare(version=version)
-    assert readers.prepared("own", root).name == "1.10.0"
-    assert readers.prepared("own:1.2.0", root).name == "1.2.0"
+    assert tfds_reader.prepared("own", root).name == "1.10.0"
+    assert tfds_reader.prepared("own:1.2.0", root).name == "1.2.0"
     with pytest.raises(ValueError, match=r"these are: own:1\.10\.0, own:1\.2\.0"):
         sources.load("own:3.0.0", data_dir=root)
 

@@ -1,0 +1,99 @@
+"""Training images that do not fit into memory: they stay in their files and are decoded ahead of the steps that want them."""
+
+import functools
+import sys
+import threading
+
+import numpy as np
+
+from dynnas_jax.data.readers import Reader, Undecodable, too_many
+from dynnas_jax.data.warps import ATTEMPTS, check_box, random_box
+
+
+class Streamed:
+    """Images uint8[n, h, w, c] that stay in files, in place of an array in a `Split`.
+
+    `images[index]`, of a slice or an index array, reads some; those that do not decode are left out.
+    """
+
+    def __init__(self, title: str, reader: Reader, image_id: np.ndarray, *, seed: int, skip_share: float, **options):
+        self.shape = (len(image_id), *reader.shape)
+        self._title, self._reader, self._image_id, self._skip_share = title, reader, image_id, skip_share
+        self._threads, self._cut = rule(**options)
+        self._seed, self._bad, self._lock = seed, {}, threading.Lock()
+
+    def __len__(self):
+        return len(self._image_id)
+
+    def __getitem__(self, index):
+        return self._reader.read(self._image_id[index])[0]
+
+    def batches(self, labels: np.ndarray, batch_size: int, order, first: int, last: int):
+        """An iterator of (uint8[b, h, w, c], int32[b]), batches `first` to `last`, decoded ahead by several threads.
+
+        Args:
+          labels: int32[n] of the images.
+          order: position in the stream -> index of the image there.
+
+        What a position holds depends on nothing but the seed: a stream that begins later goes on as the whole one does. An
+        image that does not decode is named, and the next one takes its place.
+
+        Raises:
+          ValueError: on reading, where more images did not decode than `skip_share` of them.
+        """
+        import grain  # here, since runs on images in memory do without
+
+        def example(position):
+            index, pixels = self._decoded(order(position), np.random.default_rng([self._seed, 4, position]))
+            return pixels, labels[index]
+
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(2 * batch_size, self._threads))
+        positions = grain.MapDataset.range(first * batch_size, last * batch_size)
+        try:
+            yield from positions.map(example).to_iter_dataset(ahead).batch(batch_size)
+        except ValueError as error:  # grain appends lines of its own
+            raise ValueError(str(error).splitlines()[0]) from error
+
+    def _decoded(self, index, generator):
+        """(index, pixels) of an image, or of the first after it that decodes."""
+        while True:
+            cut = None if self._cut is None else functools.partial(self._cut, generator)
+            try:
+                return index, self._reader.one(int(self._image_id[index]), cut)
+            except Undecodable as error:
+                self._note(index, str(error))
+                index = (index + 1) % len(self)
+
+    def _note(self, index, what):
+        with self._lock:
+            if index in self._bad:
+                return
+            self._bad[index] = what
+            count = len(self._bad)
+        if count > self._skip_share * len(self):
+            raise ValueError(too_many(self._title, count, len(self), self._skip_share, next(iter(self._bad.values()))))
+        print(f"dynnas: skipped an image that does not decode ({count} so far): {what}", file=sys.stderr)
+
+
+def rule(*, crop_scale: tuple | None = None, crop_ratio: tuple = (3 / 4, 4 / 3), threads: int = 16):
+    """How images are streamed: (threads, cut), where `cut(generator, height, width)` draws a box, or is None.
+
+    Args:
+      crop_scale, crop_ratio: a random crop of the whole image, before it is resized to `data.image_size`; as the options of
+        these names in `augment.rule`, which see the resized image only. None: the central square, as in the other splits.
+      threads: that decode.
+
+    Raises:
+      ValueError: for an impossible value.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads={threads!r} in data.stream: give a whole number of at least 1")
+    if crop_scale is None:
+        return threads, None
+    check_box("data.stream", crop_scale, crop_ratio)
+
+    def cut(generator, height, width):
+        draw, place = generator.random((2, ATTEMPTS), np.float32), generator.random(2, np.float32)
+        return tuple(int(x) for x in random_box(draw, place, height, width, crop_scale, crop_ratio, np))
+
+    return threads, cut
