@@ -136,6 +136,9 @@ def fit(
     log_every: int = 10,
     evaluate: Callable[[dict], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    trackers: tuple[str, ...] | None = None,
+    wandb: dict | None = None,
+    config: dict | None = None,
 ) -> TrainState:
     """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices.
 
@@ -149,13 +152,17 @@ def fit(
       teacher: the net trained before whose answers a rule with that teacher learns.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
+      trackers: names of `metrics.TRACKERS` that follow metrics.jsonl; by default "tensorboard" where its extra is installed.
+      wandb: keyword arguments of `metrics.weights_and_biases`.
+      config: of the whole run, for the trackers.
 
     Raises:
-      ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, or if
-        the loss is not finite (the step and the last good checkpoint are named).
+      ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
+        loss is not finite (the step and the last good checkpoint are named), or for trackers that `metrics.chosen` refuses.
     """
     mesh = mesh or data_mesh()
     check(steps, batch_size, len(train), mesh)
+    trackers = metrics.chosen(trackers, wandb)
     optimizer = state.optimizer(steps, **(optimizer or {}))
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
@@ -163,16 +170,12 @@ def fit(
     answers, teacher = teacher or (None, None)
     options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
     step = make_step(supernet, rule, optimizer.transform, mesh, **options)
-    teacher = jax.device_put(teacher, whole)
-    images, labels = (jax.device_put(x, whole) for x in (train.images, train.labels.astype(np.int32)))
+    images, labels, teacher = jax.device_put((train.images, train.labels.astype(np.int32), teacher), whole)
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
-    log, watch = metrics.Log(directory, first), _Stopwatch(first)
+    log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
+    watch = _Stopwatch(first)
     # A run that stops early leaves its newest checkpoint complete too.
-    with (
-        log,
-        store or contextlib.nullcontext(),
-        tqdm(total=steps, initial=first, desc="train", unit="step") as bar,
-    ):
+    with log, store or contextlib.nullcontext(), tqdm(total=steps, initial=first, desc="train", unit="step") as bar:
         for number in range(first, steps):
             indices = jnp.asarray(batch_indices(len(train), batch_size, number, seed))
             current = _sorted(supernet, current, number, phases)
@@ -180,12 +183,9 @@ def fit(
             current, values = step(current, images, labels, indices, step_key, teacher, resolution=resolution)
             done = number + 1
             if done % log_every == 0 or done == steps:
-                row = {name: float(value) for name, value in values.items()}
+                row = _row(values, number, optimizer, phases)
                 _stop_if_bad(current, store)
-                speed = {"images_per_s": batch_size * watch.steps_per_s(done)}
-                factor = 1.0 if phases is None else float(phases.on_host(number).learning_rate)
-                rate = factor * float(optimizer.learning_rate(number))
-                log.write(done, {**row, "learning_rate": rate, **speed})
+                log.write(done, {**row, "images_per_s": batch_size * watch.steps_per_s(done)})
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
                 log.write(done, evaluate(averaged(current)))
@@ -195,6 +195,13 @@ def fit(
                 store.save(done, current)
             bar.update()
     return current
+
+
+def _row(values: dict, step: int, optimizer: state.Optimizer, phases: Phases | None) -> dict[str, float]:
+    """What the step with this number measured, once it is done, and its learning rate."""
+    measured = {name: float(value) for name, value in values.items()}
+    factor = 1.0 if phases is None else float(phases.on_host(step).learning_rate)
+    return {**measured, "learning_rate": factor * float(optimizer.learning_rate(step))}
 
 
 def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases | None) -> TrainState:
