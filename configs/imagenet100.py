@@ -1,12 +1,13 @@
-"""A dynamic classifier of 100 classes of ImageNet at 128 to 224 pixels: the recipe of ImageNet on a tenth of the images.
+r"""A dynamic classifier of 100 classes of ImageNet at 128 to 224 pixels: the recipe of ImageNet on a tenth of the images.
 
 Lineage: configs/imagenet_ofa.py (arXiv 1908.09791). The classes are those of imagenet100_at32, in ten superclasses of ten
 (dynnas_jax/data/imagenet100.txt names their source); --config.data.class_list=FILE takes others, one WordNet id a line.
     dynnas run --config=configs/imagenet100.py --workdir=runs/imagenet100                # one GPU
-    dynnas run --config=configs/imagenet100.py:pod --workdir=gs://BUCKET/imagenet100     # TPU slice of 8 chips (v5e-8, one host)
+    dynnas run --config=configs/imagenet100.py:pod --workdir=runs/imagenet100     # TPU slice of 8 chips (v5e-8, one host)
     dynnas run --config=configs/imagenet100.py:tiny --workdir=runs/imagenet100_tiny      # 2 CPU cores, under 20 minutes
 From once-for-all's weights, with a new classifier:
-    ... --config.train.start_from=ofa_mbv3_d234_e346_k357_w1.0 --config.train.new_classifier=True --config.supernet.padding=symmetric
+    ... --config.train.start_from=ofa_mbv3_d234_e346_k357_w1.0 --config.train.new_classifier=True \
+        --config.supernet.padding=symmetric
 The data are those of ImageNet, prepared as configs/imagenet_ofa.py says. No mode has been run on them.
 """
 

@@ -3,15 +3,15 @@
 Lineage: once-for-all (Cai et al. 2020, arXiv 1908.09791): its space, progressive shrinking with learned kernel transforms, label
 smoothing; trained by the sandwich rule (arXiv 2003.11142), big/little pair on top.
     dynnas run --config=configs/imagenet_ofa.py --workdir=runs/imagenet                 # one GPU of 80 GB
-    dynnas run --config=configs/imagenet_ofa.py:pod --workdir=gs://BUCKET/imagenet      # TPU slice of 8 chips (v5e-8, one host)
+    dynnas run --config=configs/imagenet_ofa.py:pod --workdir=runs/imagenet      # TPU slice of 8 chips (v5e-8, one host)
     dynnas run --config=configs/imagenet_ofa.py:tiny --workdir=runs/imagenet_tiny       # 2 CPU cores, under 20 minutes
 Without the pre-training: once-for-all's own weights, to which the search, or a short training, goes on:
     ... --config.train.start_from=ofa_mbv3_d234_e346_k357_w1.0 --config.supernet.padding=symmetric --config.train.steps=20000
 The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR). Put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into
 DIR/downloads/manual, then once
     python -c "import tensorflow_datasets as t; t.builder('imagenet2012', file_format='array_record').download_and_prepare()"
-Expected: the authors' supernet reaches 76.0 % (largest 595 M MACs, 224 pixels) after some 1,200 GPU hours on V100. No mode of this
-recipe has been run on ImageNet. The test split takes 7.5 GB of memory, the training images are streamed.
+Expected: the authors' supernet takes some 1,200 GPU hours (V100). No mode of this recipe has been run on ImageNet; the tiny one
+on stand-in images only. The test split takes 7.5 GB of memory, the training images are streamed.
 """
 
 from ml_collections import ConfigDict
@@ -83,7 +83,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def pod(config: ConfigDict) -> None:
-    """For 8 TPU chips of one host: 512 images a chip, all chips on the mesh's one axis "data"; the learning rate grows with the batch."""
+    """For 8 TPU chips of one host, all on the mesh's axis "data": 512 images a chip; the learning rate grows with the batch."""
     config.train.batch_size = 4096
     config.train.steps = 180 * TRAIN_IMAGES // 4096
     config.train.optimizer.update({"learning_rate": 2.6, "warm_up": 0.05})

@@ -1,10 +1,10 @@
 """Is there a person in the picture? A dynamic classifier for small devices, at 96 to 160 pixels.
 
-Lineage: Visual Wake Words (Chowdhery et al. 2019, arXiv 1906.05721): COCO 2014, a person of more than 0.5 % of the image; the nets are
-of once-for-all's MobileNetV3 space (arXiv 1908.09791), 20 to 300 M MACs (the paper's limit is 60 M).
-    dynnas run --config=configs/visual_wake_words.py --workdir=runs/visual_wake_words             # one GPU
-    dynnas run --config=configs/visual_wake_words.py:pod --workdir=gs://BUCKET/visual_wake_words  # TPU slice of 8 chips (v5e-8, one host)
-    dynnas run --config=configs/visual_wake_words.py:tiny --workdir=runs/visual_wake_words_tiny   # 2 CPU cores, under 20 minutes
+Lineage: Visual Wake Words (Chowdhery et al. 2019, arXiv 1906.05721): COCO 2014, a person of more than 0.5 % of the image; the
+nets are of once-for-all's MobileNetV3 space (arXiv 1908.09791).
+    dynnas run --config=configs/visual_wake_words.py --workdir=runs/wake_words            # one GPU
+    dynnas run --config=configs/visual_wake_words.py:pod --workdir=runs/wake_words        # TPU slice of 8 chips (v5e-8, one host)
+    dynnas run --config=configs/visual_wake_words.py:tiny --workdir=runs/wake_words_tiny  # 2 CPU cores, under 20 minutes
 The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR), prepared once with
     pip install importlib_resources
     python -c "import tensorflow_datasets as t; t.builder('coco/2014', file_format='array_record').download_and_prepare()"

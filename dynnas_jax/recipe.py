@@ -43,11 +43,11 @@ def options(config: dict) -> settings.Options:
     from dynnas_jax.data import augment, mixing, sources, streams
     from dynnas_jax.dynamic import protocol
     from dynnas_jax.search import evolution, pairs, predictor
-    from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
+    from dynnas_jax.train import loop, metrics, progressive_shrinking, sandwich, state
 
     network = networks.supernet(config["supernet"].get("network"))
     parameters = settings.parameters
-    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh")
+    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
     return {
         "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
         "data.augment": parameters(augment.rule),
@@ -60,6 +60,7 @@ def options(config: dict) -> settings.Options:
         "train.sandwich_rule": parameters(sandwich.rule),
         "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
         "train.mixing": parameters(mixing.rule),
+        "train.wandb": parameters(metrics.weights_and_biases),
         "collect": parameters(stage("collect")),
         "predict": parameters(predictor.fit, given=("key",)),
         "search": parameters(stage("search"), evolution.run),

@@ -191,8 +191,11 @@ def check_options(section: str, options: dict, known: dict[str, inspect.Paramete
     """Every key of a section must be one of the parameters `known`, and whole where that is; none without default may lack.
 
     Raises:
-      ValueError: naming the unknown key and the nearest known one, the missing one, or the value that is no whole number.
+      ValueError: naming the unknown key and the nearest known one, the missing one, or the value that is no whole number; or
+        for a section that holds no keys.
     """
+    if not isinstance(options, dict):
+        raise ValueError(f"config: section {section!r} is {options!r}, must be a dict")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise ValueError(f"{section}.{key} is missing; give it a value")

@@ -1,5 +1,6 @@
 """Every recipe in every mode: its keys are known, its supernet builds and fits its data; nothing is trained."""
 
+import math
 from pathlib import Path
 
 import jax
@@ -8,18 +9,38 @@ import pytest
 
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
+from dynnas_jax.stages import train
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FACTS = {
     "digits": {"image_shape": [8, 8, 1], "classes": [""] * 10, "mean": [0.3], "std": [0.4]},
-    "cifar10": {"image_shape": [32, 32, 3], "classes": [""] * 10, "mean": [0.5] * 3, "std": [0.25] * 3},
+    **{
+        name: {"image_shape": [size, size, 3], "classes": [""] * classes, "mean": [0.5] * 3, "std": [0.25] * 3}
+        for name, size, classes in (
+            ("cifar10", 32, 10),
+            ("cifar100", 32, 100),
+            ("imagenet100_at32", 32, 100),
+            ("imagenet2012", None, 1000),
+            ("imagenet100", None, 100),
+            ("visual_wake_words", None, 2),
+        )
+    },
 }
+PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
 CASES = [f"{file.name}{mode}" for file in sorted(FOLDER.glob("*.py")) for mode in ("", ":tiny")]
+CASES += [f"{file}:pod" for file in PODS]
 
 
 @pytest.fixture(params=CASES)
 def config(request):
     return settings.as_dict(settings.load([f"--config={FOLDER / request.param}"]))
+
+
+def facts_of(config):
+    """The facts of a config's dataset; images that are not of one size have that of the config."""
+    facts = FACTS[config["data"]["name"]]
+    sides = [side or config["data"]["image_size"] for side in facts["image_shape"][:2]]
+    return {**facts, "image_shape": [*sides, facts["image_shape"][2]]}
 
 
 def cost(supernet, genome):
@@ -29,7 +50,7 @@ def cost(supernet, genome):
 
 def test_a_recipe_builds_and_fits_its_data(config):
     recipe.check(config)
-    facts = FACTS[config["data"]["name"]]
+    facts = facts_of(config)
     supernet = job.build_supernet(config["supernet"], facts)
     image = jax.ShapeDtypeStruct((2, *facts["image_shape"]), jnp.uint8)
     for genome in (supernet.space.smallest, supernet.space.largest):
@@ -41,6 +62,30 @@ def test_a_recipe_builds_and_fits_its_data(config):
     assert 0 < smallest[0] < largest[0]
     assert 0 < smallest[1] < largest[1]
     assert supernet.space.size() >= config["collect"]["subnets"]
+    rule, phases = train.rule_and_phases(
+        supernet.space,
+        config["train"]["steps"],
+        config["train"].get("sandwich_rule"),
+        config["train"].get("progressive_shrinking"),
+    )
+    assert rule(supernet)
+    assert phases is None or not phases.allowed.least[-1].any()
+
+
+@pytest.mark.parametrize("file", PODS)
+def test_a_pod_has_a_batch_for_every_chip(file):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / file}:pod"]))
+    one = settings.as_dict(settings.load([f"--config={FOLDER / file}"]))
+    assert config["train"]["batch_size"] % 256 == 0
+    images = [c["train"]["batch_size"] * c["train"]["steps"] for c in (config, one)]
+    assert images[0] == pytest.approx(images[1], rel=0.01)
+
+
+@pytest.mark.parametrize("file", ["cifar10.py", "cifar100.py", "imagenet100_at32.py"])
+def test_no_stage_of_small_images_is_one_pixel(file):
+    for mode in ("", ":tiny"):
+        config = settings.as_dict(settings.load([f"--config={FOLDER / file}{mode}"]))["supernet"]
+        assert 32 // (config["stem_stride"] * math.prod(config["stage_strides"])) >= 4
 
 
 def test_the_tiny_cifar_recipe_keeps_its_promise():

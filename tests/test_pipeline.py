@@ -1,5 +1,6 @@
 """The main job on one tiny run: what it leaves, what a second run does, and how it goes on after harm of every kind."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from dynnas_jax import job, pipeline, records
 from dynnas_jax.export import flatbuffer
 from dynnas_jax.search import collect
 from dynnas_jax.stages import search
-from dynnas_jax.train import feed
+from dynnas_jax.train import feed, metrics
 from dynnas_jax.workdir import Workdir
 
 ARTIFACTS = (
@@ -223,6 +224,44 @@ def test_export_without_its_extra_is_noticed_before_training(tiny_run, tmp_path,
     with pytest.raises(ValueError, match=r"stage 'export' needs ai_edge_litert: pip install \"dynnas_jax\[export\]\""):
         pipeline.run(tiny_run.config, tmp_path / "W")
     assert not (tmp_path / "W").exists()
+
+
+def test_a_tracker_without_its_extra_is_noticed_before_anything_is_deleted(tiny_run, copy, monkeypatch):
+    find, before = metrics.importlib.util.find_spec, times(copy)
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    with pytest.raises(ValueError, match=r"'wandb' is not installed: pip install \"dynnas_jax\[wandb\]\""):
+        pipeline.run(changed(tiny_run.config, "train", trackers=("wandb",)), copy, redo="train")
+    assert times(copy) == before
+
+
+def test_trackers_get_all_that_is_logged_and_the_config(tiny_run, tmp_path, monkeypatch):
+    told, begun, out = {}, [], tmp_path / "W"
+
+    @contextlib.contextmanager
+    def follow(start):
+        begun.append(start)
+        yield lambda step, values: told.setdefault(step, {}).update(values)
+
+    tracker = metrics.TRACKERS["tensorboard"]._replace(follow=follow)
+    monkeypatch.setitem(metrics.TRACKERS, "tensorboard", tracker)
+    config = changed(tiny_run.config, "train", trackers=("tensorboard",))
+    pipeline.run(config, out, names=("train",))
+    assert [(start.directory, start.resumed_step, start.config) for start in begun] == [(out / "train", 0, config)]
+    names = {"loss", "loss_largest", "loss_smallest", "loss_random", "accuracy_largest", "gradient_norm"}
+    names |= {"learning_rate", "images_per_s"}
+    held_out = {"holdout_accuracy_smallest", "holdout_accuracy_largest"}
+    assert {step: set(values) for step, values in told.items()} == {2: names, 4: names, 6: names | held_out}
+    assert all(values["images_per_s"] > 0 for values in told.values())
+    written = {}
+    for row in map(json.loads, (out / "train" / "metrics.jsonl").read_text().splitlines()):
+        written.setdefault(row.pop("step"), {}).update({k: v for k, v in row.items() if k != "time_s"})
+    assert told == written
+    # What a tracker leaves, links to elsewhere too, goes with the stage.
+    (out / "train" / "wandb").mkdir()
+    (out / "train" / "wandb" / "latest-run").symlink_to(tiny_run.workdir)
+    assert Workdir(out, pipeline.STAGES, config).delete(("train",)) == ("train",)
+    assert not (out / "train").exists()
+    assert (tiny_run.workdir / "train").is_dir()
 
 
 def test_redo_leaves_folders_of_others_alone(tiny_run, tmp_path):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.data.splits import Split, in_batches
+from dynnas_jax.data.splits import AT_ONCE, Split, in_batches, parts
 
 
 def resized(images: jax.Array, side: int) -> jax.Array:
@@ -16,10 +16,12 @@ def resized(images: jax.Array, side: int) -> jax.Array:
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
-def at_resolution(split: Split, side: int) -> Split:
+def at_resolution(split: Split, side: int, at_once: int = AT_ONCE) -> Split:
     """A split with its images at another resolution."""
     if not len(split) or split.images.shape[1:3] == (side, side):
         return split
-    images, _ = in_batches(split, min(256, len(split)))
-    smaller = np.concatenate(jax.jit(lambda batches: jax.lax.map(lambda x: resized(x, side), batches))(images))
-    return Split(smaller[: len(split)], split.labels, split.image_id)
+    resize, smaller = jax.jit(lambda batches: jax.lax.map(lambda x: resized(x, side), batches)), []
+    for part in parts(split, at_once):
+        images, _ = in_batches(part, min(256, len(split)))
+        smaller.append(np.concatenate(resize(images))[: len(part)])
+    return Split(np.concatenate(smaller), split.labels, split.image_id)

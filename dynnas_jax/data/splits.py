@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+AT_ONCE = 16_384  # images on the device at a time
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -59,6 +61,11 @@ def central(height, width, share=1.0):
     """(top, left, rows, columns): the central square, or such a share of its side."""
     side = max(1, round(share * min(height, width)))
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+def parts(split, most):
+    """The split in parts of at most so many images, since not every split fits an accelerator beside its copies."""
+    return (split[start : start + most] for start in range(0, len(split), most))
 
 
 def in_batches(split, batch):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
-from dynnas_jax.data.splits import in_batches
+from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import routers
 from dynnas_jax.networks import big_little
 
@@ -48,18 +48,23 @@ def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dyna
     return Dynamic(outputs, big_little.cost(pair).cumulative, routers.policy)
 
 
-def answers(dynamic: Dynamic, variables: dict, split: Any, *, batch: int = 256) -> Outputs:
-    """Every choice's answer on every image of a split, as one compiled program."""
-    images, _ = in_batches(split, min(batch, len(split)))
-    logits, score = jax.jit(functools.partial(_map, dynamic.outputs))(variables, images)
-    prediction = np.asarray(logits.argmax(-1))[: len(split)].astype(np.int32)
-    return Outputs(np.asarray(score)[: len(split)], prediction, prediction == split.labels[:, None])
+def answers(dynamic: Dynamic, variables: dict, split: Any, *, batch: int = 256, at_once: int = AT_ONCE) -> Outputs:
+    """Every choice's answer on every image of a split, as one compiled program (two where its last part is smaller)."""
+    run, scores, predictions = jax.jit(functools.partial(_map, dynamic.outputs)), [], []
+    for part in parts(split, at_once):
+        images, _ = in_batches(part, min(batch, len(split)))
+        prediction, score = run(variables, images)
+        scores.append(np.asarray(score)[: len(part)])
+        predictions.append(np.asarray(prediction)[: len(part)])
+    prediction = np.concatenate(predictions)
+    return Outputs(np.concatenate(scores), prediction, prediction == split.labels[:, None])
 
 
 def _map(outputs: Callable, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(logits[m, S, C], score[m, S]) over images[k, b, ...]."""
-    logits, score = jax.lax.map(functools.partial(outputs, variables), images)
-    return (
-        jnp.moveaxis(logits, 1, 2).reshape(-1, logits.shape[1], logits.shape[3]),
-        jnp.moveaxis(score, 1, 2).reshape(-1, score.shape[1]),
-    )
+    """(predictions int32[m, S], score[m, S]) over images[k, b, ...]."""
+
+    def one(batch):
+        logits, score = outputs(variables, batch)
+        return logits.argmax(-1).astype(jnp.int32), score
+
+    return tuple(jnp.moveaxis(x, 1, 2).reshape(-1, x.shape[1]) for x in jax.lax.map(one, images))

@@ -14,7 +14,7 @@ from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables
 from dynnas_jax.networks import weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import calibration, distillation, loop, sandwich
+from dynnas_jax.train import calibration, distillation, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.workdir import read_json, write_json
 
@@ -59,6 +59,7 @@ def run(
         mix=mixing_rule(**mixing) if mixing else None,
         directory=folder,
         evaluate=held_out,
+        config=job.workdir.config,
         **options,
     )
     save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
@@ -76,6 +77,8 @@ def check(
     start_from: str | None = None,
     new_classifier: bool = False,
     teacher: str | None = None,
+    trackers: tuple[str, ...] | None = None,
+    wandb: dict | None = None,
     **_,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
@@ -87,6 +90,7 @@ def check(
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
     loop.check(steps, batch_size, len(train), loop.data_mesh())
+    metrics.check(trackers, wandb)
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
     try:

@@ -122,6 +122,9 @@ def fit(
     log_every: int = 10,
     evaluate: Callable[[dict], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    trackers: tuple[str, ...] | None = None,
+    wandb: dict | None = None,
+    config: dict | None = None,
 ) -> TrainState:
     """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices or is streamed to them.
 
@@ -135,13 +138,17 @@ def fit(
       teacher: the net trained before whose answers a rule with that teacher learns.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
+      trackers: names of `metrics.TRACKERS` that follow metrics.jsonl; by default "tensorboard" where its extra is installed.
+      wandb: keyword arguments of `metrics.weights_and_biases`.
+      config: of the whole run, for the trackers.
 
     Raises:
-      ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, or if
-        the loss is not finite (the step and the last good checkpoint are named).
+      ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
+        loss is not finite (the step and the last good checkpoint are named), or for trackers that `metrics.chosen` refuses.
     """
     mesh = mesh or data_mesh()
     check(steps, batch_size, len(train), mesh)
+    trackers = metrics.chosen(trackers, wandb)
     optimizer = state.optimizer(steps, **(optimizer or {}))
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
@@ -152,25 +159,19 @@ def fit(
     teacher = jax.device_put(teacher, whole)
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
     fed = feed.feed(train, batch_size, range(first, steps), seed, mesh)
-    log, watch = metrics.Log(directory, first), _Stopwatch(first)
+    log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
+    watch = _Stopwatch(first)
     # A run that stops early leaves its newest checkpoint complete too.
-    with (
-        log,
-        store or contextlib.nullcontext(),
-        tqdm(total=steps, initial=first, desc="train", unit="step") as bar,
-    ):
+    with log, store or contextlib.nullcontext(), tqdm(total=steps, initial=first, desc="train", unit="step") as bar:
         for number, batch in zip(range(first, steps), fed, strict=True):
             current = _sorted(supernet, current, number, phases)
             resolution = drawn_resolution(supernet, number, seed, phases)
             current, values = step(current, *batch, step_key, teacher, resolution=resolution)
             done = number + 1
             if done % log_every == 0 or done == steps:
-                row = {name: float(value) for name, value in values.items()}
+                row = _row(values, number, optimizer, phases)
                 _stop_if_bad(current, store)
-                speed = {"images_per_s": batch_size * watch.steps_per_s(done)}
-                factor = 1.0 if phases is None else float(phases.on_host(number).learning_rate)
-                rate = factor * float(optimizer.learning_rate(number))
-                log.write(done, {**row, "learning_rate": rate, **speed})
+                log.write(done, {**row, "images_per_s": batch_size * watch.steps_per_s(done)})
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
                 log.write(done, evaluate(averaged(current)))
@@ -180,6 +181,13 @@ def fit(
                 store.save(done, current)
             bar.update()
     return current
+
+
+def _row(values: dict, step: int, optimizer: state.Optimizer, phases: Phases | None) -> dict[str, float]:
+    """What the step with this number measured, once it is done, and its learning rate."""
+    measured = {name: float(value) for name, value in values.items()}
+    factor = 1.0 if phases is None else float(phases.on_host(step).learning_rate)
+    return {**measured, "learning_rate": factor * float(optimizer.learning_rate(step))}
 
 
 def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases | None) -> TrainState:

@@ -25,5 +25,6 @@ def test_a_split_of_no_whole_batches():
     split = Split(generator.integers(0, 256, (300, 8, 8, 3), np.uint8), np.arange(300, dtype=np.int32), np.arange(300))
     assert at_resolution(split, 8) is split
     smaller = at_resolution(split, 5)
+    np.testing.assert_array_equal(at_resolution(split, 5, at_once=110).images, smaller.images)
     np.testing.assert_array_equal(smaller.images, resized(split.images, 5))
     np.testing.assert_array_equal(smaller.labels, split.labels)

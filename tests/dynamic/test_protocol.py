@@ -22,11 +22,11 @@ def made(tiny, tiny_pair):
     return pair, own, split, np.stack([np.asarray(logits, np.float64) for logits in direct], axis=1)
 
 
-@pytest.mark.parametrize("batch", [4, 13, 256])
-def test_padded_batches_answer_as_one(made, batch):
+@pytest.mark.parametrize(("batch", "at_once"), [(4, 100), (13, 100), (256, 100), (4, 8)])
+def test_padded_batches_and_parts_answer_as_one(made, batch, at_once):
     """13 images fill no batches of 4, and one of 256 would be mostly filling."""
     pair, variables, split, logits = made
-    out = protocol.answers(protocol.confident_pair(pair), variables, split, batch=batch)
+    out = protocol.answers(protocol.confident_pair(pair), variables, split, batch=batch, at_once=at_once)
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     np.testing.assert_allclose(out.score, (exponentials / exponentials.sum(-1, keepdims=True)).max(-1), atol=1e-5)
     np.testing.assert_array_equal(out.prediction, logits.argmax(-1))
