@@ -144,6 +144,8 @@ class _Reader:
         )
 
     def labels(self, image_id):
+        if 2 * len(image_id) < len(self.records) and "_labels" not in vars(self):
+            return self._of(self.label, image_id, "labels")  # a few are not worth a look at all
         return self._labels[image_id]
 
     @functools.cached_property
@@ -152,24 +154,28 @@ class _Reader:
 
     def of_all(self, function, what):
         """int64[all records]: a function of each; kept in a file where that takes long, since records are read whole."""
-        file = self.cache.with_suffix(f".{what}.npy")
+        file, count = self.cache.with_suffix(f".{what}.npy"), len(self.records)
         with contextlib.suppress(OSError, ValueError, EOFError):
             kept = np.load(file, allow_pickle=False)
-            if kept.shape == (len(self.records),):
+            if kept.shape == (count,):
                 return kept
-        found = np.empty(len(self.records), np.int64)
-        large = len(found) >= _KEPT_FROM
-        bar = tqdm(total=len(found), desc=f"{what} of {self.title}", unit="image", mininterval=1, disable=not large)
-        with bar:
-            for start in range(0, len(found), _BLOCK):
-                block = range(start, min(start + _BLOCK, len(found)))
-                found[start : block.stop] = [function(record) for record in self.records.__getitems__(list(block))]
-                bar.update(len(block))
-        if large:
+        found = self._of(function, np.arange(count), what)
+        if count >= _KEPT_FROM:
             content = io.BytesIO()
             np.save(content, found)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, content.getvalue())
+        return found
+
+    def _of(self, function, image_id, what):
+        """int64[k]: a function of some records."""
+        found = np.empty(len(image_id), np.int64)
+        quiet = len(found) < _KEPT_FROM
+        with tqdm(total=len(found), desc=f"{what} of {self.title}", unit="image", mininterval=1, disable=quiet) as bar:
+            for start in range(0, len(found), _BLOCK):
+                block = image_id[start : start + _BLOCK].tolist()
+                found[start : start + len(block)] = [function(record) for record in self.records.__getitems__(block)]
+                bar.update(len(block))
         return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynnas_jax import channel_sorting
 from dynnas_jax.data.mixing import rule as mixing_rule
+from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
 from dynnas_jax.networks import weights
 from dynnas_jax.search import predictor
@@ -100,8 +101,7 @@ def check(
     if phases is not None and phases.sort_channels:
         channel_sorting.groups(supernet)
     starting_variables(job, start_from=start_from, new_classifier=new_classifier)
-    trained = trained_teacher(job, teacher)
-    rule(supernet, None, trained and trained.answers)
+    rule(supernet, None, None if teacher is None else _answers(read_teacher(job, teacher)[0]))
 
 
 def rule_and_phases(
@@ -117,23 +117,34 @@ def rule_and_phases(
 
 
 def trained_teacher(job: Job, path: str | None) -> distillation.Teacher | None:
-    """The largest net of another run, with statistics of this run's training images.
+    """The largest net of another run, with statistics of this run's training images. Raises ValueError as `read_teacher`."""
+    if path is None:
+        return None
+    supernet, variables = read_teacher(job, path)
+    images = job.calibration_batches(1024)
+    _, own = calibration.extract_calibrated(supernet, variables, supernet.space.largest, images)
+    return distillation.Teacher(_answers(supernet), own)
+
+
+def _answers(supernet: Supernet) -> Callable:
+    """(variables, images) -> logits of the largest net."""
+    net = supernet.largest_net()
+    return lambda variables, images: net.apply(variables, images)[0]
+
+
+def read_teacher(job: Job, path: str) -> tuple[Supernet, dict]:
+    """The supernet of another run and its variables.
 
     Raises:
       ValueError: for a directory that is no finished training, or a net of other images or classes.
     """
-    if path is None:
-        return None
     folder = Path(path).expanduser()
     supernet, mine = supernet_of_run(folder), facts_of(job.images)
     facts = read_json(folder / "train" / "data.json")
     for what in ("image_shape", "classes"):
         if facts[what] != mine[what]:
             raise ValueError(f"train.teacher: {folder} was trained on other images; its {what} is {facts[what]}")
-    variables = load_variables(folder / "train" / "supernet.msgpack")
-    images = job.calibration_batches(1024)
-    net, own = calibration.extract_calibrated(supernet, variables, supernet.space.largest, images)
-    return distillation.Teacher(lambda given, batch: net.apply(given, batch)[0], own)
+    return supernet, load_variables(folder / "train" / "supernet.msgpack")
 
 
 def starting_variables(job: Job, *, start_from: str | None = None, new_classifier: bool = False) -> dict | None:

@@ -124,6 +124,8 @@ def test_labels_of_a_large_dataset_are_kept(write_tfds, striped, monkeypatch, tm
     assert np.load(kept).tolist() == [0, 1] * 6
     np.save(kept, 1 - np.load(kept))  # what is kept is what is read
     np.testing.assert_array_equal(sources.load("own", **options).train.labels, 1 - first)
+    few = sources.load("own", **options, train_limit=5).train  # few are read themselves
+    np.testing.assert_array_equal(few.labels, first[few.image_id])
     kept.write_bytes(b"damaged")
     np.testing.assert_array_equal(sources.load("own", **options).train.labels, first)
 
