@@ -20,6 +20,15 @@ from dynnas_jax.train import calibration
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+def pytest_collection_modifyitems(items):
+    """Side by side (`pytest -n 2`), tests that share fixtures stay together: first those of the whole run, then file by file."""
+    for item in items:
+        group = "tiny_run" if "tiny_run" in item.fixturenames else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
+
+
 SHARED = Path(os.environ.get("DYNNAS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
