@@ -5,7 +5,8 @@ Lineage: OFA-like space (arXiv 1908.09791) trained by the sandwich rule (arXiv 2
     dynnas run --config=configs/cifar10.py:tiny --workdir=runs/cifar10_tiny    # 2 CPU cores, under 20 minutes
 The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR), prepared once with
     python -c "import tensorflow_datasets as t; t.builder('cifar10', file_format='array_record').download_and_prepare()"
-Full recipe: 131 M MACs at most, 60 epochs, 6.4e15 operations (estimated: minutes on a GPU). Its result has not been measured; the tiny one's is in docs/results/cifar10_tiny.md.
+Full recipe: 131 M MACs at most, 60 epochs, 6.4e15 operations (estimated: minutes on a GPU).
+Its result has not been measured; the tiny one's is in docs/results/cifar10_tiny.md.
 """
 
 from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR). Put ILSVRC
 DIR/downloads/manual, then once
     python -c "import tensorflow_datasets as t; t.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 Expected: the authors' supernet takes some 1,200 GPU hours (V100). No mode of this recipe has been run on ImageNet; the tiny one
-on stand-in images only. Training is 2.0e18 operations (estimated): 28 hours at 2e13 a second, 3.5 on a pod of eight times that, if
-its host decodes 18,000 images a second. The test split takes 7.5 GB of memory, the training images are streamed.
+on stand-in images only. Training is 2.0e18 operations (estimated): 28 hours at 2e13 a second, 3.5 on a pod of eight times that,
+if its host decodes 18,000 images a second. The test split takes 7.5 GB of memory, the training images are streamed.
 """
 
 from ml_collections import ConfigDict

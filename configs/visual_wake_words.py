@@ -10,8 +10,8 @@ The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR), prepared o
     python -c "import tensorflow_datasets as t; t.builder('coco/2014', file_format='array_record').download_and_prepare()"
 Training on COCO's train split and testing on its validation split (40,504 images). The paper tests on the 8,059 images of
 "minival" and trains on all others: --config.data.test_list=mscoco_minival_ids.txt, the list of their numbers, does so.
-No mode has been run on COCO; the tiny one on stand-in images only. Training is 3.7e16 operations (estimated): half an hour at 2e13
-a second.
+No mode has been run on COCO; the tiny one on stand-in images only. Training is 3.7e16 operations (estimated): half an hour at
+2e13 a second.
 """
 
 import runpy
