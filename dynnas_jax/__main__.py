@@ -148,7 +148,8 @@ def _net_of_run(workdir: Path, content: dict | None):
     from dynnas_jax.job import supernet_of_run
 
     supernet = supernet_of_run(workdir)
-    return supernet.largest_net() if content is None else supernet.net(supernet.arch.from_file(content))
+    arch = supernet.arch(supernet.space.largest) if content is None else supernet.arch.from_file(content)
+    return supernet.net(arch)
 
 
 def _search(known: argparse.Namespace, _: list[str]) -> None:

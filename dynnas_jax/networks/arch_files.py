@@ -34,6 +34,11 @@ def read(template: Template, content: dict) -> dict[str, Any]:
 
 def _widths(template: Template, width: Any) -> list[float]:
     """An arch file's widths, one per place; a single number stands for all where all have the same choices."""
+    named = template.named_width
+    if named is not None:
+        if isinstance(width, bool) or width != named:
+            raise ValueError(f"arch file: width is {width!r}, but this network's is {named}")
+        return [1.0] * len(template.width_places())
     places = {name.removesuffix(".width").replace("stage", "stage "): c for name, c in template.width_places().items()}
     width = [width] * len(places) if template.widths and not isinstance(width, list) else width
     if not isinstance(width, list) or len(width) != len(places):

@@ -42,7 +42,8 @@ def ofa_mobilenet_v3(
         resolutions[-1], stem, "hswish", (("stage0", (first,)),), head_conv, "hswish", classes, features, **options
     )
     stages = tuple(Stage(out, *row, (2, 3, 4)) for out, row in zip(outs[1:], _V3_STAGES, strict=True))
-    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise, kernel_transforms)
+    template = Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6), named_width=width)
+    return build(template, depthwise, kernel_transforms)
 
 
 def ofa_proxyless(
@@ -65,7 +66,8 @@ def ofa_proxyless(
     base = Arch(resolutions[-1], 40, "relu6", (("stage0", (first,)),), 1664, "relu6", classes, **options)
     rows = zip((32, 56, 104, 128, 248, 416), (2, 2, 2, 1, 2, 1), ((2, 3, 4),) * 5 + ((1,),), strict=True)
     stages = tuple(Stage(out, stride, "relu6", False, depths) for out, stride, depths in rows)
-    return build(Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6)), depthwise, kernel_transforms)
+    template = Template(base, stages, tuple(resolutions), (1.0,), (3, 5, 7), (3, 4, 6), named_width=width)
+    return build(template, depthwise, kernel_transforms)
 
 
 def small_images(
@@ -152,4 +154,4 @@ def net_from_arch_file(space: Callable[..., Supernet], content: dict) -> Net:
     if isinstance(width, bool) or not isinstance(width, (int, float)):
         raise ValueError(f"arch file: width is {width!r}, must be one number for {space.__name__}")
     supernet = space(width=width)
-    return supernet.net(supernet.arch.from_file({**content, "width": 1.0}))
+    return supernet.net(supernet.arch.from_file(content))

@@ -49,6 +49,8 @@ class Template:
     head_widths: tuple[int, ...] = ()  # units of the layer behind pooling, where it is elastic
     alike: bool = False  # whether the blocks of a stage share one kernel and one expansion
     shortcuts: bool = False  # whether every block has a shortcut, through a convolution where the channels change
+    # What arch files call the one width the network has; its stages hold the channels at that width.
+    named_width: float | None = field(default=None, repr=False)
 
     def choices(self, number: int, what: str) -> tuple:
         """The "widths", "kernels" or "expands" of elastic stage `number`; the widths of what stands before stage 1 for 0."""
@@ -191,10 +193,15 @@ class Decoder:
 
     def __call__(self, genome: np.ndarray) -> Arch:
         """The arch of a genome. Raises ValueError for one that is not of this space."""
-        return self.template.decode(**self.file(genome))
+        return self.template.decode(**self._choices(genome))
 
     def file(self, genome: np.ndarray) -> dict[str, Any]:
         """A genome as the content of an arch file: resolution, and width, kernel and expansion by stage."""
+        content, named = self._choices(genome), self.template.named_width
+        return content if named is None else {**content, "width": named}
+
+    def _choices(self, genome: np.ndarray) -> dict[str, Any]:
+        """What `Template.decode` takes."""
         template, values = self.template, self.space.values(genome)
         content: dict[str, Any] = {"resolution": values.get("resolution", template.resolutions[0])}
         content["width"] = [values.get(name, choices[0]) for name, choices in template.width_places().items()]
