@@ -143,19 +143,24 @@ def _finished_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TensorFlow: absl's log, its converter's Python warnings, what C++ writes to descriptor 2."""
+    """Silences TensorFlow: its log and absl's, its converter's Python warnings, what C++ writes to descriptor 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    log = logging.getLogger("absl")
-    level = log.level
+    levels: dict[logging.Logger, int] = {}
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
         os.dup2(nowhere.fileno(), 2)
-        log.setLevel(logging.ERROR)
         try:
+            import tensorflow as tf
+
+            # The log is made on first use, and where Python is interactive that sets its level anew.
+            levels = {log: log.level for log in (logging.getLogger("absl"), tf.get_logger())}
+            for log in levels:
+                log.setLevel(logging.ERROR)
             yield
         finally:
-            log.setLevel(level)
+            for log, level in levels.items():
+                log.setLevel(level)
             os.dup2(kept, 2)
             os.close(kept)

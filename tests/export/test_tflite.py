@@ -1,12 +1,14 @@
 """Conversion: LiteRT's own answers against JAX's, and failures that leave nothing behind."""
 
 import errno
+import logging
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from dynnas_jax.export import flatbuffer, tflite
@@ -123,3 +125,21 @@ def test_conversion_is_silent(tmp_path, capfd):
     calibration = np.ones((4, 4), np.float32)
     tflite.convert(lambda x: x * 2.0, (1, 4), tmp_path / "net.tflite", precision="int8", calibration=calibration)
     assert capfd.readouterr() == ("", "")
+
+
+def test_conversion_is_silent_where_tensorflow_tells_every_step(tmp_path):
+    """In a notebook TensorFlow's log starts at INFO, and its handler writes past descriptor 2."""
+    said = []
+    log, handler = tf.get_logger(), logging.Handler()
+    handler.emit = said.append
+    level = log.level
+    log.addHandler(handler)
+    try:
+        log.setLevel(logging.INFO)
+        tflite.convert(lambda x: x * 2.0, (1, 4), tmp_path / "net.tflite")
+        assert not said
+        log.info("heard again")
+        assert len(said) == 1
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
