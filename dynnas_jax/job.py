@@ -91,8 +91,7 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
     options = dict(section)
     loader = networks.supernet(options.pop("network", None))
-    if options.get("depthwise", "auto") == "auto":
-        options["depthwise"] = "shifts" if jax.default_backend() == "cpu" else "conv"
+    options.setdefault("depthwise", "auto")
     if loader.function == "small_images":
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}

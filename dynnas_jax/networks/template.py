@@ -9,6 +9,7 @@ import functools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from dynnas_jax.elastic import Block, Supernet
@@ -248,12 +249,14 @@ def _blocks(template: Template, space: SearchSpace, arch: Arch) -> tuple[Block, 
 
 
 def build(template: Template, depthwise: str = "conv", kernel_transforms: bool = False) -> Supernet:
-    """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in.
+    """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in, "auto" the faster one here.
 
     With `kernel_transforms` smaller kernels are learned transforms of larger ones (`dynnas_jax.kernel_transforms`).
     """
+    if depthwise == "auto":
+        depthwise = "shifts" if jax.default_backend() == "cpu" else "conv"
     if depthwise not in DEPTHWISE_FORMS:
-        raise ValueError(f"depthwise is {depthwise!r}, choose from {list(DEPTHWISE_FORMS)}")
+        raise ValueError(f"depthwise is {depthwise!r}, choose from {['auto', *DEPTHWISE_FORMS]}")
     # How images are normalised does not change what a genome is.
     fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
     shared = (template.kernels, template.expands, template.widths)  # a choice with one value is no gene

@@ -29,10 +29,11 @@ class Answers(NamedTuple):
 
 
 class Evaluator:
-    """evaluate(variables, genomes int32[n, genes]) -> Answers on a split, for n of at most `chunk`.
+    """evaluate(variables, genomes int32[n, genes]) -> Answers on a split.
 
     Every genome runs masked on the largest net with its own statistics of the calibration images uint8[n, h, w, c]. The
-    number of genomes is an argument of the program, not a shape: it compiles once for each resolution, whatever is asked.
+    number of genomes, `chunk` of them a call, is an argument of the program, not a shape: it compiles once for each
+    resolution, whatever is asked.
 
     Raises:
       ValueError: for an unknown score, or no calibration images.
@@ -62,12 +63,13 @@ class Evaluator:
         answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
         for resolution in np.unique(resolutions).tolist():
-            which = np.flatnonzero(resolutions == resolution)
-            rows = np.zeros((self.chunk, len(self.supernet.space.genes)), np.int32)
-            rows[: len(which)] = genomes[which]
-            found = self.program(variables, rows, np.int32(len(which)), *self._data, resolution=resolution)
-            for mine, theirs in zip(answers, found, strict=True):
-                mine[which] = np.asarray(theirs)[: len(which), :m]
+            mine = np.flatnonzero(resolutions == resolution)
+            for which in (mine[start : start + self.chunk] for start in range(0, len(mine), self.chunk)):
+                rows = np.zeros((self.chunk, len(self.supernet.space.genes)), np.int32)
+                rows[: len(which)] = genomes[which]
+                found = self.program(variables, rows, np.int32(len(which)), *self._data, resolution=resolution)
+                for all_rows, some in zip(answers, found, strict=True):
+                    all_rows[which] = np.asarray(some)[: len(which), :m]
         return answers
 
 

@@ -118,6 +118,22 @@ def test_genomes_as_arch_files_and_back(name):
         assert supernet.arch.from_file(content) == supernet.arch(genome)
 
 
+@pytest.mark.parametrize(("name", "width"), [("ofa_mobilenet_v3", 1.2), ("ofa_proxyless", 1.3)])
+def test_an_arch_file_says_which_width_of_the_network_it_is_of(name, width):
+    supernet = NETWORKS[name](width=width)
+    genome = supernet.space.sample(jax.random.key(1), 1)[0]
+    content = supernet.arch.file(genome)
+    assert content["width"] == width
+    assert NETWORKS[name].from_arch_file(content) == supernet.net(supernet.arch(genome))
+    with pytest.raises(ValueError, match=f"width is 1.1, but this network's is {width}"):
+        supernet.arch.from_file({**content, "width": 1.1})
+
+
+def test_auto_is_the_form_that_is_fast_here():
+    form = {"cpu": "shifts"}.get(jax.default_backend(), "conv")
+    assert ofa.small_images(depthwise="auto").largest_net().depthwise == form
+
+
 def test_small_images_takes_a_width_per_stage_or_one_for_all():
     supernet = ofa.small_images(depths=(1,))
     content = {"resolution": 32, "width": 0.5, "kernel": [[3]] * 3, "expand": [[2]] * 3}
@@ -139,7 +155,10 @@ def test_small_images_takes_a_width_per_stage_or_one_for_all():
         (lambda: ofa.small_images(image_size=7), "image_size is 7, choose from 8 to 64"),
         (lambda: ofa.small_images(image_size=65), "image_size is 65"),
         (lambda: ofa.small_images(image_size=12, stem_stride=4), "image_size is 12, choose from 16 to 64"),
-        (lambda: ofa.small_images(depthwise="matmul"), r"depthwise is 'matmul', choose from \['conv', 'shifts'\]"),
+        (
+            lambda: ofa.small_images(depthwise="matmul"),
+            r"depthwise is 'matmul', choose from \['auto', 'conv', 'shifts'\]",
+        ),
         (lambda: ofa.small_images(channels=1), r"images of 1 channels, but mean is \(0.485, 0.456, 0.406\)"),
         (lambda: ofa.small_images(depths=(2, 1)), "choices must ascend"),
         (lambda: ofa.ofa_mobilenet_v3(width=1.1), "width is 1.1"),

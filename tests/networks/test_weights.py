@@ -125,7 +125,7 @@ def archs(name, supernet, given):
         chosen = {
             key: [values[row].tolist() for row in rows] for key, values in (("kernel", kernel), ("expand", expand))
         }
-        yield supernet.arch.from_file({"resolution": 40, "width": 1.0, **chosen})
+        yield supernet.arch.from_file({"resolution": 40, "width": supernet.arch.template.named_width, **chosen})
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -312,7 +312,8 @@ def job(tmp_path):
     """A job whose supernet has the conventions of its weights, which stand in weights.npz."""
     supernet = loaded("tiny_ofa_proxyless").network
     images = SimpleNamespace(train=np.zeros((1, 40, 40, 3), np.uint8))
-    return SimpleNamespace(supernet=supernet, images=images, seed=0, augment=None, key=jax.random.key)
+    shared = {"seed": 0, "augment": None, "key": jax.random.key, "workdir": SimpleNamespace(config={})}
+    return SimpleNamespace(supernet=supernet, images=images, **shared)
 
 
 def started_from(job, monkeypatch, **options):
