@@ -27,9 +27,10 @@ TEACHER = "largest first"
 VARIANTS = {
     "sandwich": ({}, {}),
     "progressive shrinking": ({"progressive_shrinking": {}}, {}),
+    "shrinking, one schedule": ({"progressive_shrinking": {"restart": False}}, {}),
     "kernel transforms": ({}, {"kernel_transforms": True}),
     # The largest net trained alone for nine tenths of the steps: also the trained teacher.
-    TEACHER: ({"progressive_shrinking": {"largest_share": 0.9}}, {}),
+    TEACHER: ({"progressive_shrinking": {"largest_share": 0.9, "restart": False}}, {}),
     "teacher: ema": ({"sandwich_rule": {"teacher": "ema"}}, {}),
     "teacher: trained": ({"sandwich_rule": {"teacher": "trained"}, "teacher": TEACHER}, {}),
 }
@@ -51,7 +52,7 @@ def configured(config: dict, folder: Path, variant: str, seed: int) -> dict:
 
 def path_of(folder: Path, variant: str, seed: int) -> Path:
     """The working directory of one run."""
-    return folder / f"{variant.replace(': ', '_').replace(' ', '_')}_{seed}"
+    return folder / f"{variant.replace(': ', '_').replace(', ', '_').replace(' ', '_')}_{seed}"
 
 
 def measure(config: dict, path: Path) -> dict:

@@ -56,7 +56,7 @@ def options(config: dict) -> settings.Options:
             network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
         ),
         "train": parameters(loop.fit, stage("train"), given=filled),
-        "train.optimizer": parameters(state.optimizer),
+        "train.optimizer": parameters(state.optimizer, given=("starts",)),
         "train.sandwich_rule": parameters(sandwich.rule),
         "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
         "train.mixing": parameters(mixing.rule),

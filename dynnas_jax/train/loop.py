@@ -149,7 +149,7 @@ def fit(
     mesh = mesh or data_mesh()
     check(steps, batch_size, len(train), mesh)
     trackers = metrics.chosen(trackers, wandb)
-    optimizer = state.optimizer(steps, **(optimizer or {}))
+    optimizer = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
     key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
     current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole, initial)

@@ -35,11 +35,17 @@ class Phases(NamedTuple):
     first_step: np.ndarray  # int32[phases]
     allowed: Allowed  # NumPy, [phases, ...]
     sort_channels: bool = False  # before a phase that unlocks numbers of channels
+    restart: bool = False  # whether the schedule of the learning rate begins anew with each phase
 
     @property
     def most_subnets(self) -> int:
         """The largest number of random subnets in any phase."""
         return int(self.allowed.random_subnets.max())
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The steps at which the schedule of the learning rate begins."""
+        return tuple(self.first_step.tolist()) if self.restart else (0,)
 
     def at(self, step: jax.Array) -> Allowed:
         """What a traced step may do."""
@@ -69,6 +75,7 @@ def schedule(
     largest_share: float = 0.25,
     phases: Sequence[dict] | None = None,
     sort_channels: bool = True,
+    restart: bool = True,
 ) -> Phases:
     """Phases over `steps`: first the largest subnet alone, then one kind of gene after the other, all its values at once.
 
@@ -81,6 +88,8 @@ def schedule(
         kinds or a dict from kinds to the number of largest values that may be used from then on; optionally
         `learning_rate`, a factor of the schedule's, and `random_subnets`.
       sort_channels: whether channels are put in the order of their importance before numbers of them are unlocked.
+      restart: whether the learning rate begins anew with each phase, warm-up and cosine, as in the paper, where each phase is
+        a training of its own; else one schedule spans all steps, and what is unlocked last learns at its end.
 
     Raises:
       ValueError: for a kind the space does not have (the nearest is named), phases that unlock nothing or leave a kind locked
@@ -114,7 +123,7 @@ def schedule(
     if allowed.least[-1].any():
         partial = next(gene for gene, least in zip(space.genes, allowed.least[-1], strict=True) if least)
         raise ValueError(f"progressive_shrinking: {partial.name!r} is not wholly unlocked at the end; name more values")
-    return Phases(_first_steps(phases, steps), allowed, sort_channels)
+    return Phases(_first_steps(phases, steps), allowed, sort_channels, restart)
 
 
 def kind_of(gene: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -34,9 +36,13 @@ def create(variables: dict, transform: optax.GradientTransformation) -> TrainSta
     return TrainState(step, variables, ema, transform.init(variables["params"]), bad_step)
 
 
-def schedule(steps: int, *, learning_rate: float, warm_up: float) -> optax.Schedule:
-    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero."""
-    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(steps * warm_up)), max(2, steps))
+def schedule(steps: int, *, learning_rate: float, warm_up: float, starts: Sequence[int] = (0,)) -> optax.Schedule:
+    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero; anew from each of `starts` on."""
+    lengths = np.diff([*starts, steps]).tolist()
+    parts = [
+        optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(n * warm_up)), max(2, n)) for n in lengths
+    ]
+    return optax.join_schedules(parts, list(starts[1:]))
 
 
 def optimizer(
@@ -47,8 +53,12 @@ def optimizer(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     clip_norm: float = 5.0,
+    starts: Sequence[int] = (0,),
 ) -> Optimizer:
     """SGD with Nesterov momentum; decay on kernels only, gradients clipped by their global norm (0: not clipped).
+
+    Args:
+      starts: steps at which the schedule of the learning rate begins anew, the first 0.
 
     Raises:
       ValueError: for a learning rate, decay or clip below zero, or a momentum or warm-up outside [0, 1).
@@ -59,7 +69,7 @@ def optimizer(
     for name, value in (("momentum", momentum), ("warm_up", warm_up)):
         if not 0 <= value < 1:
             raise ValueError(f"optimizer: {name} is {value}, must be at least 0 and below 1")
-    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up)
+    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up, starts=starts)
     transform = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_kernels),

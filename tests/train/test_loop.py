@@ -232,6 +232,7 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
             {"share": 0.2, "unlock": (), "learning_rate": 0.0},
             *({"share": 0.2, "unlock": (kind,), "learning_rate": 0.5} for kind in kinds),
         ),
+        restart=False,
     )
     assert [phases.sorted_before(step, range(len(micro.space.genes))) is not None for step in range(5)] == [
         0,
@@ -257,6 +258,25 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
     rates = [row["learning_rate"] for row in rows(tmp_path)]
     rate = state.optimizer(5).learning_rate
     np.testing.assert_allclose(rates, [float(rate(i)) * f for i, f in enumerate((1, 0, 0.5, 0.5, 0.5))], rtol=1e-6)
+
+
+def test_the_learning_rate_begins_anew_with_each_phase(micro, split, tmp_path):
+    phases = progressive_shrinking.schedule(
+        micro.space, 9, random_subnets=1, order=("kernel", "expand", "width"), largest_share=0
+    )
+    options = {"optimizer": {"learning_rate": 0.05, "warm_up": 0.34}, "batch_size": 16, "mesh": loop.data_mesh(1)}
+    loop.fit(
+        micro,
+        split,
+        sandwich.rule(random_subnets=1),
+        steps=9,
+        phases=phases,
+        directory=tmp_path,
+        log_every=1,
+        **options,
+    )
+    rates = [row["learning_rate"] for row in rows(tmp_path)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.025] * 3, atol=1e-7)
 
 
 def test_resuming_in_a_phase_that_sorts_equals_never_stopping(micro, split, tmp_path):

@@ -25,6 +25,13 @@ def test_schedule_warms_up_and_ends_at_zero():
     np.testing.assert_allclose(rates[10:], 0.1 * (1 + np.cos(np.linspace(0, np.pi, 91))), atol=1e-6)
 
 
+def test_schedule_begins_anew():
+    whole = state.schedule(90, learning_rate=0.2, warm_up=0.1, starts=(0, 40, 60))
+    parts = [state.schedule(length, learning_rate=0.2, warm_up=0.1) for length in (40, 20, 30)]
+    expected = [float(part(step)) for part, length in zip(parts, (40, 20, 30), strict=True) for step in range(length)]
+    np.testing.assert_allclose([float(whole(step)) for step in range(90)], expected, atol=1e-7)
+
+
 def test_three_steps_of_sgd_by_hand():
     """Nesterov: m <- mu m + g, p <- p - rate (g + mu m); decay on kernels alone, gradients clipped together."""
     params = {"a": {"kernel": jnp.asarray([3.0, -4.0]), "bias": jnp.asarray([1.0])}}
