@@ -270,8 +270,7 @@ def _identity(leaf: jax.Array) -> jax.Array:
     """The 1x1 convolution kernel of the leaf's shape that passes its input on. Raises ValueError where it is none."""
     if leaf.ndim != 4:
         raise ValueError(
-            f"a leaf of shape {leaf.shape} that some subnets lack: only a 1x1 convolution without a norm behind it can be "
-            "left out, since the identity stands for it; a whole block is left out by a depth gene"
+            f"a leaf of shape {leaf.shape} that some subnets lack: only a 1x1 convolution can be left out of a block"
         )
     return jnp.eye(*leaf.shape[-2:], dtype=leaf.dtype).reshape(leaf.shape)
 
@@ -282,8 +281,7 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
     Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
     units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
     A pointwise kernel that the subnet does without becomes the identity. All others stay as they are, hence unbatched
-    under vmap, but for those with no norm behind them. With kernel transforms the depthwise kernel is the one learned for
-    its size, zeros around it.
+    under vmap, but for those with no norm behind them. With kernel transforms the depthwise kernel is that learned for its size.
     """
     transforms = variables["params"].get(kernel_transforms.PLACE, {})
     params = traverse_util.flatten_dict(variables["params"])

@@ -79,19 +79,8 @@ def load(
       ValueError: an unknown or missing dataset, a malformed file, an impossible value; one line each.
     """
     _check(name, image_size, central_share, skip_share, train_limit=train_limit, test_limit=test_limit)
-    reading = {"central_share": central_share, "skip_share": skip_share}
-    lists = {"class_list": class_list, "test_list": test_list}
-    own = name == "digits" or name.endswith(".npz") or _is_folder(name, data_dir)
-    for option in (option for option, value in lists.items() if own and value is not None):
-        raise ValueError(f"data.{option}: {name!r} is no TFDS dataset, only these are read by lists; leave it out")
-    if name == "digits":
-        source = readers.digits()
-    elif name.endswith(".npz"):
-        source = readers.npz(Path(name).expanduser())
-    elif own:
-        source = folders.folder(Path(name).expanduser(), image_size, **reading)
-    else:
-        source = tfds.tfds(name, data_dir, image_size, **reading, **lists)
+    reading = {"image_size": image_size, "central_share": central_share, "skip_share": skip_share}
+    source = _source(name, data_dir, reading, {"class_list": class_list, "test_list": test_list})
     generators = [np.random.default_rng([seed, use]) for use in range(3)]
     read = functools.partial(_read, name, classes=len(source.classes), image_size=image_size, share=central_share)
     train_id = _limited(source.train.image_id, train_limit, generators[0])
@@ -104,6 +93,20 @@ def load(
         held_out = read(source.train, held_id, "train")
     test = read(source.test, _limited(source.test.image_id, test_limit, generators[1]), "test")
     return Dataset(name, train, held_out, test, source.classes, *_normalisation(train.images, mean, std, seed))
+
+
+def _source(name, data_dir, reading, lists):
+    """Opens the source of a dataset."""
+    own = name == "digits" or name.endswith(".npz") or _is_folder(name, data_dir)
+    for option in (option for option, value in lists.items() if own and value is not None):
+        raise ValueError(f"data.{option}: {name!r} is no TFDS dataset, only these are read by lists; leave it out")
+    if name == "digits":
+        return readers.digits()
+    if name.endswith(".npz"):
+        return readers.npz(Path(name).expanduser())
+    if own:
+        return folders.folder(Path(name).expanduser(), **reading)
+    return tfds.tfds(name, data_dir, **reading, **lists)
 
 
 def _check(name, image_size, central_share, skip_share, **limits):

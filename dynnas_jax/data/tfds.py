@@ -44,14 +44,7 @@ def tfds(name, data_dir, image_size, *, central_share=1.0, skip_share=0.01, clas
     builder = tensorflow_datasets.builder_from_directory(folder)
     features = dict(builder.info.features.items())
     image_key, label_key = _keys(name, builder.info, tensorflow_datasets.features, made)
-    splits = made.splits if made else ("train", "test" if "test" in builder.info.splits else "validation")
-    if test_list is not None:
-        if not (made and made.image_number):
-            raise ValueError(f"data.test_list: images of {name} have no numbers to list; leave it out")
-        splits = ("+".join(splits),) * 2
-    for split in "+".join(splits).split("+"):
-        if split not in builder.info.splits:
-            raise ValueError(f"{name} in {folder} has no split {split!r}, only {', '.join(builder.info.splits)}")
+    splits = _splits(name, builder, made, test_list)
     if "array_record" not in str(builder.info.file_format.value):
         raise ValueError(
             f"{name} in {folder} is stored as {builder.info.file_format.value}, which cannot be read by "
@@ -60,15 +53,14 @@ def tfds(name, data_dir, image_size, *, central_share=1.0, skip_share=0.01, clas
     height, width, channels = features[image_key].shape
     if image_size is None and None in (height, width):
         raise ValueError(f"images of {name} are not of one size: give image_size, the side in pixels to resize them to")
-    shape = (image_size or height, image_size or width, channels)
-    options = {"shape": shape, "image_size": image_size, "central_share": central_share, "skip_share": skip_share}
-    label = made.label if label_key is None else operator.itemgetter(label_key)
+    options = {"shape": (image_size or height, image_size or width, channels), "image_size": image_size}
+    options |= {"central_share": central_share, "skip_share": skip_share, "image_key": image_key}
+    options["label"] = made.label if label_key is None else operator.itemgetter(label_key)
     pools = []
     for part, split in zip(("train", "test"), splits, strict=True):
         records = builder.as_data_source(split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()})
         kept = cache_folder() / "labels" / digest([file_digest(folder / "dataset_info.json"), label_key or name, split])
-        reader = _Reader(f"{name} {part}", records, image_key, label, kept, **options)
-        pools.append(Pool(np.arange(len(records)), reader))
+        pools.append(Pool(np.arange(len(records)), _Reader(f"{name} {part}", records, cache=kept, **options)))
     if test_list is not None:
         listed = _are_listed(test_list, pools[0].reader, operator.itemgetter(made.image_number))
         pools = [
@@ -78,6 +70,20 @@ def tfds(name, data_dir, image_size, *, central_share=1.0, skip_share=0.01, clas
     source = Source(*pools, classes)
     class_list = class_list or (made and made.class_list)
     return source if class_list is None else derived.select(source, Path(class_list).expanduser())
+
+
+def _splits(name, builder, made, test_list):
+    """What is read for train and for test, in TFDS's terms. Raises ValueError for what is not there."""
+    there = builder.info.splits
+    splits = made.splits if made else ("train", "test" if "test" in there else "validation")
+    if test_list is not None:
+        if not (made and made.image_number):
+            raise ValueError(f"data.test_list: images of {name} have no numbers to list; leave it out")
+        splits = ("+".join(splits),) * 2
+    for split in "+".join(splits).split("+"):
+        if split not in there:
+            raise ValueError(f"{name} in {builder.data_path} has no split {split!r}, only {', '.join(there)}")
+    return splits
 
 
 def _are_listed(path, reader, number):
