@@ -61,9 +61,7 @@ class Position(NamedTuple):
     genes: tuple[int, ...]  # indices in the space
     sizes: tuple[int, ...]  # choices of each
     depth: tuple[int, int] | None  # (index of the depth gene, smallest index at which the position exists)
-    lengths: dict[
-        tuple[str, ...], np.ndarray
-    ]  # leaf path -> int32[joint choices, axes], zeros where there is no such leaf
+    lengths: dict[tuple, np.ndarray]  # leaf path -> int32[joint choices, axes], zeros where there is no such leaf
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
