@@ -267,9 +267,7 @@ def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> j
 def _identity(leaf: jax.Array) -> jax.Array:
     """The 1x1 convolution kernel of the leaf's shape that passes its input on. Raises ValueError where it is none."""
     if leaf.ndim != 4:
-        raise ValueError(
-            f"a leaf of shape {leaf.shape} that some subnets lack: only a 1x1 convolution can be left out of a block"
-        )
+        raise ValueError(f"a leaf of shape {leaf.shape} that some subnets lack: only 1x1 convolutions can be left out")
     return jnp.eye(*leaf.shape[-2:], dtype=leaf.dtype).reshape(leaf.shape)
 
 

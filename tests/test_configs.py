@@ -28,7 +28,7 @@ FACTS = {
 }
 PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
 CASES = [f"{file.name}{mode}" for file in sorted(FOLDER.glob("*.py")) for mode in ("", ":tiny")]
-CASES += [f"{file}:pod" for file in PODS]
+CASES += [f"{file}:{mode}" for file in PODS for mode in ("pod", "weights")]
 
 
 @pytest.fixture(params=CASES)
@@ -76,7 +76,7 @@ def test_a_recipe_builds_and_fits_its_data(config):
 def test_a_pod_has_a_batch_for_every_chip(file):
     config = settings.as_dict(settings.load([f"--config={FOLDER / file}:pod"]))
     one = settings.as_dict(settings.load([f"--config={FOLDER / file}"]))
-    assert config["train"]["batch_size"] % 256 == 0
+    assert config["train"]["batch_size"] % 8 == 0
     images = [c["train"]["batch_size"] * c["train"]["steps"] for c in (config, one)]
     assert images[0] == pytest.approx(images[1], rel=0.01)
 
@@ -94,9 +94,18 @@ def test_the_tiny_cifar_recipe_keeps_its_promise():
     assert cost(supernet, supernet.space.largest)[0] <= 1_500_000
 
 
-def test_tiny_modes_are_less_work(config, request):
-    if request.node.callspec.params["config"].endswith(":tiny"):
-        file = request.node.callspec.params["config"].removesuffix(":tiny")
-        full = settings.as_dict(settings.load([f"--config={FOLDER / file}"]))
-        assert config["train"]["steps"] < full["train"]["steps"]
-        assert config["collect"]["subnets"] < full["collect"]["subnets"]
+@pytest.mark.parametrize("file", sorted(file.name for file in FOLDER.glob("*.py")))
+def test_tiny_modes_are_less_work(file):
+    tiny, full = (settings.as_dict(settings.load([f"--config={FOLDER / file}{mode}"])) for mode in (":tiny", ""))
+    assert tiny["train"]["steps"] < full["train"]["steps"]
+    assert tiny["collect"]["subnets"] < full["collect"]["subnets"]
+
+
+@pytest.mark.parametrize("file", PODS)
+def test_a_start_from_once_for_alls_weights_needs_their_padding_and_no_phases(file):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / file}:weights", "--config.train.start_from=FILE"]))
+    assert config["supernet"]["padding"] == "symmetric"
+    assert config["supernet"]["kernel_transforms"]
+    assert "progressive_shrinking" not in config["train"]
+    assert config["train"]["start_from"] == "FILE"
+    assert config["train"]["new_classifier"] == (config["data"]["name"] != "imagenet2012")

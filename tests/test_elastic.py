@@ -195,5 +195,5 @@ def test_positions_know_the_length_of_every_axis(tiny):
 def test_only_a_pointwise_convolution_can_be_left_out_of_a_block():
     """The identity takes its place; nothing takes that of a norm, which would end in an error of NumPy's."""
     np.testing.assert_array_equal(_identity(jnp.zeros((1, 1, 2, 2)))[0, 0], np.eye(2))
-    with pytest.raises(ValueError, match=r"shape \(3,\) that some subnets lack: only a 1x1 convolution"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) that some subnets lack: only 1x1 convolutions"):
         _identity(jnp.zeros(3))

@@ -27,6 +27,7 @@ class Derived(NamedTuple):
     splits: tuple  # train and test, in TFDS's terms
     class_list: Path | None = None  # the classes of the source that are kept
     label: Callable | None = None  # record -> class
+    rule: str = ""  # of `label`, in words: labels of another rule are made anew
     classes: tuple = ()  # where `label` makes them
     image_number: str | None = None  # the feature by which `test_list` names images
 
@@ -52,6 +53,7 @@ DERIVED = {
         ("image", None),
         ("train", "validation"),
         label=holds_person,
+        rule=f"annotated area of a person above {PERSON_AREA}",
         classes=("no_person", "person"),
         image_number="image/id",
     ),
@@ -67,10 +69,13 @@ class _Selected:
 
     def read(self, image_id):
         images, labels, image_id = self._reader.read(image_id)
-        return images, self._number[labels], image_id
+        return images, self._renumbered(labels), image_id
 
     def labels(self, image_id):
-        return self._number[self._reader.labels(image_id)]
+        return self._renumbered(self._reader.labels(image_id))
+
+    def _renumbered(self, labels):
+        return np.where(labels < 0, -1, self._number[labels])  # TFDS has -1 for an image without a label
 
 
 def select(source: Source, path: Path) -> Source:

@@ -78,7 +78,7 @@ def load(
     Raises:
       ValueError: an unknown or missing dataset, a malformed file, an impossible value; one line each.
     """
-    _check(name, image_size, central_share, skip_share, train_limit=train_limit, test_limit=test_limit)
+    _check(name, image_size, central_share, skip_share, stream, train_limit=train_limit, test_limit=test_limit)
     reading = {"image_size": image_size, "central_share": central_share, "skip_share": skip_share}
     source = _source(name, data_dir, reading, {"class_list": class_list, "test_list": test_list})
     generators = [np.random.default_rng([seed, use]) for use in range(3)]
@@ -109,7 +109,7 @@ def _source(name, data_dir, reading, lists):
     return tfds.tfds(name, data_dir, **reading, **lists)
 
 
-def _check(name, image_size, central_share, skip_share, **limits):
+def _check(name, image_size, central_share, skip_share, stream, **limits):
     """Raises ValueError for an impossible option of `load`."""
     for option, value in {"image_size": image_size, **limits}.items():
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -118,10 +118,12 @@ def _check(name, image_size, central_share, skip_share, **limits):
         raise ValueError(f"skip_share={skip_share!r} for dataset {name!r}: give a part of at least 0 and below 1")
     if isinstance(central_share, bool) or not isinstance(central_share, (int, float)) or not 0 < central_share <= 1:
         raise ValueError(f"central_share={central_share!r} for dataset {name!r}: give a part above 0 and at most 1")
-    if central_share != 1 and image_size is None:
-        raise ValueError(
-            f"central_share={central_share!r} for dataset {name!r} does nothing without image_size; give both"
-        )
+    for option, value in (
+        ("central_share", central_share != 1),
+        ("stream.crop_scale", (stream or {}).get("crop_scale")),
+    ):
+        if value and image_size is None:
+            raise ValueError(f"data.{option} for dataset {name!r} does nothing without image_size; give both")
 
 
 def _streamed(name, source, train_id, holdout, generator, seed, skip_share, options):
@@ -133,8 +135,8 @@ def _streamed(name, source, train_id, holdout, generator, seed, skip_share, opti
     labels = source.train.reader.labels(train_id)
     _check_labels(name, labels, "train", len(source.classes))
     held = stratified(labels, _holdout_count(holdout, len(labels)), generator)
-    ids, titles = train_id[~held], f"{name} train"
-    images = Streamed(titles, source.train.reader, ids, seed=seed, skip_share=skip_share, **options)
+    ids = train_id[~held]
+    images = Streamed(f"{name} train", source.train.reader, ids, seed=seed, skip_share=skip_share, **options)
     return Split(images, labels[~held].astype(np.int32), ids), train_id[held]
 
 
@@ -152,9 +154,10 @@ def identity(name=None, *, data_dir=None, class_list=None, test_list=None, **_):
         return digest([(str(file.relative_to(path)), file.stat().st_size) for file in files]) if files else None
     if name.endswith(".npz"):
         return file_digest(path) if path.is_file() else None
-    folder, _ = tfds.found(name, tfds.tfds_root(data_dir))
+    folder, made = tfds.found(name, tfds.tfds_root(data_dir))
     if folder is None:
         return None
+    class_list = class_list or (made and made.class_list)
     lists = (Path(str(file)).expanduser() for file in (class_list, test_list) if file)
     read = [file_digest(file) for file in (folder / "dataset_info.json", *lists) if file.is_file()]
     return read[0] if len(read) == 1 else digest(read)

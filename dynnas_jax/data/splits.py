@@ -1,6 +1,7 @@
 """Splits of a dataset, and how one is taken from another."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ AT_ONCE = 16_384  # images on the device at a time
 class Split:
     """Images that are used for one purpose, with their labels."""
 
-    images: np.ndarray  # uint8[n, h, w, c]
+    images: Any  # uint8[n, h, w, c], an array or a `streams.Streamed`
     labels: np.ndarray  # int32[n]
     image_id: np.ndarray  # int64[n], index in the split of the source the image comes from
 
@@ -20,8 +21,11 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index):
-        """The split at a slice or an index array (integer or boolean)."""
-        return Split(self.images[index], self.labels[index], self.image_id[index])
+        """The split at a slice or an index array (integer or boolean), in memory."""
+        if isinstance(self.images, np.ndarray):
+            return Split(self.images[index], self.labels[index], self.image_id[index])
+        images, places = self.images.read(np.arange(len(self))[index])
+        return Split(images, self.labels[places], self.image_id[places])
 
 
 def stratified(labels, count, generator):

@@ -13,7 +13,7 @@ from dynnas_jax.data.warps import ATTEMPTS, check_box, random_box
 class Streamed:
     """Images uint8[n, h, w, c] that stay in files, in place of an array in a `Split`.
 
-    `images[index]`, of a slice or an index array, reads some; those that do not decode are left out.
+    An image that does not decode is named, and the next one takes its place.
     """
 
     def __init__(self, title: str, reader: Reader, image_id: np.ndarray, *, seed: int, skip_share: float, **options):
@@ -26,7 +26,14 @@ class Streamed:
         return len(self._image_id)
 
     def __getitem__(self, index):
-        return self._reader.read(self._image_id[index])[0]
+        """The images at a slice or an index array, read one after another and fitted as those of the other splits are."""
+        return self.read(np.arange(len(self))[index])[0]
+
+    def read(self, places: np.ndarray):
+        """(uint8[k, h, w, c], int64[k]): the images at places[k] of the split, and at which they were found."""
+        found = [self._decoded(place, None) for place in places.tolist()]
+        images = np.stack([pixels for _, pixels in found]) if found else np.empty((0, *self.shape[1:]), np.uint8)
+        return images, np.array([place for place, _ in found], np.int64)
 
     def batches(self, labels: np.ndarray, batch_size: int, order, first: int, last: int):
         """An iterator of (uint8[b, h, w, c], int32[b]), batches `first` to `last`, decoded ahead by several threads.
@@ -35,8 +42,7 @@ class Streamed:
           labels: int32[n] of the images.
           order: position in the stream -> index of the image there.
 
-        What a position holds depends on nothing but the seed: a stream that begins later goes on as the whole one does. An
-        image that does not decode is named, and the next one takes its place.
+        What a position holds depends on nothing but the seed: a stream that begins later goes on as the whole one does.
 
         Raises:
           ValueError: on reading, where more images did not decode than `skip_share` of them.
@@ -52,12 +58,12 @@ class Streamed:
         try:
             yield from positions.map(example).to_iter_dataset(ahead).batch(batch_size)
         except ValueError as error:  # grain appends lines of its own
-            raise ValueError(str(error).splitlines()[0]) from error
+            raise ValueError(str(error).partition("\n")[0]) from error
 
     def _decoded(self, index, generator):
-        """(index, pixels) of an image, or of the first after it that decodes."""
+        """(index, pixels) of an image, or of the first after it that decodes; cropped by the draws of a generator, if any."""
         while True:
-            cut = None if self._cut is None else functools.partial(self._cut, generator)
+            cut = None if self._cut is None or generator is None else functools.partial(self._cut, generator)
             try:
                 return index, self._reader.one(int(self._image_id[index]), cut)
             except Undecodable as error:
@@ -66,13 +72,13 @@ class Streamed:
 
     def _note(self, index, what):
         with self._lock:
-            if index in self._bad:
-                return
+            new = index not in self._bad
             self._bad[index] = what
-            count = len(self._bad)
-        if count > self._skip_share * len(self):
-            raise ValueError(too_many(self._title, count, len(self), self._skip_share, next(iter(self._bad.values()))))
-        print(f"dynnas: skipped an image that does not decode ({count} so far): {what}", file=sys.stderr)
+            count, first = len(self._bad), next(iter(self._bad.values()))
+        if count > self._skip_share * len(self) or count == len(self):
+            raise ValueError(too_many(self._title, count, len(self), self._skip_share, first))
+        if new:
+            print(f"dynnas: skipped an image that does not decode ({count} so far): {what}", file=sys.stderr)
 
 
 def rule(*, crop_scale: tuple | None = None, crop_ratio: tuple = (3 / 4, 4 / 3), threads: int = 16):

@@ -59,7 +59,11 @@ def tfds(name, data_dir, image_size, *, central_share=1.0, skip_share=0.01, clas
     pools = []
     for part, split in zip(("train", "test"), splits, strict=True):
         records = builder.as_data_source(split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()})
-        kept = cache_folder() / "labels" / digest([file_digest(folder / "dataset_info.json"), label_key or name, split])
+        kept = (
+            cache_folder()
+            / "labels"
+            / digest([file_digest(folder / "dataset_info.json"), label_key or made.rule, split])
+        )
         pools.append(Pool(np.arange(len(records)), _Reader(f"{name} {part}", records, cache=kept, **options)))
     if test_list is not None:
         listed = _are_listed(test_list, pools[0].reader, operator.itemgetter(made.image_number))

@@ -76,7 +76,8 @@ class Evaluator:
 def _answer_all(supernet, score, chunk, variables, genomes, count, calibration, images, labels, *, resolution):
     """(score float32[chunk, m], correct bool[chunk, m]); rows from `count` on stay zero."""
     net = supernet.largest_net()
-    calibration, images = (resized(x, resolution) for x in (calibration, images))
+    # Batch by batch, since the pixels are floats meanwhile.
+    calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
 
     def one(genome):
         own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)

@@ -72,7 +72,7 @@ def check(
     job: Job,
     *,
     steps: int,
-    batch_size: int = 1,
+    batch_size: int = loop.BATCH_SIZE,
     sandwich_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     start_from: str | None = None,

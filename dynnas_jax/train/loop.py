@@ -26,6 +26,8 @@ from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.sandwich import Given
 from dynnas_jax.train.state import TrainState
 
+BATCH_SIZE = 128
+
 
 def data_mesh(devices: int | None = None) -> jax.sharding.Mesh:
     """A mesh with the one axis "data" over `devices` devices, all of them by default."""
@@ -108,7 +110,7 @@ def fit(
     *,
     steps: int,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     optimizer: dict | None = None,
     augment: Callable | None = None,
     mix: Callable | None = None,

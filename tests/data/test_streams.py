@@ -86,6 +86,27 @@ def test_an_image_that_does_not_decode_is_named_once_and_the_next_takes_its_plac
     assert sum("skipped an image that does not decode (1 so far)" in line and "ant" in line for line in said) == 1
 
 
+def test_some_images_read_at_once_keep_their_labels(photos):
+    split = load(photos, {}, skip_share=0.1, mean=(0.5,) * 3, std=(0.2,) * 3).train
+    whole, paths = split[:], sorted((photos / "ant").iterdir()) + sorted((photos / "bee").iterdir())
+    assert isinstance(whole.images, np.ndarray)
+    paths[split.image_id[2]].write_bytes(b"nothing")
+    for index in (slice(1, 4), np.array([2, 0]), split.labels == split.labels[2]):
+        some, places = split[index], np.arange(15)[index]
+        expected = np.where(places == 2, 3, places)  # the next takes its place
+        np.testing.assert_array_equal(some.images, whole.images[expected])
+        np.testing.assert_array_equal(some.labels, whole.labels[expected])
+        np.testing.assert_array_equal(some.image_id, whole.image_id[expected])
+
+
+def test_a_stream_without_a_single_image_ends(photos):
+    split = load(photos, {}, skip_share=0.99, mean=(0.5,) * 3, std=(0.2,) * 3).train
+    for path in photos.glob("*/*.png"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="15 of 15 images of .* do not decode"):
+        stream(split, 0, 2)
+
+
 def test_too_many_that_do_not_decode_end_in_one_line(photos):
     split = load(photos, {}, skip_share=0.01, mean=(0.5,) * 3, std=(0.2,) * 3).train
     next(iter(sorted((photos / "ant").iterdir()))).write_bytes(b"nothing")
@@ -141,6 +162,11 @@ def test_labels_of_a_large_dataset_are_kept(write_tfds, striped, monkeypatch, tm
 def test_options_that_are_impossible(photos, options, message):
     with pytest.raises(ValueError, match=message):
         load(photos, options)
+
+
+def test_crops_need_a_size(photos):
+    with pytest.raises(ValueError, match=r"data\.stream\.crop_scale .* does nothing without image_size"):
+        sources.load(str(photos), stream={"crop_scale": (0.1, 1.0)})
 
 
 def test_what_is_in_memory_is_not_streamed():
