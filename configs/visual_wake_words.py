@@ -3,7 +3,7 @@
 Lineage: Visual Wake Words (Chowdhery et al. 2019, arXiv 1906.05721): COCO 2014, a person of more than 0.5 % of the image; the
 nets are of once-for-all's MobileNetV3 space (arXiv 1908.09791), trained as configs/imagenet_ofa.py trains them.
     dynnas run --config=configs/visual_wake_words.py --workdir=runs/wake_words            # one GPU of 40 GB, 256 images a step
-    dynnas run --config=configs/visual_wake_words.py:pod --workdir=runs/wake_words        # 8 TPU chips of one host, 128 images each
+    dynnas run --config=configs/visual_wake_words.py:pod --workdir=runs/wake_words        # 8 TPU chips of one host, 128 each
     dynnas run --config=configs/visual_wake_words.py:tiny --workdir=runs/wake_words_tiny  # 2 CPU cores, under 20 minutes
 From once-for-all's weights, with a new classifier:
     dynnas run --config=configs/visual_wake_words.py:weights --config.train.start_from=FILE --workdir=runs/wake_words
@@ -12,7 +12,7 @@ The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR), prepared o
     python -c "import tensorflow_datasets as t; t.builder('coco/2014', file_format='array_record').download_and_prepare()"
 Training on COCO's train split and testing on its validation split (40,504 images). The paper tests on the 8,059 images of
 "minival" and trains on all others: --config.data.test_list=FILE, the list of their numbers, does so.
-Expected: not known; no mode has been run on COCO, the tiny one on stand-in images only. Training is 3.7e16 operations
+Expected: not known; no mode has been run on COCO. Training is 3.7e16 operations
 (estimated): half an hour at 2e13 a second, 4 minutes on 8 chips of that, if their host decodes as fast. The largest net keeps at
 most 92 MB an image at 160 pixels.
 """

@@ -108,4 +108,4 @@ def test_a_start_from_once_for_alls_weights_needs_their_padding_and_no_phases(fi
     assert config["supernet"]["kernel_transforms"]
     assert "progressive_shrinking" not in config["train"]
     assert config["train"]["start_from"] == "FILE"
-    assert config["train"]["new_classifier"] == (config["data"]["name"] != "imagenet2012")
+    assert config["train"].get("new_classifier", False) == (config["data"]["name"] != "imagenet2012")

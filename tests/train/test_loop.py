@@ -220,6 +220,27 @@ def test_resolutions_are_drawn_by_step_and_seed():
     assert all(250 <= drawn.count(side) <= 350 for side in (8, 12, 16))
 
 
+def test_a_resolution_that_a_phase_unlocks_is_drawn_from_then_on_and_compiles_once(split, tmp_path):
+    supernet = ofa.small_images(
+        image_size=8, resolutions=(4, 6), channels=1, mean=(0.4,), std=(0.3,), classes=3, stem=4, stage_widths=(8,), head=8,
+        stage_strides=(2,), widths=(1.0,), depths=(1,), kernels=(3, 5), expands=(1,), divisor=4,
+    )  # fmt: skip
+    unlocked = ({"kernel": 2}, {"resolution": 2}, {"resolution": 3})
+    phases = progressive_shrinking.schedule(
+        supernet.space, 60, random_subnets=0, phases=[{"share": 1 / 3, "unlock": kinds} for kinds in unlocked]
+    )
+    drawn = [loop.drawn_resolution(supernet, step, 0, phases) for step in range(60)]
+    assert [set(drawn[first : first + 20]) for first in (0, 20, 40)] == [{8}, {6, 8}, {4, 6, 8}]
+    transform, key = state.optimizer(60).transform, jax.random.key(0)
+    step = loop.make_step(supernet, sandwich.rule(random_subnets=0), transform, loop.data_mesh(1), phases=phases)
+    current = state.create(init(supernet.largest_net(), key, (8, 8, 1)), transform)
+    for number in (0, 1, 19, drawn.index(6), 30, 39, drawn.index(4), 50, 59):
+        batch = jnp.asarray(split.images), jnp.asarray(split.labels), jnp.arange(8, dtype=jnp.int32)
+        current, _ = step(current._replace(step=jnp.int32(number)), *batch, key, resolution=drawn[number])
+    # Three resolutions; the very first state is not on the mesh yet, which makes one program more.
+    assert 3 <= step._cache_size() <= 4
+
+
 def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path):
     """Five phases; in the second the rate is zero, so nothing moves."""
     kinds = ("kernel", "expand", "width")
