@@ -147,6 +147,11 @@ def npz(path):
     classes = tuple(str(name) for name in arrays.get("classes", np.arange(count)).reshape(-1))
     if len(classes) < 2:
         raise ValueError(f"{path} has {len(classes)} class: a classifier needs labels of at least two, counted from 0")
+    seen = set(arrays["train_labels"].tolist())
+    if absent := [name for number, name in enumerate(classes) if number not in seen]:
+        raise ValueError(
+            f"{path}: class {absent[0]!r} has no training images (of {len(absent)} such): leave it out, or add some"
+        )
     return Source(train, test, classes)
 
 

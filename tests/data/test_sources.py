@@ -145,6 +145,8 @@ def test_limits_draw_a_random_part(write):
         ({"train_labels": np.arange(60) % 4 - 1}, r"outside 0\.\.2 \(the first is -1\)"),
         ({"classes": np.array(["a", "b", "c"])}, r"outside 0\.\.2 \(the first is 3\)"),
         ({"train_labels": np.zeros(60, int)}, "has 1 class"),
+        ({"train_labels": np.arange(60) % 2 * 3}, r"class '1' has no training images \(of 2 such\)"),
+        ({"classes": np.array(list("abcde"))}, r"class 'e' has no training images \(of 1 such\)"),
         ({"test_labels": None, "train_images": None}, "lacks test_labels, train_images; it has"),
         ({"train_images": np.array([None, 2])}, "no object arrays"),
         ({"train_images": np.full((60, 6, 6, 3), 9, np.uint8)}, "channel 0 of the train images is constant"),
