@@ -8,7 +8,6 @@ nets are of once-for-all's MobileNetV3 space (arXiv 1908.09791), trained as conf
 From once-for-all's weights, with a new classifier:
     dynnas run --config=configs/visual_wake_words.py:weights --config.train.start_from=FILE --workdir=runs/wake_words
 The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR), prepared once with
-    pip install importlib_resources
     python -c "import tensorflow_datasets as t; t.builder('coco/2014', file_format='array_record').download_and_prepare()"
 Training on COCO's train split and testing on its validation split (40,504 images). The paper tests on the 8,059 images of
 "minival" and trains on all others: --config.data.test_list=FILE, the list of their numbers, does so.

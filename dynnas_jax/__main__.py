@@ -102,6 +102,7 @@ def _augment(known: argparse.Namespace, rest: list[str]) -> None:
     config = _config(rest)
     recipe.check(config)
     job.show_augmentations(config, known.output)
+    print(f"page: {known.output}")
 
 
 def _config(rest: list[str]) -> dict:

@@ -130,7 +130,9 @@ def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) ->
     missing = [name for name in NAMES if name in needed and name not in todo]
     missing = [name for name in missing if name in doomed or not workdir.complete(name)]
     if missing:
-        raise ValueError(f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; add to --stages")
+        raise ValueError(
+            f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; `dynnas run` with them in --stages does them"
+        )
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:

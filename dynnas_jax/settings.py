@@ -111,8 +111,12 @@ def _overridden(config: ConfigDict, arguments: list[str], options: Callable[[], 
                 if _absent(node, inner) and (path in SECTIONS or path in options()):
                     node[inner] = ConfigDict()
                 node = _inside(name, node, path, inner, options)
-            if isinstance(node, ConfigDict) and key not in node and (known := options().get(path, {}).get(key)):
+            known = options().get(path, {}).get(key) if isinstance(node, ConfigDict) else None
+            if known is not None and key not in node:
                 node[key] = _default(name, known)
+            elif known is not None and str(known.annotation) == "int | float" and type(node[key]) is int:
+                with node.ignore_type():  # ml-collections would take no 0.2 in place of a whole number
+                    node[key] = float(node[key])
         found[name] = _inside(name, node, name, key, options)
     return found
 

@@ -283,7 +283,9 @@ def test_chosen_stages_only(tiny_run, copy, capsys):
 
 
 def test_a_stage_without_the_earlier_ones(tiny_run, tmp_path):
-    with pytest.raises(ValueError, match="stage 'search' needs train, collect, predict, not done yet; add to --stages"):
+    with pytest.raises(
+        ValueError, match="stage 'search' needs train, collect, predict, not done yet; `dynnas run` with them in"
+    ):
         pipeline.run(tiny_run.config, tmp_path / "new", names=("search",))
     assert not (tmp_path / "new").exists()
 

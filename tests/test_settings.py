@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynnas_jax import settings
+from dynnas_jax import recipe, settings
 
 FILE = """
 from ml_collections import ConfigDict
@@ -62,6 +62,15 @@ def test_overrides(load, override, section, key, value):
     found = load(override)[section][key]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.2", 0.2), ("60", 60)])
+def test_a_number_can_be_overridden_by_a_part_where_both_are_taken(tmp_path, text, value):
+    file = tmp_path / "config.py"
+    body = 'c = ConfigDict({"data": {"name": "digits", "holdout": 50}, "supernet": {"network": "small_images"}})'
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config(mode=''):\n  {body}\n  return c\n")
+    found = settings.load([f"--config={file}", f"--config.data.holdout={text}"], recipe.options)
+    assert found.data.holdout == value
 
 
 def test_an_override_does_not_reach_the_next_load(load):

@@ -11,11 +11,8 @@ from PIL import Image
 
 from dynnas_jax.data.readers import Pool, Reader, Source
 
-# What TFDS needs first: files it cannot download by itself, or a package it does not name.
-FIRST = {
-    "imagenet2012": "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual",
-    "coco": "pip install importlib_resources",
-}
+# What TFDS needs first: files it cannot download by itself.
+FIRST = {"imagenet2012": "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual"}
 PERSON_AREA = 0.005  # of the image
 
 

@@ -220,7 +220,8 @@ def _normalisation(images, mean, std, seed):
         whole = isinstance(values, (tuple, list)) and len(values) == channels
         if not whole or not all(isinstance(value, (int, float)) and least <= value <= 1 for value in values):
             raise ValueError(
-                f"data.{option} is {values!r}: give {channels} numbers, one a channel, of pixels in [0, 1]"
+                f"data.{option} is {values!r}: give both mean and std, {channels} numbers each, one a channel, of pixels in "
+                "[0, 1], std above 0"
             )
     return tuple(mean), tuple(std)
 

@@ -158,6 +158,10 @@ def starting_variables(job: Job, *, start_from: str | None = None, new_classifie
       ValueError: for a file that does not fit the supernet, or whose weights need another padding or epsilon.
     """
     if start_from is None:
+        if new_classifier:
+            raise ValueError(
+                "train.new_classifier does nothing without train.start_from; give a file of weights, or leave it out"
+            )
         return None
     path = str(start_from)
     loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)

@@ -188,6 +188,8 @@ def fit(
 def _row(values: dict, step: int, optimizer: state.Optimizer, phases: Phases | None) -> dict[str, float]:
     """What the step with this number measured, once it is done, and its learning rate."""
     measured = {name: float(value) for name, value in values.items()}
+    if math.isnan(measured.get("loss_random", 0.0)) and not math.isnan(measured["loss"]):  # none took part
+        del measured["loss_random"]
     factor = 1.0 if phases is None else float(phases.on_host(step).learning_rate)
     return {**measured, "learning_rate": factor * float(optimizer.learning_rate(step))}
 

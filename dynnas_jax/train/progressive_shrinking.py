@@ -106,6 +106,7 @@ def schedule(
         phases = [{"share": share, "unlock": (kind,)} for share, kind in zip(shares, order, strict=True)]
         phases = ([{"share": largest_share, "unlock": ()}] if largest_share else []) + phases
     _check(phases, kinds)
+    _check_counts(phases, space)
     named = {kind for phase in phases for kind in phase["unlock"]}
     free = {"resolution"} - named
     if locked := sorted(kinds - named - free):
@@ -137,6 +138,19 @@ def _first_steps(phases: Sequence[dict], steps: int) -> np.ndarray:
     if len(np.unique(first)) < len(first) or first[-1] >= steps:
         raise ValueError(f"progressive_shrinking: {len(phases)} phases do not fit {steps} steps; give more steps")
     return first
+
+
+def _check_counts(phases: Sequence[dict], space: SearchSpace) -> None:
+    """No phase unlocks more values of a kind than any gene of the kind has."""
+    most: dict[str, int] = {}
+    for gene, size in zip(space.genes, space.sizes, strict=True):
+        most[kind_of(gene.name)] = max(size, most.get(kind_of(gene.name), 0))
+    for number, phase in enumerate(phases):
+        for kind, values in phase["unlock"].items() if isinstance(phase["unlock"], dict) else ():
+            if values > most[kind]:
+                raise ValueError(
+                    f"progressive_shrinking: phase {number} unlocks {values} values of {kind!r}, which has at most {most[kind]}"
+                )
 
 
 def _check(phases: Sequence[dict], kinds: set[str]) -> None:

@@ -135,7 +135,8 @@ def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | No
 
             # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
             gradient, values = jax.lax.scan(one_random, gradient, (genomes, weights[1:]), unroll=True)
-            metrics["loss_random"] = (values * weights[1:]).sum() / jnp.maximum(weights[1:].sum(), 1.0)
+            # Not a number in a phase without random subnets.
+            metrics["loss_random"] = (values * weights[1:]).sum() / weights[1:].sum()
             total = total + (values * weights[1:]).sum()
         subnets = 1 + weights.sum()
         metrics["loss"] = total / subnets

@@ -163,7 +163,7 @@ def test_lists_without_use(imagenet, tmp_path):
     ("name", "parts"),
     [
         ("imagenet100", ("made of 'imagenet2012'", "ILSVRC2012_img_train.tar", "t.builder('imagenet2012'")),
-        ("visual_wake_words", ("made of 'coco/2014'", "pip install importlib_resources", "t.builder('coco/2014'")),
+        ("visual_wake_words", ("made of 'coco/2014'", "t.builder('coco/2014'")),
         ("cifar100", ("not prepared", "t.builder('cifar100'")),
     ],
 )

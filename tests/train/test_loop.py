@@ -276,6 +276,7 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
         assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
     log = {"directory": tmp_path, "log_every": 1, "batch_size": 16, "mesh": loop.data_mesh(1)}
     loop.fit(micro, split, sandwich.rule(random_subnets=1), steps=5, phases=phases, **log)
+    assert ["loss_random" in row for row in rows(tmp_path)] == [False, False, True, True, True]  # as phases have them
     rates = [row["learning_rate"] for row in rows(tmp_path)]
     rate = state.optimizer(5).learning_rate
     np.testing.assert_allclose(rates, [float(rate(i)) * f for i, f in enumerate((1, 0, 0.5, 0.5, 0.5))], rtol=1e-6)

@@ -98,6 +98,7 @@ def test_random_genomes_use_unlocked_values_only_and_all_of_them(space):
         ({"phases": ({"share": 0.5, "unlock": ("kernel",)},)}, "sum to 0.5, must be 1"),
         ({"phases": ({"share": 1.0, "unlock": "kernel"},)}, "must be a tuple of kinds"),
         ({"phases": ({"share": 1.0, "unlock": {"kernel": 0}},)}, "unlocks 0 values of 'kernel'"),
+        ({"phases": ({"share": 1.0, "unlock": {"kernel": 4}},)}, "unlocks 4 values of 'kernel', which has at most 3"),
         ({"phases": ({"share": 1.0, "unlocks": ("kernel",)},)}, "must be a dict with share and unlock"),
         ({"phases": ({"share": -1.0, "unlock": ("kernel",)},)}, "has share -1.0"),
         ({"phases": ({"share": 1.0, "unlock": ("kernel",), "random_subnets": -1},)}, "random_subnets -1"),
