@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from pathlib import Path
 
 import jax
@@ -77,8 +78,14 @@ def measure(config: dict, path: Path) -> dict:
     return found
 
 
+def held_out(path: Path) -> list[float]:
+    """Held-out accuracy (%) of the smallest and the largest subnet at the end of training, statistics recalibrated."""
+    last = json.loads((path / "train" / "metrics.jsonl").read_text().splitlines()[-1])
+    return [100 * last[f"holdout_accuracy_{which}"] for which in ("smallest", "largest")]
+
+
 def main() -> None:
-    """Prints the table as Markdown, mean and standard deviation over the seeds."""
+    """Prints the table as Markdown, mean and standard deviation over the seeds; the held-out accuracies last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
@@ -89,13 +96,14 @@ def main() -> None:
         for variant in VARIANTS:
             path = path_of(known.workdir, variant, seed)
             found[variant, seed] = measure(configured(config, known.workdir, variant, seed), path)
-    print("| variant | " + " | ".join(f"{name} %" for name in COLUMNS) + " |")
-    print("|---" * (1 + len(COLUMNS)) + "|")
+    print("| variant | " + " | ".join(f"{name} %" for name in COLUMNS) + " | held-out smallest, largest % |")
+    print("|---" * (2 + len(COLUMNS)) + "|")
     for variant in VARIANTS:
         rows = np.asarray([[found[variant, seed][name] for name in COLUMNS] for seed in range(known.seeds)])
         spread = rows.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros(len(COLUMNS))
         cells = (f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in zip(rows.mean(axis=0), spread, strict=True))
-        print(f"| {variant} | " + " | ".join(cells) + " |")
+        held = np.mean([held_out(path_of(known.workdir, variant, seed)) for seed in range(known.seeds)], axis=0)
+        print(f"| {variant} | " + " | ".join(cells) + f" | {held[0]:.1f}, {held[1]:.1f} |")
 
 
 if __name__ == "__main__":
