@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dynnas_jax.data.readers import Pool, Source, Undecodable, read_all, reason
-from dynnas_jax.data.splits import central, fit, stratified
+from dynnas_jax.data.splits import fitted, stratified
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _TEST_NAMES = ("test", "validation", "val")
@@ -170,8 +170,4 @@ class _Reader(NamedTuple):
         # By way of RGBA, since a palette may have transparent entries.
         file = file.convert("RGBA").convert("RGB") if file.mode in ("P", "PA") else file.convert(mode)
         image = np.asarray(file).reshape(file.height, file.width, -1)
-        if self.image_size is None:
-            return image
-        return fit(
-            image, self.image_size, cut(*image.shape[:2]) if cut else central(*image.shape[:2], self.central_share)
-        )
+        return fitted(image, self.image_size, self.central_share, cut)

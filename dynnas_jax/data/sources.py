@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax.data import folders, readers, tfds
-from dynnas_jax.data.splits import Split, central, fit, stratified
+from dynnas_jax.data.splits import Split, fitted, stratified
 from dynnas_jax.workdir import digest, file_digest
 
 _BLOCK = 1024  # images counted at a time
@@ -181,7 +181,7 @@ def _read(name, pool, image_id, split, *, classes, image_size, share):
     images, labels, image_id = pool.reader.read(image_id)
     _check_labels(name, labels, split, classes)
     if image_size is not None and images.shape[1:3] != (image_size, image_size):
-        images = np.stack([fit(image, image_size, central(*image.shape[:2], share)) for image in images])
+        images = np.stack([fitted(image, image_size, share) for image in images])
     return Split(images, labels.astype(np.int32), image_id)
 
 

@@ -61,6 +61,13 @@ def fit(image, size, box=None):
     return np.concatenate([np.asarray(plane).reshape(size, size, -1) for plane in planes], axis=-1)
 
 
+def fitted(image, size, share, cut=None):
+    """An image uint8[h, w, c] as it is where size is None, else the box of `cut(height, width)`, or the central one, resized."""
+    if size is None:
+        return image
+    return fit(image, size, cut(*image.shape[:2]) if cut else central(*image.shape[:2], share))
+
+
 def central(height, width, share=1.0):
     """(top, left, rows, columns): the central square, or such a share of its side."""
     side = max(1, round(share * min(height, width)))

@@ -62,7 +62,7 @@ class Streamed:
 
     def _decoded(self, index, generator):
         """(index, pixels) of an image, or of the first after it that decodes; cropped by the draws of a generator, if any."""
-        while True:
+        while True:  # until `_note` has enough of it, at the latest when not one decodes
             cut = None if self._cut is None or generator is None else functools.partial(self._cut, generator)
             try:
                 return index, self._reader.one(int(self._image_id[index]), cut)

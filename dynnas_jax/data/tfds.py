@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dynnas_jax.data import derived
 from dynnas_jax.data.readers import Pool, Source, Undecodable, read_all, reason
-from dynnas_jax.data.splits import central, fit
+from dynnas_jax.data.splits import fitted
 from dynnas_jax.workdir import cache_folder, digest, file_digest, write_bytes
 
 _BLOCK = 256  # records read at a time
@@ -147,11 +147,7 @@ class _Reader:
                 image = np.asarray(file.convert(_MODES[self.shape[-1]])).reshape(file.height, file.width, -1)
         except Exception as error:  # Pillow raises what a damaged byte leads it to
             raise Undecodable(f"image {index} ({reason(error)})") from error
-        if self.image_size is None:
-            return image
-        return fit(
-            image, self.image_size, cut(*image.shape[:2]) if cut else central(*image.shape[:2], self.central_share)
-        )
+        return fitted(image, self.image_size, self.central_share, cut)
 
     def labels(self, image_id):
         if 2 * len(image_id) < len(self.records) and "_labels" not in vars(self):

@@ -95,7 +95,9 @@ def schedule(
       ValueError: for a kind the space does not have (the nearest is named), phases that unlock nothing or leave a kind locked
         to the end, shares that do not sum to 1, or more phases than steps.
     """
-    kinds = {kind_of(gene.name) for gene in space.genes}
+    kinds: dict[str, int] = {}  # and the most values a gene of the kind has
+    for gene, size in zip(space.genes, space.sizes, strict=True):
+        kinds[kind_of(gene.name)] = max(size, kinds.get(kind_of(gene.name), 0))
     if phases is None:
         order = [kind for kind in ORDER if kind in kinds] if order is None else list(order)
         if not 0 <= largest_share < 1:
@@ -106,10 +108,9 @@ def schedule(
         phases = [{"share": share, "unlock": (kind,)} for share, kind in zip(shares, order, strict=True)]
         phases = ([{"share": largest_share, "unlock": ()}] if largest_share else []) + phases
     _check(phases, kinds)
-    _check_counts(phases, space)
     named = {kind for phase in phases for kind in phase["unlock"]}
     free = {"resolution"} - named
-    if locked := sorted(kinds - named - free):
+    if locked := sorted(set(kinds) - named - free):
         raise ValueError(f"progressive_shrinking: {locked[0]!r} stays locked to the end, but a search would use it")
     sizes = np.asarray(space.sizes, np.int32)
     usable = {kind: (10**6 if kind in free else 1) for kind in kinds}
@@ -140,20 +141,7 @@ def _first_steps(phases: Sequence[dict], steps: int) -> np.ndarray:
     return first
 
 
-def _check_counts(phases: Sequence[dict], space: SearchSpace) -> None:
-    """No phase unlocks more values of a kind than any gene of the kind has."""
-    most: dict[str, int] = {}
-    for gene, size in zip(space.genes, space.sizes, strict=True):
-        most[kind_of(gene.name)] = max(size, most.get(kind_of(gene.name), 0))
-    for number, phase in enumerate(phases):
-        for kind, values in phase["unlock"].items() if isinstance(phase["unlock"], dict) else ():
-            if values > most[kind]:
-                raise ValueError(
-                    f"progressive_shrinking: phase {number} unlocks {values} values of {kind!r}, which has at most {most[kind]}"
-                )
-
-
-def _check(phases: Sequence[dict], kinds: set[str]) -> None:
+def _check(phases: Sequence[dict], kinds: dict[str, int]) -> None:
     """Every phase is whole, its kinds exist, and it changes something."""
     for number, phase in enumerate(phases):
         where = f"progressive_shrinking: phase {number}"
@@ -169,6 +157,8 @@ def _check(phases: Sequence[dict], kinds: set[str]) -> None:
         for kind, values in unlock.items() if isinstance(unlock, dict) else ():
             if type(values) is not int or values < 1:
                 raise ValueError(f"{where} unlocks {values!r} values of {kind!r}, must be a whole number of at least 1")
+            if values > kinds[kind]:
+                raise ValueError(f"{where} unlocks {values} values of {kind!r}, which has at most {kinds[kind]}")
         if not phase["share"] > 0:
             raise ValueError(f"{where} has share {phase['share']!r}, must be above 0")
         if type(phase.get("random_subnets", 0)) is not int or phase.get("random_subnets", 0) < 0:
