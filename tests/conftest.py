@@ -3,6 +3,9 @@
 import contextlib
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,3 +186,30 @@ def tiny_run(tmp_path_factory, quick_programs) -> TinyRun:
     with quick_programs():
         pipeline.run(config, folder / "workdir")
     return TinyRun(folder / "workdir", config_file, config)
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """two_processes(script, *arguments) -> what each of two processes of four fake devices printed.
+
+    The script is the text of a Python program; its arguments are HOST:PORT, the number of the process, then `arguments`.
+    """
+
+    def run(script, *arguments, timeout_s=240):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        settings = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+        settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": settings}
+        command = [sys.executable, "-W", "error::FutureWarning", "-c", script, address]
+        started = [subprocess.Popen([*command, str(i), *map(str, arguments)], **pipes) for i in range(2)]
+        try:
+            printed = [process.communicate(timeout=timeout_s)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0, 0], "\n\n".join(printed)
+        return printed
+
+    return run

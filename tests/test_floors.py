@@ -14,6 +14,7 @@ FLOORS = {
         (
             "search_space",
             "elastic",
+            "devices",
             "confidence",
             "records",
             "workdir",

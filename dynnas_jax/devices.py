@@ -1,0 +1,104 @@
+"""The devices of a run: its processes, the mesh over all their devices, and arrays that lie on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA, SUBNET = "data", "subnet"  # the axes of a mesh
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Joins the processes of one run, before anything else of JAX; without arguments where the cluster tells (TPU, Slurm).
+
+    Args:
+      coordinator: HOST:PORT where process 0 listens.
+      processes: of the run.
+      process: the number of this one, from 0.
+
+    Raises:
+      ValueError: if only some are given, if they do not fit, or if the others cannot be reached.
+    """
+    given = [value is not None for value in (coordinator, processes, process)]
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --processes and --process belong together: give all three, or --distributed")
+    if all(given) and not 0 <= process < processes:
+        raise ValueError(f"--process={process}: must be at least 0 and below --processes={processes}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # without it CPU processes cannot exchange arrays
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the processes of this run did not come together ({reason}); where no cluster is detected, give "
+            "--coordinator=HOST:PORT --processes=N --process=I"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here; `what` must be the same in all."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+def data_mesh(devices: int | None = None, subnet: int = 1) -> Mesh:
+    """A mesh with the axis "data" over `devices` devices, by default all of every process.
+
+    With `subnet` above 1 a second axis of that length, "subnet", takes its part of them.
+
+    Raises:
+      ValueError: if `subnet` does not divide the devices.
+    """
+    devices = devices or jax.device_count()
+    if subnet < 1 or devices % subnet:
+        raise ValueError(f"train: subnet_devices {subnet} does not divide the {devices} devices")
+    shape, names = ((devices,), (DATA,)) if subnet == 1 else ((devices // subnet, subnet), (DATA, SUBNET))
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def replicated(on: Mesh, tree: Any) -> Any:
+    """The arrays of a tree, whole on every device; every process gives the same."""
+    return _placed(NamedSharding(on, PartitionSpec()), tree)
+
+
+def split(on: Mesh, tree: Any) -> Any:
+    """The arrays of a tree split over "data" along their first axis; every process gives the rows of `own_rows`."""
+    return _placed(NamedSharding(on, PartitionSpec(DATA)), tree)
+
+
+def own_rows(on: Mesh, length: int) -> range:
+    """Which of `length` rows that are split over "data" lie on devices of this process."""
+    sharding = NamedSharding(on, PartitionSpec(DATA))
+    places = sharding.addressable_devices_indices_map((length,)).values()
+    starts, stops = zip(*(place[0].indices(length)[:2] for place in places), strict=True)
+    if sum(stop - start for start, stop in set(zip(starts, stops, strict=True))) != max(stops) - min(starts):
+        raise ValueError("the devices of a process do not lie side by side on the mesh's axis 'data'")
+    return range(min(starts), max(stops))
+
+
+def _placed(sharding: NamedSharding, tree: Any) -> Any:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # A device_put to devices of other processes would first compare the content over the network.
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
+
+
+def on_host(tree: Any) -> Any:
+    """NumPy arrays of arrays that are whole on every device."""
+
+    def fetched(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = leaf.addressable_data(0)
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetched, tree)

@@ -1,0 +1,70 @@
+"""Arrays of a mesh, in one process and in two."""
+
+import json
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from dynnas_jax import devices
+
+
+def test_a_mesh_has_one_axis_or_two():
+    assert dict(devices.data_mesh().shape) == {"data": 8}
+    assert dict(devices.data_mesh(2).shape) == {"data": 2}
+    assert dict(devices.data_mesh(subnet=2).shape) == {"data": 4, "subnet": 2}
+    with pytest.raises(ValueError, match="subnet_devices 3 does not divide the 8 devices"):
+        devices.data_mesh(subnet=3)
+
+
+def test_arrays_lie_whole_or_split_and_come_back():
+    mesh, rows = devices.data_mesh(subnet=2), np.arange(12, dtype=np.int32)
+    whole, parts = devices.replicated(mesh, rows), devices.split(mesh, rows)
+    assert {shard.data.shape for shard in whole.addressable_shards} == {(12,)}
+    assert {shard.data.shape for shard in parts.addressable_shards} == {(3,)}
+    found = devices.on_host({"whole": whole, "parts": parts})
+    assert all(isinstance(leaf, np.ndarray) for leaf in found.values())
+    np.testing.assert_array_equal(found["parts"], rows)
+    assert devices.own_rows(mesh, 12) == range(12)
+
+
+def test_two_processes_share_a_mesh(two_processes):
+    script = textwrap.dedent("""
+        import json, sys
+        from dynnas_jax import devices
+        devices.join(sys.argv[1], 2, int(sys.argv[2]))
+        import jax, numpy as np
+        mesh = devices.data_mesh()
+        own = devices.own_rows(mesh, 16)
+        rows = np.arange(16, dtype=np.int32) ** 2
+        whole, parts = devices.replicated(mesh, rows), devices.split(mesh, rows[own.start : own.stop])
+        total = jax.jit(lambda whole, parts: (whole * parts).sum())(whole, parts)
+        found = {"total": int(devices.on_host(total)), "rows": devices.on_host(whole).tolist()}
+        devices.wait_for_all("end")
+        print(json.dumps({**found, "own": [own.start, own.stop], "first": devices.is_first(), "size": mesh.size}))
+    """)
+    found = [json.loads(text.splitlines()[-1]) for text in two_processes(script)]
+    rows = np.arange(16) ** 2
+    for number, of_process in enumerate(found):
+        assert of_process == {
+            "total": int((rows * rows).sum()),
+            "rows": rows.tolist(),
+            "own": [8 * number, 8 * number + 8],
+            "first": number == 0,
+            "size": 8,
+        }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:1", 2, None), "belong together"),
+        ((None, None, 0), "belong together"),
+        (("localhost:1", 2, 2), "--process=2: must be at least 0 and below --processes=2"),
+    ],
+)
+def test_groups_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        devices.join(*arguments)
+    assert jax.process_count() == 1
