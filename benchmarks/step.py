@@ -25,11 +25,13 @@ import numpy as np
 import optax
 from evolution import machine
 
+from dynnas_jax import devices
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import extract, init, mask_variables
 from dynnas_jax.networks import ofa
 from dynnas_jax.pipeline import keep_memory
-from dynnas_jax.train import loop, sandwich, state
+from dynnas_jax.train import sandwich, state
+from dynnas_jax.train.step import make_step
 
 PRESETS = {
     "digits": {
@@ -130,7 +132,7 @@ def steppers(supernet, form: str, batch, genome, key) -> dict[str, Stepper]:
     step, start = single_step(net, batch, lambda variables: mask_variables(supernet, variables, jnp.asarray(genome)))
     found[f"masked subnet, {form}"] = Stepper(step, start(copy()))
     transform = state.optimizer(10_000).transform
-    whole = loop.make_step(supernet, sandwich.rule(), transform, loop.data_mesh(1))
+    whole = make_step(supernet, sandwich.rule(), transform, devices.data_mesh(1))
     indices = jnp.arange(len(labels), dtype=jnp.int32)
     step = jax.jit(lambda current: (whole(current, images, labels, indices, key)[0],), donate_argnums=0)
     found[f"sandwich, {form}"] = Stepper(step, (state.create(copy(), transform),))

@@ -35,12 +35,13 @@ class Streamed:
         images = np.stack([pixels for _, pixels in found]) if found else np.empty((0, *self.shape[1:]), np.uint8)
         return images, np.array([place for place, _ in found], np.int64)
 
-    def batches(self, labels: np.ndarray, batch_size: int, order, first: int, last: int):
-        """An iterator of (uint8[b, h, w, c], int32[b]), batches `first` to `last`, decoded ahead by several threads.
+    def batches(self, labels: np.ndarray, batch_size: int, order, steps: range, rows: range):
+        """An iterator of (uint8[k, h, w, c], int32[k]), one for each step, decoded ahead by several threads.
 
         Args:
           labels: int32[n] of the images.
           order: position in the stream -> index of the image there.
+          rows: the k places of each batch that are wanted, side by side; all of them, or those of one process.
 
         What a position holds depends on nothing but the seed: a stream that begins later goes on as the whole one does.
 
@@ -49,14 +50,16 @@ class Streamed:
         """
         import grain  # here, since runs on images in memory do without
 
-        def example(position):
+        def example(number):
+            step, row = divmod(number, len(rows))
+            position = (steps.start + step) * batch_size + rows.start + row
             index, pixels = self._decoded(order(position), np.random.default_rng([self._seed, 4, position]))
             return pixels, labels[index]
 
-        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(2 * batch_size, self._threads))
-        positions = grain.MapDataset.range(first * batch_size, last * batch_size)
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(2 * len(rows), self._threads))
+        numbers = grain.MapDataset.range(len(steps) * len(rows))
         try:
-            yield from positions.map(example).to_iter_dataset(ahead).batch(batch_size)
+            yield from numbers.map(example).to_iter_dataset(ahead).batch(len(rows))
         except ValueError as error:  # grain appends lines of its own
             raise ValueError(str(error).partition("\n")[0]) from error
 

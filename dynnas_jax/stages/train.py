@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dynnas_jax import channel_sorting
+from dynnas_jax import channel_sorting, devices
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
@@ -90,7 +90,7 @@ def check(
         )
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
-    loop.check(steps, batch_size, len(train), loop.data_mesh())
+    loop.check(steps, batch_size, len(train), devices.data_mesh())
     metrics.check(trackers, wandb)
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))

@@ -1,11 +1,10 @@
-"""The training loop: one jitted step over a ('data',) mesh, metrics, checkpoints, resume."""
+"""The training loop: calls of one jitted step over a mesh of all devices, metrics, checkpoints, resume."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import channel_sorting
-from dynnas_jax.data.resize import resized
+from dynnas_jax import channel_sorting, devices
+from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, feed, metrics, state
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
-from dynnas_jax.train.sandwich import Given
 from dynnas_jax.train.state import TrainState
+from dynnas_jax.train.step import make_step
+from dynnas_jax.train.stopwatch import Stopwatch
 
 BATCH_SIZE = 128
-
-
-def data_mesh(devices: int | None = None) -> jax.sharding.Mesh:
-    """A mesh with the one axis "data" over `devices` devices, all of them by default."""
-    return jax.make_mesh((devices or jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+STEPS_PER_CALL = 8
 
 
 def drawn_resolution(supernet: Supernet, step: int, seed: int, phases: Phases | None = None) -> int | None:
@@ -41,66 +37,6 @@ def drawn_resolution(supernet: Supernet, step: int, seed: int, phases: Phases | 
     index = supernet.space.index("resolution")
     least = 0 if phases is None else int(phases.on_host(step).least[index])
     return int(np.random.default_rng([seed, 3, step]).choice(supernet.space.genes[index].choices[least:]))
-
-
-def make_step(
-    supernet: Supernet,
-    rule: Callable,
-    transform: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    *,
-    augment: Callable | None = None,
-    mix: Callable | None = None,
-    ema_decay: float = 0.999,
-    phases: Phases | None = None,
-    answers: Callable | None = None,
-) -> Callable:
-    """step(state, images, labels, indices, key, teacher=None, resolution=None) -> (state, metrics), jitted.
-
-    The state is donated. Images, labels and indices are those of a `feed.Fed`; `teacher` are the variables that `answers` takes.
-
-    The resolution is static: one program for each; None is that of the images. The images of the step are gathered, augmented
-    and mixed as one global batch, whatever the number of devices, then each device takes its part; statistics and gradients
-    are means over the mesh.
-    """
-    objective = rule(supernet, "data", answers)
-    split, whole = PartitionSpec("data"), PartitionSpec()
-
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(whole, split, split, whole, split), out_specs=whole, check_vma=False
-    )
-    def update(given, images, labels, key, mixed):
-        return jax.lax.pmean(objective(given, images, labels, key, **mixed), "data")
-
-    def step(current: TrainState, images, labels, indices, key, teacher=None, resolution=None):
-        augment_key, rule_key, mix_key = jax.random.split(jax.random.fold_in(key, current.step), 3)
-        batch, own = (images, labels) if indices is None else (images[indices], labels[indices])
-        if augment is not None:
-            batch = augment(augment_key, batch)
-        if resolution is not None:
-            batch = resized(batch, resolution)
-        mixed = {}
-        if mix is not None:
-            batch, mixed["targets"] = mix(mix_key, batch, jax.nn.one_hot(own, supernet.largest_net().arch.classes))
-        allowed = None if phases is None else phases.at(current.step)
-        made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed)
-        params = current.variables["params"]
-        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
-            moves, optimizer = transform.update(made.gradient, current.optimizer, params)
-        if allowed is not None:
-            moves = jax.tree.map(lambda move: allowed.learning_rate * move, moves)
-        params = optax.apply_updates(params, moves)
-        done = current.step + 1
-        # A young average forgets its start quickly.
-        decay = jnp.minimum(ema_decay, (1 + done) / (10 + done)).astype(jnp.float32)
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, current.ema, params)
-        bad = (current.bad_step < 0) & ~jnp.isfinite(made.metrics["loss"])
-        bad_step = jnp.where(bad, current.step, current.bad_step)
-        logged = {**made.metrics, "gradient_norm": optax.tree.norm(made.gradient)}
-        variables = {"params": params, "batch_stats": made.batch_stats}
-        return TrainState(done, variables, ema, optimizer, bad_step), logged
-
-    return jax.jit(step, donate_argnums=0, static_argnames="resolution")
 
 
 def fit(
@@ -119,6 +55,7 @@ def fit(
     phases: Phases | None = None,
     teacher: Teacher | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    steps_per_call: int | None = None,
     directory: Path | None = None,
     checkpoint_every: int = 100,
     log_every: int = 10,
@@ -138,6 +75,8 @@ def fit(
       mix: (key, uint8 images, one-hot labels) -> uint8 images, targets; such as `mixing.rule(mixup=0.2)`.
       phases: what progressive shrinking leaves free, of `progressive_shrinking.schedule`.
       teacher: the net trained before whose answers a rule with that teacher learns.
+      steps_per_call: done in a row by one call of the program, so that the devices do not wait for the host; None: one on a
+        CPU, `STEPS_PER_CALL` elsewhere. One for streamed images, and where steps have resolutions of their own.
       directory: for checkpoints and metrics.jsonl; a run found there is resumed. Nothing is written without it.
       evaluate: called with variables (averaged params) every `evaluate_every` steps and at the end.
       trackers: names of `metrics.TRACKERS` that follow metrics.jsonl; by default "tensorboard" where its extra is installed.
@@ -148,32 +87,41 @@ def fit(
       ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
         loss is not finite (the step and the last good checkpoint are named), or for trackers that `metrics.chosen` refuses.
     """
-    mesh = mesh or data_mesh()
+    mesh = mesh or devices.data_mesh()
     check(steps, batch_size, len(train), mesh)
     trackers = metrics.chosen(trackers, wandb)
     optimizer = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
-    key, whole = jax.random.key(seed), NamedSharding(mesh, PartitionSpec())
+    key = jax.random.key(seed)
     store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
-    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, whole, initial)
+    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, mesh, initial)
     answers, teacher = teacher or (None, None)
     options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
     step = make_step(supernet, rule, optimizer.transform, mesh, **options)
-    teacher = jax.device_put(teacher, whole)
+    teacher = devices.replicated(mesh, teacher)
     first, step_key = int(current.step), jax.random.fold_in(key, 1)
-    fed = feed.feed(train, batch_size, range(first, steps), seed, mesh)
+    together = _together(steps_per_call, supernet, train)
+    cuts = (checkpoint_every if store else 0, evaluate_every if evaluate else 0)
+    plan = feed.calls(first, steps, together, cuts, () if phases is None else phases.first_step.tolist())
+    fed = feed.feed(train, batch_size, plan, seed, mesh)
     log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
-    watch = _Stopwatch(first)
+    watch = Stopwatch(first)
+    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not devices.is_first())
     # A run that stops early leaves its newest checkpoint complete too.
-    with log, store or contextlib.nullcontext(), tqdm(total=steps, initial=first, desc="train", unit="step") as bar:
-        for number, batch in zip(range(first, steps), fed, strict=True):
-            current = _sorted(supernet, current, number, phases)
-            resolution = drawn_resolution(supernet, number, seed, phases)
+    with contextlib.closing(watch), log, store or contextlib.nullcontext(), bar:
+        for call, batch in zip(plan, fed, strict=True):
+            current = _sorted(supernet, current, call.start, phases)
+            resolution = drawn_resolution(supernet, call.start, seed, phases)
+            watch.begins()
             current, values = step(current, *batch, step_key, teacher, resolution=resolution)
-            done = number + 1
-            if done % log_every == 0 or done == steps:
-                row = _row(values, number, optimizer, phases)
+            watch.dispatched(values["loss"])
+            done = call.stop
+            if rows := _rows(values, call, log_every, steps, optimizer, phases):
                 _stop_if_bad(current, store)
-                log.write(done, {**row, "images_per_s": batch_size * watch.steps_per_s(done)})
+                speed = watch.look(done)
+                for number, row in rows.items():
+                    log.write(
+                        number, {**row, "images_per_s": batch_size * speed.steps_per_s, "wait_share": speed.wait_share}
+                    )
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
                 log.write(done, evaluate(averaged(current)))
@@ -181,8 +129,30 @@ def fit(
             if store and (store.due(done) or done == steps):
                 _stop_if_bad(current, store)
                 store.save(done, current)
-            bar.update()
+            bar.update(len(call))
     return current
+
+
+def _together(steps_per_call: int | None, supernet: Supernet, train: Any) -> int:
+    """Steps of a call; one where each has its own resolution, or images that are not on the devices yet."""
+    if "resolution" in supernet.space or isinstance(train.images, Streamed):
+        return 1
+    if steps_per_call is not None:
+        return steps_per_call
+    # On a CPU the convolutions of a loop body are several times slower; elsewhere dispatch would be waited for.
+    return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
+
+
+def _rows(
+    values: dict, call: range, log_every: int, steps: int, optimizer: state.Optimizer, phases: Phases | None
+) -> dict[int, dict[str, float]]:
+    """The rows of those steps of a call that are logged, by the number of steps then done."""
+    logged = [step for step in call if (step + 1) % log_every == 0 or step + 1 == steps]
+    if not logged:
+        return {}
+    values = jax.device_get(values)
+    one = lambda step: {name: np.atleast_1d(value)[step - call.start] for name, value in values.items()}  # noqa: E731
+    return {step + 1: _row(one(step), step, optimizer, phases) for step in logged}
 
 
 def _row(values: dict, step: int, optimizer: state.Optimizer, phases: Phases | None) -> dict[str, float]:
@@ -206,14 +176,15 @@ def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases |
     return sort(current)
 
 
-def _begin(supernet, image_shape, key, optimizer, store, sharding, initial) -> TrainState:
+def _begin(supernet, image_shape, key, optimizer, store, mesh, initial) -> TrainState:
     """The state of the newest checkpoint, else a fresh one."""
 
     def fresh(key):
         return state.create(_first_variables(supernet, key, image_shape, initial), optimizer.transform)
 
-    found = store.latest(jax.eval_shape(fresh, key), sharding) if store else None
-    return jax.device_put(fresh(jax.random.fold_in(key, 0)), sharding) if found is None else found
+    whole = NamedSharding(mesh, PartitionSpec())
+    found = store.latest(jax.eval_shape(fresh, key), whole) if store else None
+    return devices.replicated(mesh, fresh(jax.random.fold_in(key, 0))) if found is None else found
 
 
 def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, initial: dict | None) -> dict:
@@ -225,23 +196,6 @@ def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, ini
         raise ValueError("train: the initial variables are not those of this supernet's largest net")
     # Copies: the state's buffers are donated, and these are the caller's.
     return jax.tree.map(lambda leaf, shape: jnp.array(leaf, shape.dtype), initial, wanted)
-
-
-class _Stopwatch:
-    """The speed between two looks at it."""
-
-    def __init__(self, step: int):
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Leaves out the time until now."""
-        self._step, self._time = step, time.perf_counter()
-
-    def steps_per_s(self, step: int) -> float:
-        """Since the last look or restart."""
-        speed = (step - self._step) / (time.perf_counter() - self._time)
-        self.restart(step)
-        return speed
 
 
 def averaged(current: TrainState) -> dict:

@@ -24,7 +24,7 @@ def load(folder, stream=None, **options):
 
 
 def stream(split, first, last, batch_size=4, order=lambda position: position % 5):
-    return list(split.images.batches(split.labels, batch_size, order, first, last))
+    return list(split.images.batches(split.labels, batch_size, order, range(first, last), range(batch_size)))
 
 
 def test_only_the_training_images_stay_in_their_files(photos):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from dynnas_jax import devices
 from dynnas_jax.data import sources
 from dynnas_jax.export import runtime, tflite
 from dynnas_jax.networks import ofa
@@ -27,7 +28,7 @@ def trained(quick_programs):
         image_size=8, channels=1, widths=(1.0,), expands=(1, 2), depthwise="shifts", **options, **moments
     )
     with quick_programs():
-        optimizer, mesh = {"learning_rate": 0.2}, loop.data_mesh(1)
+        optimizer, mesh = {"learning_rate": 0.2}, devices.data_mesh(1)
         rule = sandwich.rule(random_subnets=0)
         final = loop.fit(supernet, digits.train, rule, steps=150, ema_decay=0.9, optimizer=optimizer, mesh=mesh)
         images = calibration.batches(digits.train.images[:1024], 128)

@@ -10,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynnas_jax import devices
 from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import init
 from dynnas_jax.networks import ofa
 from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
+from dynnas_jax.train.step import make_step
 
 STEPS = 6
 
 
-def fit(micro, split, devices, directory, initial=None):
+def fit(micro, split, count, directory, **options):
     return loop.fit(
         micro,
         split,
@@ -28,20 +30,19 @@ def fit(micro, split, devices, directory, initial=None):
         batch_size=16,
         optimizer={"learning_rate": 0.05, "warm_up": 0.2},
         augment=augment.rule(pad=1),
-        mesh=loop.data_mesh(devices),
+        mesh=devices.data_mesh(count),
         directory=directory,
-        checkpoint_every=2,
         log_every=1,
         evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
         evaluate_every=4,
-        initial=initial,
+        **{"checkpoint_every": 2, **options},
     )
 
 
 def rows(directory):
     """The logged lines without their times."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("time_s", "images_per_s")} for row in lines]
+    return [{k: v for k, v in row.items() if k not in ("time_s", "images_per_s", "wait_share")} for row in lines]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,34 @@ def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
     jax.tree_util.tree_map_with_path(same, unbroken[1].variables, final.variables)
 
 
+def test_several_steps_a_call_equal_one_a_call_and_resume_exactly(micro, split, unbroken, tmp_path):
+    """Calls of 4, 1, 1 steps: the checkpoint of step 2 would lie within the first, so only those of 4 and 6 are asked for."""
+    options = {"steps_per_call": 4, "checkpoint_every": 4}
+    final = fit(micro, split, 1, tmp_path / "whole", **options)
+    for one, several in zip(rows(unbroken[0]), rows(tmp_path / "whole"), strict=True):
+        assert one.keys() == several.keys()
+        for name, value in one.items():
+            np.testing.assert_allclose(several[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+    directory = shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(directory / "checkpoints" / "6")
+    jax.tree.map(np.testing.assert_array_equal, fit(micro, split, 1, directory, **options), final)
+
+
+def test_the_step_compiles_once_for_each_number_of_steps(micro, split):
+    transform, key = state.optimizer(10).transform, jax.random.key(0)
+    mesh = devices.data_mesh(8)
+    step = make_step(micro, sandwich.rule(random_subnets=1), transform, mesh)
+    images, labels = devices.replicated(mesh, (split.images, split.labels))
+    current = devices.replicated(mesh, state.create(init(micro.largest_net(), key, (8, 8, 1)), transform))
+    for first in (0, 3, 6):
+        current, metrics = step(current, images, labels, np.arange(48, dtype=np.int32).reshape(3, 16) % 40, key)
+        assert metrics["loss"].shape == (3,)
+        assert int(current.step) == first + 3
+    current, metrics = step(current, images, labels, np.arange(16, dtype=np.int32), key)
+    assert metrics["loss"].shape == ()
+    assert step._cache_size() == 2
+
+
 def test_the_rule_gets_labels_and_mixed_images_and_targets(micro, split, tmp_path):
     """A rule that only reports the sums of what it is given."""
 
@@ -102,7 +131,7 @@ def test_the_rule_gets_labels_and_mixed_images_and_targets(micro, split, tmp_pat
 
         return objective
 
-    mesh, log = loop.data_mesh(2), {"directory": tmp_path, "log_every": 1}
+    mesh, log = devices.data_mesh(2), {"directory": tmp_path, "log_every": 1}
     mix = lambda key, images, labels: (images // 2, 0.5 * labels)  # noqa: E731 - one line says it all
     loop.fit(micro, split, rule, steps=1, batch_size=40, mix=mix, mesh=mesh, **log)
     (row,) = rows(tmp_path)
@@ -117,7 +146,7 @@ def test_mixing_and_randaugment_on_eight_devices_equal_one():
     rule, mix = augment.rule(pad=1, operations=1, brightness=0.2), mixing.rule(mixup=0.4, cutmix=1.0)
     both = lambda key, x, y: mix(key, rule(key, x), y)  # noqa: E731 - one line says it all
     placed = [
-        jax.sharding.NamedSharding(loop.data_mesh(8), jax.sharding.PartitionSpec(axis)) for axis in ("data", None)
+        jax.sharding.NamedSharding(devices.data_mesh(8), jax.sharding.PartitionSpec(axis)) for axis in ("data", None)
     ]
     for out, expected in zip(
         *(jax.jit(both, out_shardings=place)(jax.random.key(0), images, labels) for place in placed), strict=True
@@ -170,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(micro, split, tmp_path):
             steps=20,
             batch_size=8,
             optimizer={"learning_rate": 1e30, "warm_up": 0.1},
-            mesh=loop.data_mesh(1),
+            mesh=devices.data_mesh(1),
             directory=tmp_path,
             checkpoint_every=1,
         )
@@ -198,7 +227,7 @@ def test_the_step_of_the_bad_loss_is_named(unbroken):
 )
 def test_wrong_options(micro, split, options, message):
     with pytest.raises(ValueError, match=message):
-        loop.fit(micro, split, sandwich.rule(), **{"steps": 1, **options}, mesh=loop.data_mesh(8))
+        loop.fit(micro, split, sandwich.rule(), **{"steps": 1, **options}, mesh=devices.data_mesh(8))
 
 
 def test_a_step_at_a_resolution_is_one_on_resized_images(micro, split):
@@ -206,7 +235,7 @@ def test_a_step_at_a_resolution_is_one_on_resized_images(micro, split):
     transform, key = state.optimizer(10).transform, jax.random.key(0)
     labels, indices = jnp.asarray(split.labels), jnp.arange(16, dtype=jnp.int32)
     fresh = lambda: state.create(init(micro.largest_net(), key, (8, 8, 1)), transform)  # noqa: E731 - donated
-    step = loop.make_step(micro, sandwich.rule(random_subnets=1), transform, loop.data_mesh(1))
+    step = make_step(micro, sandwich.rule(random_subnets=1), transform, devices.data_mesh(1))
     inside, metrics = step(fresh(), jnp.asarray(split.images), labels, indices, key, resolution=6)
     before, expected = step(fresh(), resized(jnp.asarray(split.images), 6), labels, indices, key)
     jax.tree.map(np.testing.assert_array_equal, (inside, metrics), (before, expected))
@@ -232,7 +261,7 @@ def test_a_resolution_that_a_phase_unlocks_is_drawn_from_then_on_and_compiles_on
     drawn = [loop.drawn_resolution(supernet, step, 0, phases) for step in range(60)]
     assert [set(drawn[first : first + 20]) for first in (0, 20, 40)] == [{8}, {6, 8}, {4, 6, 8}]
     transform, key = state.optimizer(60).transform, jax.random.key(0)
-    step = loop.make_step(supernet, sandwich.rule(random_subnets=0), transform, loop.data_mesh(1), phases=phases)
+    step = make_step(supernet, sandwich.rule(random_subnets=0), transform, devices.data_mesh(1), phases=phases)
     current = state.create(init(supernet.largest_net(), key, (8, 8, 1)), transform)
     for number in (0, 1, 19, drawn.index(6), 30, 39, drawn.index(4), 50, 59):
         batch = jnp.asarray(split.images), jnp.asarray(split.labels), jnp.arange(8, dtype=jnp.int32)
@@ -263,7 +292,7 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
         1,
     ]
     transform, key = state.optimizer(5, learning_rate=0.1, warm_up=0.0).transform, jax.random.key(0)
-    step = loop.make_step(micro, sandwich.rule(random_subnets=1), transform, loop.data_mesh(1), phases=phases)
+    step = make_step(micro, sandwich.rule(random_subnets=1), transform, devices.data_mesh(1), phases=phases)
     current, params, compiled = state.create(init(micro.largest_net(), key, (8, 8, 1)), transform), [], []
     for _ in range(5):
         current, _ = step(current, split.images, jnp.asarray(split.labels), jnp.arange(16, dtype=jnp.int32), key)
@@ -274,7 +303,7 @@ def test_phases_change_the_rate_and_nothing_compiles_anew(micro, split, tmp_path
     jax.tree.map(np.testing.assert_array_equal, params[0], params[1])
     for before, after in itertools.pairwise(params[1:]):
         assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
-    log = {"directory": tmp_path, "log_every": 1, "batch_size": 16, "mesh": loop.data_mesh(1)}
+    log = {"directory": tmp_path, "log_every": 1, "batch_size": 16, "mesh": devices.data_mesh(1)}
     loop.fit(micro, split, sandwich.rule(random_subnets=1), steps=5, phases=phases, **log)
     assert ["loss_random" in row for row in rows(tmp_path)] == [False, False, True, True, True]  # as phases have them
     rates = [row["learning_rate"] for row in rows(tmp_path)]
@@ -286,7 +315,7 @@ def test_the_learning_rate_begins_anew_with_each_phase(micro, split, tmp_path):
     phases = progressive_shrinking.schedule(
         micro.space, 9, random_subnets=1, order=("kernel", "expand", "width"), largest_share=0
     )
-    options = {"optimizer": {"learning_rate": 0.05, "warm_up": 0.34}, "batch_size": 16, "mesh": loop.data_mesh(1)}
+    options = {"optimizer": {"learning_rate": 0.05, "warm_up": 0.34}, "batch_size": 16, "mesh": devices.data_mesh(1)}
     loop.fit(
         micro,
         split,
@@ -304,7 +333,7 @@ def test_the_learning_rate_begins_anew_with_each_phase(micro, split, tmp_path):
 def test_resuming_in_a_phase_that_sorts_equals_never_stopping(micro, split, tmp_path):
     phases = progressive_shrinking.schedule(micro.space, STEPS, random_subnets=1, largest_share=0.0)
     options = {"seed": 3, "steps": STEPS, "batch_size": 16, "phases": phases, "checkpoint_every": 2}
-    options["mesh"] = loop.data_mesh(1)
+    options["mesh"] = devices.data_mesh(1)
 
     def run(directory):
         return loop.fit(micro, split, sandwich.rule(random_subnets=1), directory=directory, **options)
