@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workdir", type=Path, required=True, help="where the artifacts go; a run found there is resumed")
     run.add_argument("--stages", help="only these, separated by commas")
     run.add_argument("--redo", metavar="STAGE", help="delete this stage's artifacts and those built on them, first")
+    run.add_argument("--distributed", action="store_true", help="one of several processes; the cluster tells which")
+    run.add_argument("--coordinator", metavar="HOST:PORT", help="where no cluster tells: of process 0")
+    run.add_argument("--processes", type=int, metavar="N", help="and how many there are")
+    run.add_argument("--process", type=int, metavar="I", help="and which this is, from 0")
     run.epilog = "--config=FILE.py[:mode] names the config; --config.train.steps=N and the like override it"
     run.set_defaults(command=_run)
 
@@ -88,9 +92,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
-    from dynnas_jax import pipeline
+    from dynnas_jax import pipeline, processes
 
     names = tuple(known.stages.split(",")) if known.stages is not None else pipeline.NAMES
+    group = (known.coordinator, known.processes, known.process)
+    if known.distributed or any(value is not None for value in group):
+        pipeline.keep_memory()  # before JAX starts its threads
+        processes.join(*group)
     pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
 
 

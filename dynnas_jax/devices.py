@@ -1,4 +1,4 @@
-"""The devices of a run: its processes, the mesh over all their devices, and arrays that lie on it."""
+"""The devices of a run, those of all its processes: a mesh over them, and arrays that lie on it."""
 
 from __future__ import annotations
 
@@ -9,46 +9,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA, SUBNET = "data", "subnet"  # the axes of a mesh
-
-
-def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the processes of one run, before anything else of JAX; without arguments where the cluster tells (TPU, Slurm).
-
-    Args:
-      coordinator: HOST:PORT where process 0 listens.
-      processes: of the run.
-      process: the number of this one, from 0.
-
-    Raises:
-      ValueError: if only some are given, if they do not fit, or if the others cannot be reached.
-    """
-    given = [value is not None for value in (coordinator, processes, process)]
-    if any(given) and not all(given):
-        raise ValueError("--coordinator, --processes and --process belong together: give all three, or --distributed")
-    if all(given) and not 0 <= process < processes:
-        raise ValueError(f"--process={process}: must be at least 0 and below --processes={processes}")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # without it CPU processes cannot exchange arrays
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"the processes of this run did not come together ({reason}); where no cluster is detected, give "
-            "--coordinator=HOST:PORT --processes=N --process=I"
-        ) from error
-
-
-def is_first() -> bool:
-    """Whether this is the one process that writes."""
-    return jax.process_index() == 0
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every process has come here; `what` must be the same in all."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
 
 
 def data_mesh(devices: int | None = None, subnet: int = 1) -> Mesh:

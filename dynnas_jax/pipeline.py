@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import recipe
+from dynnas_jax import processes, recipe
 from dynnas_jax.data import sources
 from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config, read_json
 
@@ -24,6 +27,8 @@ STAGES = (
 )
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 NAMES = tuple(stage.name for stage in STAGES)
+TOGETHER = ("train", "collect", "predict", "search")  # by all processes of a run; the others are the first's alone
+SHARED = ("train", "collect")  # stages that know which process writes what
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str | None = None) -> None:
@@ -41,7 +46,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
     workdir = Workdir(path, STAGES, config, _sources(config))
     doomed = workdir.built_on(redo) if redo else ()
-    todo = []
+    todo, first = [], processes.is_first()
     for name in NAMES:
         if name in names and not todo and name not in doomed and workdir.complete(name):
             _say(f"{name}: done before")
@@ -51,12 +56,13 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         # What is wrong with the config or the data must come to light before anything is deleted.
         _check_inputs(workdir, todo, doomed)
         job = _prepare(workdir, config, todo)
-        if deleted := workdir.delete(doomed):
+        processes.wait_for_all("prepared")  # before anything that the others look at changes
+        if first and (deleted := workdir.delete(doomed)):
             _say(f"deleted {', '.join(deleted)}")
         _do(workdir, job, todo)
-    elif not workdir.knows_config():
+    elif first and not workdir.knows_config():
         workdir.claim()
-    if "report" in names:
+    if first and "report" in names:
         _print_summary(path)
 
 
@@ -136,14 +142,32 @@ def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) ->
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
-    workdir.claim()
+    if first := processes.is_first():
+        workdir.claim()
     for name in todo:
+        if name not in TOGETHER and not processes.part():
+            return
+        processes.wait_for_all(f"before {name}")
         if workdir.complete(name):
             _say(f"{name}: done before")
             continue
         _say(f"{name} ...")
-        folder = workdir.start(name)
-        workdir.finish(name, recipe.stage(name)(job, folder, **workdir.config[name]))
+        if first:
+            workdir.start(name)
+        with _folder(workdir, name) as folder:
+            files = recipe.stage(name)(job, folder, **workdir.config[name])
+        if first:
+            workdir.finish(name, files)
+
+
+@contextlib.contextmanager
+def _folder(workdir: Workdir, name: str) -> Iterator[Path]:
+    """Where a process writes what a stage makes: the first, and all where they write together, in the working directory."""
+    if processes.is_first() or name in SHARED:
+        yield workdir.folder(name)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def _use_compilation_cache() -> None:
@@ -180,4 +204,5 @@ def status(path: Path) -> list[tuple[str, str]]:
 
 
 def _say(line: str) -> None:
-    print(f"dynnas: {line}", flush=True)
+    if processes.is_first():
+        print(f"dynnas: {line}", flush=True)

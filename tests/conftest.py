@@ -200,6 +200,7 @@ def two_processes():
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         settings = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+        settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as `quick_programs`
         settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": settings}
         command = [sys.executable, "-W", "error::FutureWarning", "-c", script, address]

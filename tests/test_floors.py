@@ -15,6 +15,7 @@ FLOORS = {
             "search_space",
             "elastic",
             "devices",
+            "processes",
             "confidence",
             "records",
             "workdir",

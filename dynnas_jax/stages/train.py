@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dynnas_jax import channel_sorting, devices
+from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
@@ -63,8 +63,9 @@ def run(
         config=job.workdir.config,
         **options,
     )
-    save_variables(folder / "supernet.msgpack", jax.device_get(loop.averaged(final)))
-    write_json(folder / "data.json", facts_of(job.images))
+    if processes.is_first():
+        save_variables(folder / "supernet.msgpack", devices.on_host(loop.averaged(final)))
+        write_json(folder / "data.json", facts_of(job.images))
     return "supernet.msgpack", "data.json"
 
 

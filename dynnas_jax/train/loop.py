@@ -16,7 +16,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import channel_sorting, devices
+from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, feed, metrics, state
@@ -105,7 +105,7 @@ def fit(
     fed = feed.feed(train, batch_size, plan, seed, mesh)
     log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
     watch = Stopwatch(first)
-    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not devices.is_first())
+    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not processes.is_first())
     # A run that stops early leaves its newest checkpoint complete too.
     with contextlib.closing(watch), log, store or contextlib.nullcontext(), bar:
         for call, batch in zip(plan, fed, strict=True):

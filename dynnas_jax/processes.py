@@ -1,0 +1,73 @@
+"""The processes of a run. JAX is imported where there are several; without `join` there is one."""
+
+from __future__ import annotations
+
+import sys
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Joins the processes of one run, before anything else of JAX; without arguments where the cluster tells (TPU, Slurm).
+
+    Args:
+      coordinator: HOST:PORT where process 0 listens.
+      processes: of the run.
+      process: the number of this one, from 0.
+
+    Raises:
+      ValueError: if only some are given, if they do not fit, or if the others cannot be reached.
+    """
+    import jax
+
+    given = [value is not None for value in (coordinator, processes, process)]
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --processes and --process belong together: give all three, or --distributed")
+    if all(given) and not 0 <= process < processes:
+        raise ValueError(f"--process={process}: must be at least 0 and below --processes={processes}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # without it CPU processes cannot exchange arrays
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the processes of this run did not come together ({reason}); where no cluster is detected, give "
+            "--coordinator=HOST:PORT --processes=N --process=I"
+        ) from error
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes."""
+    if not several():
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here; `what` must be the same in all."""
+    if several():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+def part() -> bool:
+    """Ends what the processes have in common; returns whether this one is the first, which may go on alone.
+
+    Else one that ends early would wait for the others, and be taken for lost by them.
+    """
+    first = is_first()
+    if several():
+        import jax
+
+        jax.distributed.shutdown()
+    return first
