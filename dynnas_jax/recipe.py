@@ -16,6 +16,7 @@ _LEAST = {
     "train": {
         "steps": 1,
         "batch_size": 1,
+        "steps_per_call": 1,
         "checkpoint_every": 1,
         "log_every": 1,
         "evaluate_every": 0,

@@ -248,7 +248,7 @@ def test_trackers_get_all_that_is_logged_and_the_config(tiny_run, tmp_path, monk
     pipeline.run(config, out, names=("train",))
     assert [(start.directory, start.resumed_step, start.config) for start in begun] == [(out / "train", 0, config)]
     names = {"loss", "loss_largest", "loss_smallest", "loss_random", "accuracy_largest", "gradient_norm"}
-    names |= {"learning_rate", "images_per_s"}
+    names |= {"learning_rate", "images_per_s", "wait_share"}
     held_out = {"holdout_accuracy_smallest", "holdout_accuracy_largest"}
     assert {step: set(values) for step, values in told.items()} == {2: names, 4: names, 6: names | held_out}
     assert all(values["images_per_s"] > 0 for values in told.values())
