@@ -1,0 +1,280 @@
+"""Predict a training step on many chips: python benchmarks/scaling.py --config=configs/imagenet_ofa.py:pod --devices=8.
+
+The recipe's step is lowered from shapes alone and compiled for N pretended CPU devices (--devices=8 or 256); what they tell each
+other, what each keeps and computes is read from the partitioned program of one device. From that and the published rates of the
+chips (benchmarks/chips.py) follow step time and efficiency: predictions, not measurements. Prints one JSON object.
+"""
+
+import argparse
+import collections
+import importlib.metadata
+import io
+import json
+import math
+import time
+
+import chips
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+
+from dynnas_jax import devices, elastic, job, settings
+from dynnas_jax.costs import macs
+from dynnas_jax.data import augment, mixing, streams
+from dynnas_jax.data.splits import fitted
+from dynnas_jax.stages.train import rule_and_phases
+from dynnas_jax.train import loop, state
+
+# Pixels, classes and training images of the datasets whose recipes can be asked for; pixels as the recipe says where None.
+DATASETS = {"cifar10": (32, 10, 50_000), "imagenet2012": (None, 1000, 1_281_167)}
+# Only the partitioned program is wanted, not fast code.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+JPEG_SHAPE, JPEG_QUALITY = (387, 469), 90  # about ImageNet's mean size in pixels, and 110 kB
+
+
+def lowered_step(
+    supernet, rule, mesh: Mesh, batch: int, image_shape, *, in_memory: int | None, steps: int = 100, **options
+):
+    """The training step of `options` (those of `make_step`) for a mesh, lowered from shapes; nothing is allocated.
+
+    Args:
+      in_memory: images of a split that lies whole on every device, from which a step takes its batch; None: streamed.
+    """
+    resolution = options.pop("resolution", None)
+    phases, optimizer = options.get("phases"), options.pop("optimizer", {})
+    transform = state.optimizer(steps, **optimizer, starts=(0,) if phases is None else phases.starts).transform
+    step = loop.make_step(supernet, rule, transform, mesh, **options)
+    whole, part = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (devices.DATA,)))
+
+    def placed(tree, sharding):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    fresh = lambda key: state.create(elastic.init_supernet(supernet, key, image_shape), transform)  # noqa: E731 - traced
+    count = batch if in_memory is None else in_memory
+    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
+    indices = None if in_memory is None else jax.ShapeDtypeStruct((batch,), jnp.int32)
+    data = placed(images, part if in_memory is None else whole)
+    current, key = placed((jax.eval_shape(fresh, key), key), whole)
+    return step.lower(current, *data, indices, key, None, resolution=resolution)
+
+
+def parts_of(config: dict) -> tuple:
+    """(supernet, rule, keyword arguments of `lowered_step`) of a recipe. Raises ValueError for a dataset that is not known."""
+    data, train = config["data"], config["train"]
+    if data["name"] not in DATASETS:
+        raise ValueError(f"data.name is {data['name']!r}, choose a recipe of {list(DATASETS)}")
+    pixels, classes, count = DATASETS[data["name"]]
+    pixels = data.get("image_size") or pixels
+    moments = ((data.get(name) or (0.5,) * 3) for name in ("mean", "std"))
+    facts = {
+        "image_shape": (pixels, pixels, 3),
+        "classes": range(classes),
+        **dict(zip(("mean", "std"), moments, strict=True)),
+    }
+    supernet = job.build_supernet({**config["supernet"], "depthwise": "conv"}, facts)
+    shrinking = train.get("progressive_shrinking")
+    rule, phases = rule_and_phases(supernet.space, train["steps"], train.get("sandwich_rule"), shrinking)
+    options = {
+        "image_shape": facts["image_shape"],
+        "in_memory": None if data.get("stream") else count - data.get("holdout", 0),
+        "steps": train["steps"],
+        "optimizer": train.get("optimizer") or {},
+        "augment": augment.rule(**data["augment"]) if "augment" in data else None,
+        "mix": mixing.rule(**train["mixing"]) if train.get("mixing") else None,
+        "ema_decay": train["ema_decay"],
+        "phases": phases,
+    }
+    return supernet, rule, options
+
+
+def nets_of_step(supernet, config: dict, resolution: int) -> list[tuple]:
+    """(net, how often) of a step's sandwich, at the most: those of any phase; masked subnets cost what the largest does."""
+    subnets = config["train"].get("sandwich_rule", {}).get("random_subnets", 2)
+    largest, smallest = (
+        supernet.net(supernet.arch(genome)) for genome in (supernet.space.largest, supernet.space.smallest)
+    )
+    if config["train"].get("progressive_shrinking") is not None:
+        return [(largest, 2 + subnets)]
+    return [(largest, 1 + subnets), (smallest, 1)]
+
+
+def kept_bytes(net, resolution: int) -> int:
+    """What the gradient of a net keeps of one image, as JAX asks for it; a compiler may compute some of it again."""
+
+    def kept(images):
+        shape = jax.ShapeDtypeStruct((images, resolution, resolution, 3), jnp.uint8)
+        variables = jax.eval_shape(net.init, jax.random.key(0), shape)
+
+        def backward(variables, batch):
+            stats = variables["batch_stats"]
+            logits = lambda p: net.apply({"params": p, "batch_stats": stats}, batch, True, mutable=["batch_stats"])  # noqa: E731
+            return jax.vjp(logits, variables["params"])[1]
+
+        return sum(
+            math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(backward, variables, shape))
+        )
+
+    return kept(2) - kept(1)
+
+
+def purpose(collective: hlo.Collective) -> str:
+    """What an exchange is for; batch norms are the only modules of a net that exchange anything."""
+    if "shard_map" not in collective.made_by:
+        return "images"
+    return "batch statistics" if "norm" in collective.made_by else "gradient and metrics"
+
+
+def table(collectives: list[hlo.Collective]) -> dict:
+    """Number and bytes of exchanges by kind and purpose."""
+    found = collections.defaultdict(lambda: {"count": 0, "megabytes": 0.0})
+    for collective in collectives:
+        row = found[f"{collective.kind}: {purpose(collective)}"]
+        row["count"] += 1
+        row["megabytes"] += collective.size_bytes / 1e6
+    return {name: {**row, "megabytes": round(row["megabytes"], 3)} for name, row in sorted(found.items())}
+
+
+def decode_s(pixels: int, images: int = 40) -> float:
+    """Processor seconds to decode one JPEG of ImageNet's mean size and resize a random crop, on one core of this machine."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (48, 58, 3), np.uint8))
+    noise = generator.normal(0, 9, (*JPEG_SHAPE, 3))
+    picture = np.asarray(coarse.resize(JPEG_SHAPE[::-1], Image.Resampling.BICUBIC)) + noise
+    file = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
+    _, cut = streams.rule(crop_scale=(0.08, 1.0))
+    start = time.process_time()
+    for _ in range(images):
+        image = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+        fitted(image, pixels, 1.0, lambda height, width: cut(generator, height, width))
+    return (time.process_time() - start) / images
+
+
+def predicted(
+    where, nets, collectives, images: int, image_s: float, params: int, *, dtype="float32", syncs=1.0
+) -> dict:
+    """One step on a slice with `images` a chip; `syncs` is the share of the batch statistics' exchanges that is left."""
+    compute = collections.Counter()
+    for net, times in nets:
+        compute.update(
+            {kind: times * seconds for kind, seconds in chips.compute_s(where.chip, net, images, dtype).items()}
+        )
+    memory = chips.MEMORY_SHARE * where.chip.memory_bytes_per_s
+    compute["optimizer"] = chips.OPTIMIZER_PASSES * 4 * params / memory
+    exposed = collections.Counter()
+    for collective in collectives:
+        share = syncs if purpose(collective) == "batch statistics" else 1.0
+        exposed[purpose(collective)] += share * chips.collective_s(where, collective)
+    busy = compute.total() + exposed.total()
+    wait = max(0.0, images * image_s / where.cores - busy)
+    return {
+        "step_ms": round(1e3 * (busy + wait), 2),
+        "images_per_s": round(images * where.devices / (busy + wait)),
+        "efficiency": round(compute.total() / (busy + wait), 3),
+        "compute_ms": {kind: round(1e3 * seconds, 2) for kind, seconds in compute.items()},
+        "communication_ms": {kind: round(1e3 * seconds, 2) for kind, seconds in exposed.items()},
+        "input_wait_ms": round(1e3 * wait, 2),
+    }
+
+
+CHANGES = {
+    "as it is": {},
+    "bfloat16 activations": {"dtype": "bfloat16"},
+    "half the exchanges of batch statistics": {"syncs": 0.5},
+    "both": {"dtype": "bfloat16", "syncs": 0.5},
+}
+
+
+def predictions(count: int, nets, collectives, images: int, image_s: float, params: int) -> dict:
+    """By slice, images a chip and change of the program."""
+    found = {}
+    for name, where in chips.SLICES.items():
+        for batch in (images, 4 * images) if where.devices == count else ():
+            given = where, nets, collectives, batch, image_s, params
+            found[f"{name}, {batch} images a chip"] = {
+                change: predicted(*given, **options) for change, options in CHANGES.items()
+            }
+    return found
+
+
+def arguments() -> tuple[argparse.Namespace, dict]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--devices", type=int, choices=(8, 256), default=8)
+    parser.add_argument("--batch_per_device", type=int, help="the recipe's batch over the devices by default")
+    parser.add_argument("--resolution", type=int, help="the largest by default")
+    parser.add_argument("--hlo", help="a file for the partitioned program's text")
+    asked, rest = parser.parse_known_args()
+    return asked, settings.as_dict(settings.load([f"--config={asked.config}", *rest]))
+
+
+def main() -> None:
+    asked, config = arguments()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", asked.devices)
+    supernet, rule, options = parts_of(config)
+    whole = options["image_shape"][0]
+    resolution, images = (
+        asked.resolution or whole,
+        asked.batch_per_device or config["train"]["batch_size"] // asked.devices,
+    )
+    mesh = devices.data_mesh(asked.devices)
+    start = time.perf_counter()
+    real = jax.default_backend
+    jax.default_backend = lambda: "tpu"  # the augmentations as accelerators have them, see `augment.each`
+    step_options = options | {"resolution": None if resolution == whole else resolution}
+    lowered = lowered_step(supernet, rule, mesh, images * asked.devices, **step_options)
+    jax.default_backend = real
+    middle = time.perf_counter()
+    compiled = lowered.compile(compiler_options=QUICK)
+    seconds = {"lower_s": round(middle - start, 1), "compile_s": round(time.perf_counter() - middle, 1)}
+    if asked.hlo:
+        with open(asked.hlo, "w") as file:
+            file.write(compiled.as_text())
+    report(asked, config, supernet, compiled, resolution, images, seconds)
+
+
+def report(asked, config, supernet, compiled, resolution: int, images: int, seconds: dict) -> None:
+    shape, collectives = (resolution, resolution, 3), hlo.collectives(compiled.as_text())
+    nets = nets_of_step(supernet, config, resolution)
+    layers = [(chips.layers(net, shape), times) for net, times in nets]
+    counted = [sum(layer.macs for layer in net) for net, _ in layers]
+    costs = [macs.net_cost(net, shape) for net, _ in nets]
+    if counted != [count for count, _ in costs]:
+        raise ValueError(f"benchmarks/chips.py finds {counted} MACs, dynnas_jax.costs {costs}")
+    image_s = decode_s(config["data"].get("image_size")) if config["data"].get("stream") else 0.0
+    stats, (kept, params) = compiled.memory_analysis(), (kept_bytes(nets[0][0], resolution), costs[0][1])
+    per_image = sum(times * count for (_, times), count in zip(nets, counted, strict=True))
+    facts = {
+        "what": "a prediction from the partitioned program and published rates, not a measurement",
+        "asked": {
+            "config": asked.config,
+            "devices": asked.devices,
+            "images_per_device": images,
+            "resolution": resolution,
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        **seconds,
+        "collectives_of_a_device": table(collectives),
+        "memory_of_a_device_megabytes": {
+            "arguments": round(stats.argument_size_in_bytes / 1e6, 1),
+            "outputs, in their place": round(stats.output_size_in_bytes / 1e6, 1),
+            "temporaries of the CPU's program": round(stats.temp_size_in_bytes / 1e6, 1),
+            "kept for the gradient, float32, one net at a time": round(images * kept / 1e6, 1),
+        },
+        "operations_of_a_device": {
+            "2 x MACs x 3 of the step's nets": 2 * chips.PASSES * images * per_image,
+            "XLA's count of the CPU's program": compiled.cost_analysis()["flops"],
+        },
+        "decode": {"processor_ms_per_image": round(1e3 * image_s, 2)},
+        "predictions": predictions(asked.devices, layers, collectives, images, image_s, params),
+    }
+    print(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()
