@@ -42,8 +42,10 @@ def lowered_step(
 
     Args:
       in_memory: images of a split that lies whole on every device, from which a step takes its batch; None: streamed.
+      steps: of the whole training, for its schedule.
+      steps_per_call: of images in memory.
     """
-    resolution = options.pop("resolution", None)
+    resolution, together = options.pop("resolution", None), options.pop("steps_per_call", 1)
     phases, optimizer = options.get("phases"), options.pop("optimizer", {})
     transform = state.optimizer(steps, **optimizer, starts=(0,) if phases is None else phases.starts).transform
     step = loop.make_step(supernet, rule, transform, mesh, **options)
@@ -56,7 +58,8 @@ def lowered_step(
     fresh = lambda key: state.create(elastic.init_supernet(supernet, key, image_shape), transform)  # noqa: E731 - traced
     count = batch if in_memory is None else in_memory
     images = jax.ShapeDtypeStruct((count, *image_shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
-    indices = None if in_memory is None else jax.ShapeDtypeStruct((batch,), jnp.int32)
+    rows = (batch,) if together == 1 else (together, batch)
+    indices = None if in_memory is None else jax.ShapeDtypeStruct(rows, jnp.int32)
     data = placed(images, part if in_memory is None else whole)
     current, key = placed((jax.eval_shape(fresh, key), key), whole)
     return step.lower(current, *data, indices, key, None, resolution=resolution)
