@@ -113,6 +113,11 @@ def compute_s(chip: Chip, net: list[Layer], images: int, dtype: str) -> dict[str
     return total
 
 
+def optimizer_s(chip: Chip, params: int) -> float:
+    """Seconds in which params, gradient, momentum and average pass through a chip's memory."""
+    return OPTIMIZER_PASSES * 4 * params / (MEMORY_SHARE * chip.memory_bytes_per_s)
+
+
 def _padded(channels: int, tile: int) -> int:
     return -(-channels // tile) * tile
 

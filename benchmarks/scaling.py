@@ -12,6 +12,7 @@ import io
 import json
 import math
 import time
+from typing import NamedTuple
 
 import chips
 import hlo
@@ -94,7 +95,7 @@ def parts_of(config: dict) -> tuple:
     return supernet, rule, options
 
 
-def nets_of_step(supernet, config: dict, resolution: int) -> list[tuple]:
+def nets_of_step(supernet, config: dict) -> list[tuple]:
     """(net, how often) of a step's sandwich, at the most: those of any phase; masked subnets cost what the largest does."""
     subnets = config["train"].get("sandwich_rule", {}).get("random_subnets", 2)
     largest, smallest = (
@@ -157,30 +158,40 @@ def decode_s(pixels: int, images: int = 40) -> float:
     return (time.process_time() - start) / images
 
 
-def predicted(
-    where, nets, collectives, images: int, image_s: float, params: int, *, dtype="float32", syncs=1.0
-) -> dict:
+class Step(NamedTuple):
+    """What a prediction needs of a program."""
+
+    nets: list[tuple[list[chips.Layer], int]]  # the layers of each net, and how often it runs
+    collectives: list[hlo.Collective]
+    decode_s: float  # of one image on one core
+    params: int
+    kept_bytes: int  # of one image, float32
+
+
+def predicted(where: chips.Slice, step: Step, images: int, *, dtype: str = "float32", syncs: float = 1.0) -> dict:
     """One step on a slice with `images` a chip; `syncs` is the share of the batch statistics' exchanges that is left."""
-    compute = collections.Counter()
-    for net, times in nets:
+    compute, exposed = collections.Counter(), collections.Counter()
+    for net, times in step.nets:
         compute.update(
             {kind: times * seconds for kind, seconds in chips.compute_s(where.chip, net, images, dtype).items()}
         )
-    memory = chips.MEMORY_SHARE * where.chip.memory_bytes_per_s
-    compute["optimizer"] = chips.OPTIMIZER_PASSES * 4 * params / memory
-    exposed = collections.Counter()
-    for collective in collectives:
+    compute["optimizer"] = chips.optimizer_s(where.chip, step.params)
+    for collective in step.collectives:
         share = syncs if purpose(collective) == "batch statistics" else 1.0
         exposed[purpose(collective)] += share * chips.collective_s(where, collective)
     busy = compute.total() + exposed.total()
-    wait = max(0.0, images * image_s / where.cores - busy)
+    wait = max(0.0, images * step.decode_s / where.cores - busy)
+    kept = images * step.kept_bytes * chips.WIDTH_BYTES[dtype] / chips.WIDTH_BYTES["float32"]
+    in_ms = lambda parts: {kind: round(1e3 * seconds, 2) for kind, seconds in parts.items()}  # noqa: E731 - one line says it all
     return {
         "step_ms": round(1e3 * (busy + wait), 2),
         "images_per_s": round(images * where.devices / (busy + wait)),
         "efficiency": round(compute.total() / (busy + wait), 3),
-        "compute_ms": {kind: round(1e3 * seconds, 2) for kind, seconds in compute.items()},
-        "communication_ms": {kind: round(1e3 * seconds, 2) for kind, seconds in exposed.items()},
+        "compute_ms": in_ms(compute),
+        "communication_ms": in_ms(exposed),
         "input_wait_ms": round(1e3 * wait, 2),
+        "cores_decoding": round(images * where.devices * step.decode_s / (busy + wait), 1),
+        "fits": kept < where.chip.memory_bytes,
     }
 
 
@@ -192,14 +203,13 @@ CHANGES = {
 }
 
 
-def predictions(count: int, nets, collectives, images: int, image_s: float, params: int) -> dict:
+def predictions(devices: int, step: Step, images: int) -> dict:
     """By slice, images a chip and change of the program."""
     found = {}
     for name, where in chips.SLICES.items():
-        for batch in (images, 4 * images) if where.devices == count else ():
-            given = where, nets, collectives, batch, image_s, params
+        for batch in (max(1, images // 4), images, 4 * images) if where.devices == devices else ():
             found[f"{name}, {batch} images a chip"] = {
-                change: predicted(*given, **options) for change, options in CHANGES.items()
+                change: predicted(where, step, batch, **options) for change, options in CHANGES.items()
             }
     return found
 
@@ -243,14 +253,17 @@ def main() -> None:
 
 def report(asked, config, supernet, compiled, resolution: int, images: int, seconds: dict) -> None:
     shape, collectives = (resolution, resolution, 3), hlo.collectives(compiled.as_text())
-    nets = nets_of_step(supernet, config, resolution)
+    nets = nets_of_step(supernet, config)
     layers = [(chips.layers(net, shape), times) for net, times in nets]
     counted = [sum(layer.macs for layer in net) for net, _ in layers]
     costs = [macs.net_cost(net, shape) for net, _ in nets]
     if counted != [count for count, _ in costs]:
         raise ValueError(f"benchmarks/chips.py finds {counted} MACs, dynnas_jax.costs {costs}")
     image_s = decode_s(config["data"].get("image_size")) if config["data"].get("stream") else 0.0
-    stats, (kept, params) = compiled.memory_analysis(), (kept_bytes(nets[0][0], resolution), costs[0][1])
+    stats, step = (
+        compiled.memory_analysis(),
+        Step(layers, collectives, image_s, costs[0][1], kept_bytes(nets[0][0], resolution)),
+    )
     per_image = sum(times * count for (_, times), count in zip(nets, counted, strict=True))
     facts = {
         "what": "a prediction from the partitioned program and published rates, not a measurement",
@@ -267,14 +280,14 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
             "arguments": round(stats.argument_size_in_bytes / 1e6, 1),
             "outputs, in their place": round(stats.output_size_in_bytes / 1e6, 1),
             "temporaries of the CPU's program": round(stats.temp_size_in_bytes / 1e6, 1),
-            "kept for the gradient, float32, one net at a time": round(images * kept / 1e6, 1),
+            "kept for the gradient, float32, one net at a time": round(images * step.kept_bytes / 1e6, 1),
         },
         "operations_of_a_device": {
             "2 x MACs x 3 of the step's nets": 2 * chips.PASSES * images * per_image,
             "XLA's count of the CPU's program": compiled.cost_analysis()["flops"],
         },
         "decode": {"processor_ms_per_image": round(1e3 * image_s, 2)},
-        "predictions": predictions(asked.devices, layers, collectives, images, image_s, params),
+        "predictions": predictions(asked.devices, step, images),
     }
     print(json.dumps(facts, indent=1))
 
