@@ -52,7 +52,7 @@ SLICES = {
     # 16 x 16 chips: rings along both axes, both ways; 8 hops at most along each axis, there and back.
     "v5e-256": Slice(V5E, 256, 4 * 45e9, 2 * (8 + 8) * HOP_S, 14),
     # NVLink 450 GB/s one way, of which NCCL reaches 370 (https://github.com/NVIDIA/nccl-tests/issues/212); the latency of two
-    # GPUs is 6 us (https://github.com/NVIDIA/nccl/issues/1259), that of eight is assumed. 2 x 56 cores for 8 GPUs (DGX H100).
+    # GPUs is 6 us (https://github.com/NVIDIA/nccl/issues/1259), that of eight is assumed. 2 x 56 cores for 8 GPUs (docs/scaling.md).
     "8 x H100": Slice(H100, 8, 370e9, 10e-6, 14),
 }
 
