@@ -42,7 +42,7 @@ class Slice(NamedTuple):
 # https://cloud.google.com/tpu/docs/v5e (197 TFLOP/s bf16, 16 GB at 819 GB/s, 2D torus, 224 vCPUs for 8 chips) and
 # https://jax-ml.github.io/scaling-book/tpus (128x128 matrix unit; vector unit of 8 x 128 x 4 lanes at 1.5 GHz, float32 only;
 # 45 GB/s one way a link, 1 us a hop, no wraparound below 16 chips an axis). Products of float32 run in bf16 on it, in TF32 on
-# H100: https://docs.jax.dev/en/latest/jax.lax.html#jax.lax.Precision.
+# H100: https://docs.jax.dev/en/latest/201/precision.html.
 V5E = Chip({"float32": 197e12, "bfloat16": 197e12}, 128, 8 * 128 * 4 * 1.5e9, 16e9, 819e9)
 # https://www.nvidia.com/en-us/data-center/h100 (SXM; TF32 and bf16 without sparsity, float32 67 TFLOP/s, 80 GB at 3.35 TB/s).
 H100 = Chip({"float32": 495e12, "bfloat16": 989e12}, 8, 67e12, 80e9, 3.35e12)
