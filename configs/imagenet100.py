@@ -7,10 +7,9 @@ Lineage: configs/imagenet_ofa.py (arXiv 1908.09791). The classes are those of im
     dynnas run --config=configs/imagenet100.py:tiny --workdir=runs/imagenet100_tiny  # 2 CPU cores, under 20 minutes
 From once-for-all's weights, with a new classifier:
     dynnas run --config=configs/imagenet100.py:weights --config.train.start_from=FILE --workdir=runs/imagenet100
-The data are those of ImageNet, prepared as configs/imagenet_ofa.py says. Expected: not known; no mode has been run on them, the tiny
-one to its report on stand-in images only.
-Training is 2.0e17 operations (estimated): under 3 hours at 2e13 a second, 20 minutes on 8 chips of that, if their host decodes
-as fast.
+The data are those of ImageNet, prepared as configs/imagenet_ofa.py says. Expected: not known; no mode has been run on them, the
+tiny one to its report on stand-in images only. Training is 2.0e17 operations (estimated): under 3 hours at 2e13 a second, 20
+minutes on 8 chips of that, if their host decodes as fast.
 """
 
 import runpy

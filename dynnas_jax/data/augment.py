@@ -105,8 +105,9 @@ def _crop_and_flip(crop_key, flip_key, images, pad, flip):
         columns = jnp.where(jax.random.bernoulli(flip_key, 0.5, (batch, 1)), width - 1 - columns, columns)
     columns = left + columns  # int32[b, w]
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    index = jnp.arange(batch)[:, None, None]
-    return padded.at[index, rows[:, :, None], columns[:, None, :]].get(mode="promise_in_bounds")
+    # Mapped over the images: a gather with the batch as an indexed axis would collect the images of all devices.
+    take = lambda image, row, column: image.at[row[:, None], column[None]].get(mode="promise_in_bounds")  # noqa: E731
+    return jax.vmap(take)(padded, rows, columns)
 
 
 def _cut_out(key, images, side):
