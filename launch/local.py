@@ -23,11 +23,13 @@ import subprocess
 import sys
 import threading
 import time
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import NamedTuple
 
 PREEMPTED = 75
-FORWARDED = (signal.SIGTERM, signal.SIGINT)
-_OUTPUT_DRAIN_S = 2.0
+# A terminal that closes is no reason to lose what SIGTERM would have saved.
+FORWARDED = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}
+_OUTPUT_DRAIN_S = 1.0
 _line_lock = threading.Lock()
 
 
@@ -71,6 +73,7 @@ class Attempt:
         self.stopped = False
         self._events, self._grace_s = events, grace_s
         self._children: list[subprocess.Popen] = []
+        self._printers: list[threading.Thread] = []
         self._running: set[int] = set()
         self._plan: list[tuple[float, signal.Signals]] = []  # when to send what to those still running
         self._told = False  # whether a planned signal was sent: what ends after it is no cause
@@ -89,24 +92,19 @@ class Attempt:
         child = subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
             errors="replace",
             start_new_session=True,
         )
         index = len(self._children)
         self._children.append(child)
         self._running.add(index)
-        printer = threading.Thread(target=_print_lines, args=(index, child.stdout), daemon=True)
-        printer.start()
-        threading.Thread(target=self._wait_for, args=(index, printer), daemon=True).start()
-
-    def _wait_for(self, index: int, printer: threading.Thread) -> None:
-        code = self._children[index].wait()
-        printer.join(_OUTPUT_DRAIN_S)  # a process that the ended one left behind may hold the pipe open
-        self._events.put(End(index, code))
+        self._printers.append(threading.Thread(target=_print_lines, args=(index, child.stdout), daemon=True))
+        self._printers[-1].start()
+        # At once, since the order of the ends tells the cause from what it led to.
+        threading.Thread(target=lambda: self._events.put(End(index, child.wait())), daemon=True).start()
 
     def follow(self, report) -> None:
         """Waits until every process ended. Each cause is told to `report(cause, sentence about the others)`."""
@@ -128,6 +126,8 @@ class Attempt:
 
     def _note(self, end: End, report) -> None:
         self._running.discard(end.process)
+        # What the ended process left behind may hold the pipe open.
+        self._printers[end.process].join(_OUTPUT_DRAIN_S)
         if end.code == 0 or self._told:
             return
         first_failure = end.code != PREEMPTED and all(cause.code == PREEMPTED for cause in self.causes)
@@ -162,15 +162,19 @@ class Attempt:
 
 def _print_lines(index: int, stream) -> None:
     for line in stream:
-        with _line_lock:
-            sys.stdout.write(f"[{index}] {line.rstrip()}\n")
-            sys.stdout.flush()
+        _write(sys.stdout, f"[{index}] {line.rstrip()}\n")
 
 
 def say(text: str) -> None:
     """One line of the launcher's own."""
-    with _line_lock:
-        print(f"launch: {text}", file=sys.stderr, flush=True)
+    _write(sys.stderr, f"launch: {text}\n")
+
+
+def _write(stream, line: str) -> None:
+    # A reader or terminal that is gone must not end the job.
+    with _line_lock, contextlib.suppress(OSError):
+        stream.write(line)
+        stream.flush()
 
 
 def environments(known: argparse.Namespace) -> list[dict[str, str]]:
@@ -219,7 +223,8 @@ def run(known: argparse.Namespace, job: list[str]) -> int:
         )
     events: queue.SimpleQueue = queue.SimpleQueue()
     for number in FORWARDED:
-        signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: events.put(FORWARDED[signal.Signals(number)]))
     for restart in range(known.restarts + 1):
         attempt = Attempt(events, known.grace_s)
 
@@ -250,23 +255,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"launch: {message} (--help lists all)\n")
 
 
-def _at_least(lowest: int):
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {lowest}")
-        return int(text)
+def _at_least(lowest: int, kind: type = int):
+    def number(text: str):
+        if not lowest <= kind(text) < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not at least {lowest}")
+        return kind(text)
 
     return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -280,7 +275,9 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus_per_process", type=_at_least(1), metavar="N", help="of CUDA_VISIBLE_DEVICES, if that is set"
     )
     parser.add_argument("--restarts", type=_at_least(0), default=0, metavar="N", help="at most so many (0)")
-    parser.add_argument("--grace_s", type=_seconds, default=30.0, metavar="S", help="from SIGTERM to SIGKILL (30)")
+    parser.add_argument(
+        "--grace_s", type=_at_least(0, float), default=30.0, metavar="S", help="from SIGTERM to SIGKILL (30)"
+    )
     default = [sys.executable, "-m", "dynnas_jax"]
     parser.add_argument("--command", type=shlex.split, default=default, help="run this instead of python -m dynnas_jax")
     parser.add_argument("--dry_run", action="store_true", help="print the command of each process and run nothing")

@@ -93,8 +93,10 @@ def test_help(name):
         (["local.py", "--processes=2", *JOB], "unrecognized arguments: run"),
         (["local.py", "--processes=2"], "give the job after --"),
         (["local.py", "--", *JOB], "required: --processes"),
-        (["local.py", "--processes=0", "--", *JOB], "'0' is no whole number of at least 1"),
-        (["local.py", "--processes=1", "--grace_s=soon", "--", *JOB], "'soon' is no number of seconds"),
+        (["local.py", "--processes=0", "--", *JOB], "0 is not at least 1"),
+        (["local.py", "--processes=1", "--grace_s=soon", "--", *JOB], "--grace_s: invalid number value: 'soon'"),
+        (["local.py", "--processes=1", "--grace_s=nan", "--", *JOB], "nan is not at least 0"),
+        (["local.py", "--processes=1.5", "--", *JOB], "--processes: invalid number value: '1.5'"),
         (["local.py", "--processes=1", "--command=no_such", "--", *JOB], "no program 'no_such'"),
         (["local.py", "--processes=1", "--devices=2", "--gpus_per_process=1", "--", *JOB], "not allowed with"),
     ],
@@ -184,10 +186,13 @@ GCLOUD = r"""#!/usr/bin/env bash
 cd "$(dirname "$0")"
 printf '%s\n' "$*" >> calls
 case "$*" in
-*"queued-resources describe"*) cat resource ;;
+*"queued-resources describe"*)
+  head -n 1 resource
+  if (($(wc -l < resource) > 1)); then sed -i 1d resource; fi
+  ;;
 *"queued-resources create"*)
   for host in 0 1; do kill -KILL -- "-$(cat host$host/dynnas.pid)"; rm host$host/dynnas.pid; done
-  echo ACTIVE > resource && echo READY > node
+  cat created > resource && echo READY > node
   ;;
 *"tpu-vm scp"*) for host in 0 1; do cp "$5" "host$host/${6#pod:}"; done ;;
 *"tpu-vm describe"*) cat node ;;
@@ -209,7 +214,7 @@ read -ra ends < ~/ends
 case ${ends[$(wc -l < ~/starts) - 1]} in
 wait) for _ in {1..400}; do sleep 0.05; done ;;
 killed) kill -KILL $$ ;;
-preempted) echo "$(cat ~/../preempted_as)" > ~/../node; sleep 0.3; kill -KILL $PPID ;;
+preempted) read -r file state < ~/../preempted && echo "$state" > ~/../$file && sleep 0.3 && kill -KILL $PPID ;;
 *) exit "${ends[$(wc -l < ~/starts) - 1]}" ;;
 esac
 """
@@ -217,7 +222,7 @@ esac
 
 @pytest.fixture
 def pod(tmp_path):
-    """pod(ends of host 0, ends of host 1, flags...): what `tpu_pod.sh run` made of them on a slice that stands in."""
+    """pod(ends of host 0, ends of host 1, flags..., verb="run"): what `tpu_pod.sh` made of a slice that stands in."""
     script(tmp_path / "gcloud", GCLOUD)
     for host in (0, 1):
         home = tmp_path / f"host{host}"
@@ -225,13 +230,14 @@ def pod(tmp_path):
         (home / "dynnas_jax").mkdir()
     (tmp_path / "resource").write_text("ACTIVE\n")
     (tmp_path / "node").write_text("READY\n")
-    (tmp_path / "preempted_as").write_text("PREEMPTED\n")
+    (tmp_path / "preempted").write_text("node PREEMPTED\n")
+    (tmp_path / "created").write_text("ACTIVE\n")
 
-    def start(first, second, *flags):
+    def start(first, second, *flags, verb="run"):
         (tmp_path / "host0" / "ends").write_text(first + "\n")
         (tmp_path / "host1" / "ends").write_text(second + "\n")
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-        command = (LAUNCH / "tpu_pod.sh", "run", *POD, *flags, "--poll_s=0", "--", *JOB)
+        command = (LAUNCH / "tpu_pod.sh", verb, *POD, *flags, "--poll_s=0", "--", *JOB)
         return run(*command, env=environment)
 
     return start
@@ -275,9 +281,26 @@ def test_tpu_pod_terminates_before_it_kills(pod, tmp_path):
     assert (tmp_path / "host1" / "terminated").exists()
 
 
-@pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED"])
+def test_tpu_pod_waits_for_its_resource(pod, tmp_path):
+    (tmp_path / "created").write_text("ACCEPTED\nWAITING_FOR_RESOURCES\nACTIVE\n")
+    done = pod("0", "0", *SLICE, verb="create")
+    assert (done.returncode, done.stdout) == (0, "pod: ACCEPTED\npod: WAITING_FOR_RESOURCES\npod: ACTIVE\n")
+    (tmp_path / "created").write_text("PROVISIONING\nFAILED\n")
+    done = pod("0", "0", *SLICE, verb="create")
+    assert done.returncode == 1
+    assert done.stderr.endswith("tpu_pod.sh: pod is FAILED and will not become active; delete it and create it again\n")
+
+
+def test_tpu_pod_says_when_the_job_cannot_start(pod, tmp_path):
+    (tmp_path / "host1" / "dynnas_jax").rmdir()
+    done = pod("0", "0")
+    assert done.returncode == 1
+    assert "the job did not start on pod; are the slice and the installation there?" in done.stderr
+
+
+@pytest.mark.parametrize("state", ["node PREEMPTED", "node TERMINATED", "resource SUSPENDED"])
 def test_tpu_pod_replaces_a_preempted_slice(pod, tmp_path, state):
-    (tmp_path / "preempted_as").write_text(state)
+    (tmp_path / "preempted").write_text(f"{state}\n")
     done = pod("preempted 0", "wait 0", *SLICE, "--spot")
     assert done.returncode == 0, done
     calls = [line.split()[2:4] for line in (tmp_path / "calls").read_text().splitlines()]
@@ -455,7 +478,7 @@ with record.open("a") as file:
     file.write(json.dumps({"pid": os.getpid(), "job": job, "environment": dict(os.environ)}) + "\n")
 attempt = len(record.read_text().splitlines())
 
-def sleep():
+def sleep(*_):
     time.sleep(60)
 
 def wait_for(*others):
@@ -464,8 +487,8 @@ def wait_for(*others):
         time.sleep(0.01)
 
 def on_term(action):
-    signal.signal(signal.SIGTERM, lambda *_: action())
-    signal.signal(signal.SIGINT, lambda *_: action())
+    signal.signal(signal.SIGTERM, lambda number, _: action(number))
+    signal.signal(signal.SIGINT, lambda number, _: action(number))
     (pathlib.Path(folder) / f"ready{me}.{attempt}").touch()
 """
 
@@ -514,7 +537,7 @@ def test_local_runs_all_with_their_numbers(group, tmp_path):
 
 def test_local_ends_the_others_after_a_kill(group, tmp_path):
     begin = time.monotonic()
-    done = group("on_term(lambda: sys.exit(75)); sleep()", "wait_for(0); os.kill(os.getpid(), 9)", "--grace_s=20")
+    done = group("on_term(lambda _: sys.exit(75)); sleep()", "wait_for(0); os.kill(os.getpid(), 9)", "--grace_s=20")
     assert time.monotonic() - begin < 10  # it left at SIGTERM, long before the grace was over
     assert done.returncode == 128 + signal.SIGKILL
     assert done.stderr == (
@@ -525,7 +548,7 @@ def test_local_ends_the_others_after_a_kill(group, tmp_path):
 
 
 def test_local_kills_what_does_not_heed_sigterm_with_all_it_started(group, tmp_path):
-    deaf = "on_term(lambda: None)\nchild = subprocess.Popen(['sleep', '60'])\nprint(child.pid)\nchild.wait()"
+    deaf = "on_term(lambda _: None)\nchild = subprocess.Popen(['sleep', '60'])\nprint(child.pid)\nchild.wait()"
     done = group(deaf, "wait_for(0); time.sleep(0.3); sys.exit(3)", "--grace_s=0.5")
     assert done.returncode == 3
     assert "process 1 exited with code 3; process 0 gets SIGTERM now and SIGKILL 0.5 s later" in done.stderr
@@ -542,7 +565,7 @@ ONCE = "if attempt == 1:\n    {}\nprint('again')"
         ("sys.exit(75)", "sys.exit(75)", "exited with code 75 (preempted, state saved)"),
         ("on_term(sleep); sleep()", "wait_for(0); os.kill(os.getpid(), 9)", "process 1 was killed by SIGKILL"),
         # What a peer says of the one that was killed is no failure of its own.
-        ("on_term(lambda: sys.exit(1)); sleep()", "wait_for(0); os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("on_term(lambda _: sys.exit(1)); sleep()", "wait_for(0); os.kill(os.getpid(), 9)", "killed by SIGKILL"),
     ],
 )
 def test_local_starts_again(group, tmp_path, first, second, said):
@@ -560,7 +583,7 @@ def test_local_starts_again(group, tmp_path, first, second, said):
     [
         ("sys.exit(75)", "sys.exit(75)", 0, 75, 1),
         ("sys.exit(75)", "sys.exit(75)", 2, 75, 3),
-        ("on_term(lambda: sys.exit(75)); sleep()", "wait_for(0); sys.exit(4)", 2, 4, 1),
+        ("on_term(lambda _: sys.exit(75)); sleep()", "wait_for(0); sys.exit(4)", 2, 4, 1),
         ("sys.exit(75)", "time.sleep(0.3); sys.exit(4)", 2, 4, 1),
         ("os.kill(os.getpid(), 9)", "time.sleep(60)", 1, 137, 2),
     ],
@@ -571,15 +594,16 @@ def test_local_starts_again_no_more_often_than_allowed(group, tmp_path, first, s
     assert done.stderr.rstrip().splitlines()[-1].split("; ")[2].startswith(f"then the launcher exits with {code}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_forwards_signals_and_does_not_start_again(group, tmp_path, number):
-    leave = "on_term(lambda: sys.exit(75)); sleep()"
+@pytest.mark.parametrize(("number", "forwarded"), [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM")])
+def test_local_forwards_signals_and_does_not_start_again(group, tmp_path, number, forwarded):
+    leave = "on_term(lambda number: (print(signal.Signals(number).name), sys.exit(75))); sleep()"
     with group(leave, leave, "--restarts=3", wait=False) as launcher:
         waited_until(lambda: all((tmp_path / f"ready{process}.1").exists() for process in (0, 1)))
-        launcher.send_signal(number)
-        _, errors = launcher.communicate(timeout=20)
+        launcher.send_signal(signal.Signals[number])
+        output, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 75
-    assert f"{number.name}: forwarded to 2 processes" in errors
+    assert sorted(output.splitlines()) == [f"[{process}] {forwarded}" for process in (0, 1)]
+    assert f"{forwarded}: forwarded to 2 processes" in errors
     assert "then the launcher exits with 75" in errors
     assert [len(records(tmp_path, process)) for process in (0, 1)] == [1, 1]
 
