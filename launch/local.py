@@ -89,15 +89,8 @@ class Attempt:
 
     def _start_one(self, command: list[str], environment: dict[str, str]) -> None:
         # A session of its own: a terminal's Ctrl-C comes from here alone, and once.
-        child = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            errors="replace",
-            start_new_session=True,
-        )
+        pipes = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "errors": "replace"}
+        child = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
         index = len(self._children)
         self._children.append(child)
         self._running.add(index)

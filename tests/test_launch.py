@@ -273,6 +273,7 @@ def test_tpu_pod_ends_the_others_after_a_failure(pod, tmp_path):
     done = pod("3", "wait", "--grace_s=0")
     assert (done.returncode, starts(tmp_path)) == (3, [1, 1])
     assert "ended badly on a host (3 running); the others have 0 s to end" in done.stdout
+    assert not (tmp_path / "host1" / "dynnas.exit").exists()  # SIGKILL: nobody was left to write it
 
 
 def test_tpu_pod_terminates_before_it_kills(pod, tmp_path):
