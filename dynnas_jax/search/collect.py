@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import devices, records
+from dynnas_jax import devices, processes, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
@@ -100,7 +100,7 @@ class Evaluator:
         if all(isinstance(leaf, jax.Array) and leaf.sharding == whole for leaf in jax.tree.leaves(variables)):
             return variables
         # What one process has on its own devices goes to those of all through its memory.
-        return devices.replicated(self.mesh, devices.on_host(variables) if jax.process_count() > 1 else variables)
+        return devices.replicated(self.mesh, devices.on_host(variables) if processes.several() else variables)
 
     def _answer(self, variables: dict, genomes: np.ndarray, resolution: int) -> Answers:
         """The program's answers to at most `at_once` genomes of one resolution, with rows behind theirs."""
@@ -198,7 +198,7 @@ def run(
     done = _of_first(begin, len(genomes), f"{path}: the first process cannot go on with these records; it says why")
     variables = evaluate.placed(variables)
     bar = tqdm(
-        total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not devices.is_first()
+        total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not processes.is_first()
     )
     with bar:
         for start in range(0, len(genomes), evaluate.at_once):
@@ -212,7 +212,7 @@ def run(
                 score, correct = answers.score[..., None], answers.correct[..., None]
                 store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
             bar.update(left)
-    devices.wait_for_all("collected")
+    processes.wait_for_all("collected")
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 
@@ -230,12 +230,12 @@ def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[recor
 
 def _of_first(read: Callable[[], np.ndarray], count: int, otherwise: str) -> np.ndarray:
     """bool[count] that the first process reads, on every process. Raises what `read` raises; ValueError on the others."""
-    if jax.process_count() == 1:
+    if not processes.several():
         return read()
     from jax.experimental import multihost_utils
 
     told, error = np.zeros(1 + count, bool), None
-    if devices.is_first():
+    if processes.is_first():
         try:
             told[1:], told[0] = read(), True
         except Exception as raised:  # the others wait for an answer, whatever happened

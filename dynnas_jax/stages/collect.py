@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynnas_jax import devices
+from dynnas_jax import processes
 from dynnas_jax.costs import macs
 from dynnas_jax.job import Job, evaluator, supernet_variables
 from dynnas_jax.search import collect
@@ -19,7 +19,7 @@ def run(
     evaluate = evaluator(job, calibration_images, chunk)
     cost = macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
-    if evaluate.subnets_per_s and devices.is_first():
+    if evaluate.subnets_per_s and processes.is_first():
         speed = {"subnets_per_s": evaluate.subnets_per_s, "devices": evaluate.mesh.size, "form": evaluate.form}
         write_json(folder / "speed.json", speed)
     store = folder / "records.zarr"

@@ -23,8 +23,8 @@ SETTINGS = {"population": 12, "generations": 5}
 # What each process does.
 WORK = textwrap.dedent("""
     import json, pickle, sys
-    from dynnas_jax import devices
-    devices.join(sys.argv[1], 2, int(sys.argv[2]))
+    from dynnas_jax import devices, processes
+    processes.join(sys.argv[1], 2, int(sys.argv[2]))
     import jax, jax.numpy as jnp, numpy as np
     from dynnas_jax.costs import macs
     from dynnas_jax.data.splits import Split
@@ -54,7 +54,7 @@ WORK = textwrap.dedent("""
     told["found"] = [rows.tolist() for rows in found]
     spread = jax.jit(lambda: search(jax.random.key(1), case["budgets"][1], devices.data_mesh()))
     told["spread"] = [rows.tolist() for rows in devices.on_host(spread())]
-    devices.wait_for_all("end")
+    processes.wait_for_all("end")
     print(json.dumps(told))
 """)
 
