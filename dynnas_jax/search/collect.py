@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,15 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import records
+from dynnas_jax import devices, processes, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet, mask_variables
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.calibration import batches, recalibrate
+
+FORMS = ("auto", "mapped", "vmapped")
+FASTEST = {"cpu": "mapped"}  # by backend, as benchmarks/collect.py measured it
 
 
 class Answers(NamedTuple):
@@ -32,11 +37,17 @@ class Evaluator:
     """evaluate(variables, genomes int32[n, genes]) -> Answers on a split.
 
     Every genome runs masked on the largest net with its own statistics of the calibration images uint8[n, h, w, c]. The
-    number of genomes, `chunk` of them a call, is an argument of the program, not a shape: it compiles once for each
-    resolution, whatever is asked.
+    number of genomes, about `chunk` of them a call, is an argument of the program, not a shape: it compiles once for each
+    resolution, whatever is asked. Genomes are dealt out to the devices of the mesh, which hold all images each; every
+    process calls with the same genomes and has all answers.
+
+    Args:
+      form: "mapped", a device's genomes one after the other; "vmapped", together, in a call's memory times their number;
+        "auto", the one measured faster on this backend, "mapped" where none was.
+      mesh: all devices of all processes by default.
 
     Raises:
-      ValueError: for an unknown score, or no calibration images.
+      ValueError: for an unknown score or form, or no calibration images.
     """
 
     def __init__(
@@ -48,48 +59,108 @@ class Evaluator:
         score: str = DEFAULT_SCORE,
         calibration_batch: int = 128,
         chunk: int = 16,
+        form: str = "auto",
+        mesh: Mesh | None = None,
     ):
         if score not in SCORES:
             raise ValueError(f"score is {score!r}, choose from {list(SCORES)}")
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}, choose from {list(FORMS)}")
         self.supernet, self.split, self.chunk = supernet, split, chunk
+        self.form = FASTEST.get(jax.default_backend(), "mapped") if form == "auto" else form
+        self.mesh = mesh or devices.data_mesh()
+        each, space = -(-chunk // self.mesh.size), supernet.space
+        resolutions = space.sizes[space.index("resolution")] if "resolution" in space else 1
+        # A call serves one resolution: of a mere chunk, many devices would get nothing.
+        self.at_once = chunk if self.mesh.size == 1 else each * self.mesh.size * resolutions
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
-        self._data = jax.device_put((calibration, images, labels))
-        program = functools.partial(_answer_all, supernet, SCORES[score], chunk)
-        self.program = jax.jit(program, static_argnames="resolution")
+        self._data = devices.replicated(self.mesh, (calibration, images, labels))
+        width = 1 if self.form == "mapped" else each
+        program = functools.partial(_answer_all, supernet, SCORES[score], self.mesh, width)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        self.program = jax.jit(program, static_argnames="resolution", out_shardings=whole)
+        self._compiled, self._subnets, self._seconds = set(), 0, 0.0
 
     def __call__(self, variables: dict, genomes: np.ndarray) -> Answers:
-        m = len(self.split)
+        m, variables = len(self.split), self.placed(variables)
         answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
         for resolution in np.unique(resolutions).tolist():
             mine = np.flatnonzero(resolutions == resolution)
-            for which in (mine[start : start + self.chunk] for start in range(0, len(mine), self.chunk)):
-                rows = np.zeros((self.chunk, len(self.supernet.space.genes)), np.int32)
-                rows[: len(which)] = genomes[which]
-                found = self.program(variables, rows, np.int32(len(which)), *self._data, resolution=resolution)
+            for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
+                found = self._answer(variables, np.asarray(genomes)[which], resolution)
                 for all_rows, some in zip(answers, found, strict=True):
-                    all_rows[which] = np.asarray(some)[: len(which), :m]
+                    all_rows[which] = some[: len(which), :m]
         return answers
 
+    def placed(self, variables: dict) -> dict:
+        """The variables on every device of the mesh; they stay where they lie so already."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        if all(isinstance(leaf, jax.Array) and leaf.sharding == whole for leaf in jax.tree.leaves(variables)):
+            return variables
+        # What one process has on its own devices goes to those of all through its memory.
+        return devices.replicated(self.mesh, devices.on_host(variables) if processes.several() else variables)
 
-def _answer_all(supernet, score, chunk, variables, genomes, count, calibration, images, labels, *, resolution):
-    """(score float32[chunk, m], correct bool[chunk, m]); rows from `count` on stay zero."""
-    net = supernet.largest_net()
-    # Batch by batch, since the pixels are floats meanwhile.
-    calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
+    def _answer(self, variables: dict, genomes: np.ndarray, resolution: int) -> Answers:
+        """The program's answers to at most `at_once` genomes of one resolution, with rows behind theirs."""
+        rows = np.zeros((self.at_once, genomes.shape[1]), np.int32)
+        rows[: len(genomes)] = genomes
+        asked = devices.replicated(self.mesh, (rows, np.int32(len(genomes))))
+        start = time.perf_counter()
+        found = devices.on_host(self.program(variables, *asked, *self._data, resolution=resolution))
+        if resolution in self._compiled:
+            self._subnets, self._seconds = self._subnets + len(genomes), self._seconds + time.perf_counter() - start
+        self._compiled.add(resolution)
+        return Answers(*found)
 
-    def one(genome):
-        own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
-        logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
-        logits = logits.reshape(-1, logits.shape[-1])
-        return score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels
+    @property
+    def subnets_per_s(self) -> float | None:
+        """The speed of all calls but the first of each resolution, which compile; None before there are any."""
+        return self._subnets / self._seconds if self._subnets else None
+
+
+def _answer_all(
+    supernet, score, mesh, width, variables, genomes, count, calibration, images, labels, *, resolution
+) -> Answers:
+    """Answers to genomes int32[n, g], n a multiple of devices times width; rows from `count` on mean nothing."""
+    axes, whole = mesh.axis_names, PartitionSpec()
+
+    def own(variables, genomes, count, calibration, images, labels):
+        # Dealt out one by one, so that the devices' numbers differ by one at most.
+        genomes = genomes.reshape(-1, mesh.size, genomes.shape[-1])[:, jax.lax.axis_index(axes)]
+        count = (count - jax.lax.axis_index(axes) + mesh.size - 1) // mesh.size
+        # Batch by batch, since the pixels are floats meanwhile.
+        calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
+        answer = functools.partial(_answer_one, supernet, score, variables, calibration, images, labels)
+        return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, len(labels)))
+
+    spread = jax.shard_map(own, mesh=mesh, in_specs=whole, out_specs=PartitionSpec(None, axes), check_vma=False)
+    answers = spread(variables, genomes, count, calibration, images, labels)
+    return jax.tree.map(lambda rows: rows.reshape(len(genomes), -1), answers)
+
+
+def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int, images: int) -> Answers:
+    """The answers to the first `count` genomes or a few more, `width` at a time."""
 
     def body(i, answers):
-        return jax.tree.map(lambda rows, row: rows.at[i].set(row), answers, one(genomes[i]))
+        some = jax.lax.dynamic_slice_in_dim(genomes, i * width, width)
+        # Alone without a batch axis: vmap over one would make the masked kernels batched ones.
+        found = jax.vmap(answer)(some) if width > 1 else jax.tree.map(lambda row: row[None], answer(some[0]))
+        put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, i * width, 0)  # noqa: E731
+        return jax.tree.map(put, answers, found)
 
-    scores = jnp.zeros((chunk, len(labels)), jnp.float32)
-    return jax.lax.fori_loop(0, count, body, (scores, scores > 0))
+    score = jnp.zeros((len(genomes), images), jnp.float32)
+    return jax.lax.fori_loop(0, (count + width - 1) // width, body, Answers(score, score > 0))
+
+
+def _answer_one(supernet, score, variables, calibration, images, labels, genome) -> Answers:
+    """The answers of one subnet to images uint8[batches, b, h, w, c] with labels int32[batches * b]."""
+    net = supernet.largest_net()
+    own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
+    logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
+    logits = logits.reshape(-1, logits.shape[-1])
+    return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
 
 
 def distinct(space: SearchSpace, key: jax.Array, count: int) -> np.ndarray:
@@ -109,29 +180,69 @@ def run(
 ) -> records.Records:
     """Evaluates genomes int32[n, genes] into the records store at `path`; rows done before are not done again.
 
+    Of several processes, which all call this, the first one reads and writes; `path` must be the same file for all.
+
     Args:
       cost: genome -> what it costs, such as `costs.macs.CostTable.exact`.
 
     Raises:
       ValueError: if the store at `path` is of another space or split, or holds other genomes.
     """
-    space, split = evaluate.supernet.space, evaluate.split
-    store = records.resume(
-        path, space.fingerprint, genes=len(space.genes), image_id=split.image_id, chunk_rows=evaluate.chunk
+    store = None
+
+    def begin() -> np.ndarray:
+        nonlocal store
+        store, done = _resume(evaluate, genomes, path)
+        return done
+
+    done = _of_first(begin, len(genomes), f"{path}: the first process cannot go on with these records; it says why")
+    variables = evaluate.placed(variables)
+    bar = tqdm(
+        total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not processes.is_first()
     )
+    with bar:
+        for start in range(0, len(genomes), evaluate.at_once):
+            rows = genomes[start : start + evaluate.at_once]
+            left = len(rows) - int(done[start : start + len(rows)].sum())
+            if not left:
+                continue
+            answers = evaluate(variables, rows)
+            if store is not None:
+                costs = np.asarray([[cost(genome)] for genome in rows], np.float64)
+                score, correct = answers.score[..., None], answers.correct[..., None]
+                store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
+            bar.update(left)
+    processes.wait_for_all("collected")
+    return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
+
+
+def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[records.Records, np.ndarray]:
+    """The store at `path`, and bool[n]: which of the genomes are done there."""
+    space, image_id = evaluate.supernet.space, evaluate.split.image_id
+    options = {"genes": len(space.genes), "image_id": image_id, "chunk_rows": evaluate.chunk}
+    store = records.resume(path, space.fingerprint, **options)
     done = store.done()
     old = np.flatnonzero(done)
     if len(done) > len(genomes) or not np.array_equal(store.read("genome", old), genomes[old]):
         raise ValueError(f"{path}: holds records of other genomes; pass --redo=collect to collect again")
-    with tqdm(total=len(genomes), initial=len(old), desc="collect", unit="subnet") as bar:
-        for start in range(0, len(genomes), evaluate.chunk):
-            rows = genomes[start : start + evaluate.chunk]
-            if done[start : start + len(rows)].sum() == len(rows):
-                continue
-            answers = evaluate(variables, rows)
-            costs = np.asarray([[cost(genome)] for genome in rows], np.float64)
-            store = store.write(
-                start, genome=rows, score=answers.score[..., None], correct=answers.correct[..., None], cost=costs
-            )
-            bar.update(len(rows) - int(done[start : start + len(rows)].sum()))
-    return store
+    return store, np.pad(done, (0, len(genomes) - len(done)))
+
+
+def _of_first(read: Callable[[], np.ndarray], count: int, otherwise: str) -> np.ndarray:
+    """bool[count] that the first process reads, on every process. Raises what `read` raises; ValueError on the others."""
+    if not processes.several():
+        return read()
+    from jax.experimental import multihost_utils
+
+    told, error = np.zeros(1 + count, bool), None
+    if processes.is_first():
+        try:
+            told[1:], told[0] = read(), True
+        except Exception as raised:  # the others wait for an answer, whatever happened
+            error = raised
+    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
+    if error is not None:
+        raise error
+    if not told[0]:
+        raise ValueError(otherwise)
+    return told[1:]

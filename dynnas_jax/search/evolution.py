@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dynnas_jax import devices
 from dynnas_jax.search_space import SearchSpace
 
 
@@ -40,6 +43,7 @@ def run(
     fitness: Callable[[jax.Array], jax.Array],
     cost: Callable[[jax.Array], jax.Array],
     budget: jax.Array | float,
+    mesh: Mesh | None = None,
     *,
     population: int = 100,
     generations: int = 500,
@@ -60,6 +64,8 @@ def run(
         fitness: genome int32[G] -> float32 scalar, more is better; NaN counts as the worst.
         cost: genome int32[G] -> float32 scalar.
         budget: scalar, the largest cost allowed.
+        mesh: devices over which the genomes of a population are spread to be evaluated, where one fitness is much work;
+            for the search of many budgets rather spread those, with `for_budgets`.
         population: genomes alive at a time.
         generations: steps of the scan.
         children: genomes born and evaluated in a generation; as many as the population if None.
@@ -75,6 +81,7 @@ def run(
     _check(population, generations, children, tournament, mutation_share, mutation_probability, aging)
     budget = jnp.asarray(budget, jnp.float32)
     evaluate = evaluator(fitness, cost)
+    evaluate = evaluate if mesh is None else _spread(evaluate, mesh)
     sample_key, scan_key = jax.random.split(key)
 
     def generation(carry, step_key):
@@ -94,6 +101,27 @@ def run(
     return Found(space.canonical(best.genome), best.fitness, best.cost, best.cost <= budget, history)
 
 
+def for_budgets(
+    search: Callable[[jax.Array, jax.Array], Found], keys: jax.Array, budgets: np.ndarray, mesh: Mesh
+) -> Found:
+    """What `search(key, budget)` finds for keys[n] and budgets float32[n]: NumPy arrays with a leading axis n.
+
+    One compiled program. Each device of the mesh does a part of the budgets, and every process has all results.
+    """
+    count, axes = len(budgets), PartitionSpec(mesh.axis_names)
+    missing, kind = -count % mesh.size, jax.random.key_impl(keys)
+    asked = np.asarray(jax.random.key_data(keys)), np.asarray(budgets, np.float32)
+    asked = [np.concatenate([values, values[:1].repeat(missing, axis=0)]) for values in asked]
+
+    def own(keys, budgets):
+        return jax.vmap(search)(jax.random.wrap_key_data(keys, impl=kind), budgets)
+
+    spread = jax.shard_map(own, mesh=mesh, in_specs=axes, out_specs=axes, check_vma=False)
+    program = jax.jit(spread, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    found = devices.on_host(program(*devices.replicated(mesh, asked)))
+    return jax.tree.map(lambda rows: rows[:count], found)
+
+
 def evaluator(
     fitness: Callable[[jax.Array], jax.Array], cost: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], Population]:
@@ -104,6 +132,21 @@ def evaluator(
         return Population(genome, jnp.where(jnp.isnan(value), -jnp.inf, value), price)
 
     return evaluate
+
+
+def _spread(evaluate: Callable[[jax.Array], Population], mesh: Mesh) -> Callable[[jax.Array], Population]:
+    """`evaluate` with the genomes dealt out to the devices of a mesh, and the results whole on every one."""
+    axes = mesh.axis_names
+
+    def own(genome: jax.Array) -> Population:
+        each = -(-len(genome) // mesh.size)
+        filled = jnp.pad(genome, ((0, each * mesh.size - len(genome)), (0, 0)), mode="edge")
+        mine = jax.lax.dynamic_slice_in_dim(filled, jax.lax.axis_index(axes) * each, each)
+        together = jax.lax.all_gather(evaluate(mine), axes, tiled=True)
+        return jax.tree.map(lambda rows: rows[: len(genome)], together)
+
+    whole = PartitionSpec()
+    return jax.shard_map(own, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
 
 
 def ranking(candidates: Population, budget: jax.Array) -> jax.Array:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dynnas_jax import processes
 from dynnas_jax.costs import macs
 from dynnas_jax.job import Job, evaluator, supernet_variables
 from dynnas_jax.search import collect
+from dynnas_jax.workdir import write_json
 
 
 def run(
     job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
 ) -> tuple[str, ...]:
-    """Records of sampled subnets on the held-out images."""
+    """Records of sampled subnets on the held-out images; the speed, beside them, is for the curious: no later stage reads it."""
     genomes = collect.distinct(job.supernet.space, job.key(1), subnets)
     evaluate = evaluator(job, calibration_images, chunk)
     cost = macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
+    if evaluate.subnets_per_s and processes.is_first():
+        speed = {"subnets_per_s": evaluate.subnets_per_s, "devices": evaluate.mesh.size, "form": evaluate.form}
+        write_json(folder / "speed.json", speed)
     store = folder / "records.zarr"
     return tuple(sorted(str(path.relative_to(folder)) for path in store.rglob("*") if path.is_file()))

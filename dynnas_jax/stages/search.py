@@ -6,9 +6,9 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dynnas_jax import devices
 from dynnas_jax.costs import macs
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import big_little
@@ -22,7 +22,7 @@ BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budge
 
 
 def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options) -> tuple[str, ...]:
-    """The best subnet for each budget, all budgets at once; then the pair, chosen on held-out images.
+    """The best subnet for each budget, all budgets at once, spread over the devices; then the pair, chosen on held-out images.
 
     Candidates are the subnets found, the smallest of each resolution and the largest; each is evaluated, not only predicted.
     """
@@ -32,9 +32,10 @@ def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 
     limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
     keys = jax.random.split(job.key(3), budgets)
     run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
-    found = jax.jit(jax.vmap(lambda key, budget: run(key, budget=budget)))(keys, jnp.asarray(limits * BELOW))
+    search = lambda key, budget: run(key, budget=budget)  # noqa: E731
+    found = evolution.for_budgets(search, keys, limits * BELOW, devices.data_mesh())
     smallest = _smallest(supernet.space)
-    genomes = np.concatenate([smallest, np.asarray(found.genome), [supernet.space.largest]])
+    genomes = np.concatenate([smallest, found.genome, [supernet.space.largest]])
     allowed = [*(table.exact(genome) for genome in smallest), *limits.tolist(), ends[1]]
     evaluate = evaluator(job, calibration_images, len(genomes))
     variables = supernet_variables(job)

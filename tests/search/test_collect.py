@@ -1,12 +1,13 @@
 """A thousand subnets through one compiled program, and what they answered against the sliced nets."""
 
+import collections
 import logging
 
 import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import confidence
+from dynnas_jax import confidence, devices
 from dynnas_jax.costs import macs
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import Split
@@ -134,6 +135,8 @@ def test_records_of_other_genomes(tiny, evaluate, genomes, tmp_path):
 def test_wrong_options(tiny, split):
     with pytest.raises(ValueError, match=r"score is 'softmax', choose from \['max_softmax', 'margin', 'entropy'\]"):
         collect.Evaluator(tiny.supernet, tiny.images, split, score="softmax")
+    with pytest.raises(ValueError, match=r"form is 'map', choose from \['auto', 'mapped', 'vmapped'\]"):
+        collect.Evaluator(tiny.supernet, tiny.images, split, form="map")
 
 
 def test_distinct_genomes_of_a_space_that_holds_few():
@@ -171,10 +174,58 @@ def test_each_resolution_is_one_program_and_equals_the_sliced_net(two_sizes, tin
     evaluate = collect.Evaluator(supernet, tiny.images[:8], split, calibration_batch=4, chunk=4)  # less than asked
     found = evaluate(variables, genomes)
     resolutions = [supernet.arch(genome).resolution for genome in genomes]
-    assert set(resolutions) == {6, 8}
     assert evaluate.program._cache_size() == 2
-    for genome, side, score, correct in zip(genomes, resolutions, *found, strict=True):
+    few = slice(5)
+    assert set(resolutions[few]) == {6, 8}
+    answers = zip(genomes[few], resolutions[few], found.score[few], found.correct[few], strict=True)
+    for genome, side, score, correct in answers:
         net, own = extract_calibrated(supernet, variables, genome, batches(tiny.images[:8], 4))
         logits = net.apply(own, resized(split.images, side))[0]
         np.testing.assert_allclose(score, confidence.max_softmax(logits), atol=1e-5)
         np.testing.assert_array_equal(correct, np.asarray(logits).argmax(-1) == split.labels)
+
+
+def evaluator_of(two_sizes, tiny, split, **options):
+    return collect.Evaluator(two_sizes[0], tiny.images[:8], split, calibration_batch=4, **options)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(two_sizes, tiny, split):
+    """(13 genomes, their answers, one by one on one device)"""
+    genomes = collect.distinct(two_sizes[0].space, jax.random.key(1), 13)
+    alone = evaluator_of(two_sizes, tiny, split, chunk=5, form="mapped", mesh=devices.data_mesh(1))
+    assert alone.at_once == 5
+    return genomes, alone(two_sizes[1], genomes)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "form", "chunk"),
+    [((8,), "auto", 4), ((8, 2), "mapped", 20), ((1,), "vmapped", 5), ((2,), "vmapped", 6)],
+)
+def test_devices_and_forms_answer_alike(two_sizes, tiny, split, on_one_device, mesh, form, chunk):
+    genomes, expected = on_one_device
+    evaluate = evaluator_of(two_sizes, tiny, split, chunk=chunk, form=form, mesh=devices.data_mesh(*mesh))
+    found = evaluate(evaluate.placed(two_sizes[1]), genomes)
+    np.testing.assert_array_equal(found.correct, expected.correct)
+    np.testing.assert_allclose(found.score, expected.score, atol=0 if form != "vmapped" else 1e-6)
+    assert evaluate.program._cache_size() == 2
+    assert np.ptp(expected.score) > 0.01
+
+
+def test_each_device_does_its_part(tiny, split, monkeypatch):
+    seen = []
+
+    def watched(logits):
+        jax.debug.callback(lambda device: seen.append(int(device)), jax.lax.axis_index("data"))
+        return confidence.max_softmax(logits)
+
+    monkeypatch.setitem(collect.SCORES, "watched", watched)
+    evaluate = collect.Evaluator(tiny.supernet, tiny.images[:8], split, calibration_batch=4, score="watched")
+    assert evaluate.mesh.size == 8
+    assert evaluate.subnets_per_s is None
+    evaluate(tiny.variables, collect.distinct(tiny.supernet.space, jax.random.key(0), 13))
+    jax.effects_barrier()
+    assert collections.Counter(seen) == {device: 2 if device < 5 else 1 for device in range(8)}
+    assert evaluate.subnets_per_s is None  # the call that compiled tells no speed
+    evaluate(tiny.variables, np.zeros((3, len(tiny.supernet.space.genes)), np.int32))
+    assert evaluate.subnets_per_s > 0

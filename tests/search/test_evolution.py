@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynnas_jax import devices
 from dynnas_jax.search import evolution
 from dynnas_jax.search_space import Gene, SearchSpace
 
@@ -49,9 +50,10 @@ KEYS = jax.random.split(jax.random.key(3), len(BUDGETS))
 
 
 @functools.cache
-def compiled(fitness, aging):
+def compiled(fitness, aging, spread_over=None):
     settings = {"population": 24, "children": 12, "generations": GENERATIONS, "aging": aging}
-    return jax.jit(lambda key, budget: evolution.run(key, SPACE, FITNESS[fitness], price, budget, **settings))
+    mesh = None if spread_over is None else devices.data_mesh(*spread_over)
+    return jax.jit(lambda key, budget: evolution.run(key, SPACE, FITNESS[fitness], price, budget, mesh, **settings))
 
 
 @pytest.mark.parametrize(("fitness", "aging"), [("linear", False), ("linear", True), ("rugged", False)])
@@ -88,6 +90,40 @@ def test_vmapped_over_budgets_and_keys_equals_one_at_a_time():
     for i, (key, budget) in enumerate(zip(KEYS, BUDGETS, strict=True)):
         for one, many in zip(search(key, budget), together, strict=True):
             np.testing.assert_array_equal(one, many[i])
+
+
+def equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mesh", [(8,), (2, 2)])
+def test_a_population_spread_over_devices_finds_the_same(mesh):
+    # 24 genomes at first, then 12 children: neither one each nor always as many on every device.
+    for key, budget in zip(KEYS[:3], BUDGETS[:3], strict=True):
+        equal(compiled("rugged", False, mesh)(key, budget), compiled("rugged", False)(key, budget))
+
+
+def test_each_device_evaluates_its_part_of_a_population():
+    seen = []
+
+    def watched(genome):
+        jax.debug.callback(lambda device, _: seen.append(int(device)), jax.lax.axis_index("data"), genome)
+        return rugged(genome)
+
+    settings = {"population": 16, "generations": 2, "children": 8}
+    search = jax.jit(lambda key: evolution.run(key, SPACE, watched, price, 100.0, devices.data_mesh(), **settings))
+    jax.block_until_ready(search(KEYS[0]))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(np.bincount(seen, minlength=8), [2 + 2 * 1] * 8)
+
+
+def test_budgets_spread_over_devices_find_the_same():
+    search = compiled("linear", False)
+    found = evolution.for_budgets(search, KEYS, BUDGETS, devices.data_mesh())  # 5 of them for 8 devices
+    assert all(isinstance(leaf, np.ndarray) for leaf in found)
+    for i, (key, budget) in enumerate(zip(KEYS, BUDGETS, strict=True)):
+        equal((leaf[i] for leaf in found), search(key, budget))
 
 
 @pytest.mark.parametrize("aging", [False, True])
