@@ -25,7 +25,9 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise ValueError(f"--process={process}: must be at least 0 and below --processes={processes}")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # without it CPU processes cannot exchange arrays
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        # Told of its place, a process does not ask the cluster, which might give it a part of its devices only.
+        detection = "deactivate" if all(given) else None
+        jax.distributed.initialize(coordinator, processes, process, cluster_detection_method=detection)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
