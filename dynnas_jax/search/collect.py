@@ -23,7 +23,7 @@ from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.calibration import batches, recalibrate
 
 FORMS = ("auto", "mapped", "vmapped")
-FASTEST = {"cpu": "mapped"}  # by backend, as benchmarks/collect.py measured it
+FASTEST = {"cpu": "mapped"}  # by backend, where benchmarks/collect.py measured it: less processor time, or as much
 
 
 class Answers(NamedTuple):
@@ -43,7 +43,7 @@ class Evaluator:
 
     Args:
       form: "mapped", a device's genomes one after the other; "vmapped", together, in a call's memory times their number;
-        "auto", the one measured faster on this backend, "mapped" where none was.
+        "auto", the better one on this backend as far as it was measured, else "mapped".
       mesh: all devices of all processes by default.
 
     Raises:
