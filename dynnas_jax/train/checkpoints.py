@@ -102,7 +102,8 @@ class Store:
         on standard error says so.
 
         Raises:
-          ValueError: if none of those there are can be read, or if the newest whole one is of another network. Nothing is moved then.
+          ValueError: if none of those there are can be read, or if the newest whole one is of another
+            network; nothing is moved then.
         """
         return self._restored(shapes, sharding, lambda step: True)
 

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit by bit; of damaged ones, a full disk and other networks one line is said, and nothing whole is lost."""
+"""Checkpoints come back bit by bit; damaged ones, a full disk and other networks get one line, and nothing whole is lost."""
 
 import json
 import os
