@@ -45,19 +45,27 @@ def test_a_notice_after_the_last_call_is_passed_on(before):
 
 
 def test_a_notice_is_not_passed_on_over_an_error(before):
-    with pytest.raises(ValueError, match="mine"), preemption.notice():
-        terminate()
-        raise ValueError("mine")
+    def broken():
+        with preemption.notice():
+            terminate()
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        broken()
     assert before == []
 
 
 def test_elsewhere_it_ends_the_command_at_once(before):
-    with preemption.at_once(), pytest.raises(preemption.Preempted, match="goes on where this one stopped") as ended:
-        with preemption.notice() as asked:
+    def command():
+        with preemption.at_once():
+            with preemption.notice() as asked:
+                terminate()
+                assert asked()
             terminate()
-            assert asked()
-        terminate()
-        time.sleep(5)
+            time.sleep(5)
+
+    with pytest.raises(preemption.Preempted, match="goes on where this one stopped") as ended:
+        command()
     assert ended.value.code == preemption.EXIT_CODE == 75
     assert not isinstance(ended.value, Exception)
     terminate()
