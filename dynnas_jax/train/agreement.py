@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from dynnas_jax import devices
+from dynnas_jax import processes
 
 
 def agreed(act: Callable[[], Any]) -> Any:
@@ -19,10 +18,10 @@ def agreed(act: Callable[[], Any]) -> Any:
     Raises:
       ValueError, OSError: on every process, where `act` raises one on the first.
     """
-    if jax.process_count() == 1:
+    if not processes.several():
         return act()
     answer, mine = {}, None
-    if devices.is_first():
+    if processes.is_first():
         try:
             answer = {"value": act()}
         except (ValueError, OSError) as error:
@@ -37,13 +36,13 @@ def agreed(act: Callable[[], Any]) -> Any:
 
 def broadcast(content: bytes) -> bytes:
     """The first process's bytes, on every process."""
-    if jax.process_count() == 1:
+    if not processes.several():
         return content
     from jax.experimental import multihost_utils
 
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content))))
     # It sums over the processes: integers, since a sum of floats would lose the sign of a zero.
     words = np.zeros(math.ceil(size / 4), np.uint32)
-    if devices.is_first():
+    if processes.is_first():
         words.view(np.uint8)[:size] = np.frombuffer(content, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(words)).tobytes()[:size]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dynnas_jax import devices
+from dynnas_jax import devices, processes
 from dynnas_jax.train.agreement import agreed, broadcast
 from dynnas_jax.train.state import TrainState
 
@@ -46,7 +46,7 @@ class Store:
 
     def __init__(self, directory: Path, *, every: int = 100):
         self.directory, self.every = Path(directory).resolve() / "checkpoints", every
-        self._manager = self._open() if devices.is_first() else None
+        self._manager = self._open() if processes.is_first() else None
 
     def _open(self) -> Any:
         import orbax.checkpoint as ocp

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynnas_jax import devices
+from dynnas_jax import processes
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
@@ -163,7 +163,7 @@ def settle(incident: Incident, how: Rule, newest: int | None, directory: Path | 
         again = f"_roll_back_{incident.roll_backs}" if incident.roll_backs else ""
         file = directory / f"incident_{incident.step}{again}.json"
         where = f" (its images and subnets: {file})"
-        if devices.is_first():
+        if processes.is_first():
             numbers = {"loss": incident.loss, "average_loss": incident.average_loss}
             numbers = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
             facts = {"step": incident.step, "what": incident.what, **numbers, "roll_backs": incident.roll_backs}

@@ -9,6 +9,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from dynnas_jax import processes
+
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
 
 _calls = itertools.count()  # of `asked`, alike in all processes of a run
@@ -26,11 +28,10 @@ class Preempted(SystemExit):
 
 
 @contextlib.contextmanager
-def at_once(*, joined: bool = False) -> Iterator[None]:
+def at_once() -> Iterator[None]:
     """For the whole command: SIGTERM raises `Preempted` in the main thread, since artifacts are written whole or not at all.
 
-    Args:
-      joined: this is one of several processes, which have come together; JAX has taken the signal for itself then.
+    Of several processes: entered when they have come together, since JAX takes the signal for itself then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +40,7 @@ def at_once(*, joined: bool = False) -> Iterator[None]:
     def end(*_):
         raise Preempted("terminated; the same command, without --redo, goes on where this one stopped")
 
-    of_jax = _handler_of_c(signal.SIG_IGN) if joined else None
+    of_jax = _handler_of_c(signal.SIG_IGN) if processes.several() else None
     before = signal.signal(signal.SIGTERM, end)
     _of_jax.append(of_jax)
     try:
@@ -58,9 +59,7 @@ def notice() -> Iterator[Callable[[], bool]]:
     `asked` is to be called by every process after the same steps. A notice that came after its last call is passed on to the
     handler there was before. Without effect outside of the main thread.
     """
-    import jax  # here, since the command line asks for `Preempted` only
-
-    if jax.process_count() > 1:
+    if processes.several():
         with _jax_listens():
             yield _agreed_by_all
         return

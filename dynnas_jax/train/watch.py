@@ -1,4 +1,4 @@
-"""Signs of life of a training: a line about once a minute, and a file that says how far it is. Nothing here imports JAX early."""
+"""Signs of life of a training: a line about once a minute, and a file that says how far it is. Nothing here imports JAX."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynnas_jax import processes
 from dynnas_jax.workdir import write_json
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ class Heartbeat:
     """
 
     def __init__(self, directory: Path | None, first: int, steps: int, batch_size: int, *, every_s: float = 60.0):
-        from dynnas_jax import devices
-
-        self._file = directory / PROGRESS if directory is not None and devices.is_first() else None
-        self._speaks = devices.is_first() and not sys.stderr.isatty()
+        self._file = directory / PROGRESS if directory is not None and processes.is_first() else None
+        self._speaks = processes.is_first() and not sys.stderr.isatty()
         self._steps, self._batch_size, self._every_s = steps, batch_size, every_s
         self._done = first
         self._begin(first)

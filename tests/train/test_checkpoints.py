@@ -270,14 +270,14 @@ TWO = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from dynnas_jax import devices
-devices.join(sys.argv[1], 2, int(sys.argv[2]))
+from dynnas_jax import devices, processes
+processes.join(sys.argv[1], 2, int(sys.argv[2]))
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import test_checkpoints as tests
 whole = NamedSharding(devices.data_mesh(), PartitionSpec())
-print(json.dumps(tests.as_one_of_several(Path(sys.argv[4]), whole)))
-devices.wait_for_all("end")
+print(json.dumps({"found": tests.as_one_of_several(Path(sys.argv[4]), whole)}))
+processes.wait_for_all("end")
 """
 
 
@@ -313,7 +313,9 @@ def as_one_of_several(directory, whole):
 
 def test_two_processes_find_the_same(two_processes, tmp_path):
     printed = two_processes(textwrap.dedent(TWO), Path(__file__).parent, tmp_path)
-    first, second = (json.loads(text.splitlines()[-1]) for text in printed)
+    first, second = (
+        json.loads(next(line for line in text.splitlines() if line.startswith("{")))["found"] for text in printed
+    )
     assert first == second
     assert first[:3] == [4, 2, 4]
     assert ["is of another network" in first[3], "can be read" in first[4], len(first)] == [True, True, 5]

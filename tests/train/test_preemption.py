@@ -14,6 +14,11 @@ import pytest
 from dynnas_jax.train import preemption
 
 
+def told(printed):
+    """What a process printed as JSON, among lines of Gloo."""
+    return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+
+
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -102,13 +107,13 @@ def test_two_processes_stop_after_the_same_step(two_processes):
     """One is told, both stop; later, outside of training, the other is told and ends by itself."""
     script = """
         import json, os, signal, sys, time
-        from dynnas_jax import devices
+        from dynnas_jax import processes
         from dynnas_jax.train import preemption
         me = int(sys.argv[2])
-        devices.join(sys.argv[1], 2, me)
+        processes.join(sys.argv[1], 2, me)
         found = {}
         try:
-            with preemption.at_once(joined=True):
+            with preemption.at_once():
                 with preemption.notice() as asked:
                     for step in range(0, 4000, 8):
                         if step == 80 and me == 1:
@@ -117,16 +122,16 @@ def test_two_processes_stop_after_the_same_step(two_processes):
                         if asked():
                             found["step"] = step
                             break
-                devices.wait_for_all("stopped")
+                processes.wait_for_all("stopped")
                 if me == 0:
                     os.kill(os.getpid(), signal.SIGTERM)
                     time.sleep(5)
                     found["late"] = True
         except preemption.Preempted as ended:
             found["code"] = ended.code
-        devices.wait_for_all("end")
+        processes.wait_for_all("end")
         print(json.dumps(found))
     """
-    first, second = (json.loads(text.splitlines()[-1]) for text in two_processes(textwrap.dedent(script)))
+    first, second = (told(text) for text in two_processes(textwrap.dedent(script)))
     assert first["step"] == second["step"] > 80
     assert (first, second) == ({"step": first["step"], "code": 75}, {"step": first["step"]})
