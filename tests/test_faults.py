@@ -33,7 +33,7 @@ def test_killed_three_times(faults, tiny_run, quick_programs, tmp_path):
     moments = [faults.Moment("train", 1.0), faults.Moment("collect", 0.3), faults.Moment("search", 0.2)]
     kills = faults.broken(asked, tmp_path / "W", moments, settings)
     assert [ended.code for ended, _ in kills] == [-9, -9, -9]
-    assert [ended.killed_in for ended, _ in kills][0] == "train"
+    assert kills[0][0].killed_in == "train"
     assert all(ended.killed_in in STAGES for ended, _ in kills)
     expected = faults.content(tiny_run.workdir, STAGES)
     assert faults.differences(faults.content(tmp_path / "W", STAGES), expected) == []
