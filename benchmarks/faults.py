@@ -116,6 +116,7 @@ def start(asked: list[str], moment: Moment | None, environment: dict[str, str] |
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     output.join()
+    process.stdout.close()
     tail = "".join(output.lines[-12:])
     return Ended(process.returncode, output.said_at_s, killed, killed_at_s if killed else None, tail)
 
