@@ -209,7 +209,7 @@ def durations(ended: Ended, total_s: float) -> dict[str, float]:
 
 
 def arguments() -> tuple[argparse.Namespace, tuple[str, ...]]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the runs")
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
