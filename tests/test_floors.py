@@ -33,7 +33,7 @@ FLOORS = {
     "reports": 5,
     "job": 6,
     "stages": 7,
-    **dict.fromkeys(("pipeline", "recipe", "settings", "__main__"), 8),
+    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "__main__"), 8),
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,15 +26,28 @@ class TrainState(NamedTuple):
     variables: dict  # {"params", "batch_stats"} of the largest net
     ema: dict  # params, their exponential moving average
     optimizer: Any  # optax state
-    bad_step: jax.Array  # int32[], the first step whose loss was not finite, -1 while there is none
+    bad_step: jax.Array  # int32[], the first step whose loss was not finite or a spike, -1 while there is none
+    bad_loss: jax.Array  # float32[], the loss of that step
+    average_loss: jax.Array  # float32[], running, which spikes are measured by
+    roll_backs: jax.Array  # int32[], how often training has gone back to a checkpoint after such a step
 
 
 def create(variables: dict, transform: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     # A copy: the state's buffers are donated, and one buffer cannot be donated twice.
     ema = jax.tree.map(jnp.copy, variables["params"])
-    step, bad_step = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-    return TrainState(step, variables, ema, transform.init(variables["params"]), bad_step)
+    # One buffer for each field, for the same reason.
+    zero = functools.partial(jnp.zeros, ())
+    return TrainState(
+        step=zero(jnp.int32),
+        variables=variables,
+        ema=ema,
+        optimizer=transform.init(variables["params"]),
+        bad_step=jnp.full((), -1, jnp.int32),
+        bad_loss=zero(jnp.float32),
+        average_loss=zero(jnp.float32),
+        roll_backs=zero(jnp.int32),
+    )
 
 
 def schedule(steps: int, *, learning_rate: float, warm_up: float, starts: Sequence[int] = (0,)) -> optax.Schedule:

@@ -14,9 +14,12 @@ def test_fresh_state():
     fresh = state.create(variables, state.optimizer(10).transform)
     assert int(fresh.step) == 0
     assert int(fresh.bad_step) == -1
+    counts = (fresh.bad_loss, fresh.average_loss, fresh.roll_backs)
+    assert [(float(count), str(count.dtype)) for count in counts] == [(0, "float32"), (0, "float32"), (0, "int32")]
     np.testing.assert_array_equal(fresh.ema["a"]["kernel"], variables["params"]["a"]["kernel"])
     # One buffer cannot be donated twice.
     assert fresh.ema["a"]["kernel"] is not fresh.variables["params"]["a"]["kernel"]
+    jax.block_until_ready(jax.jit(lambda x: x, donate_argnums=0)(fresh))
 
 
 def test_schedule_warms_up_and_ends_at_zero():

@@ -1,0 +1,259 @@
+"""Kills a run at random moments of all its stages: does the same command, given again, end where an unbroken run does?
+
+    python benchmarks/faults.py --output=runs/faults --moments=20
+    python benchmarks/faults.py --output=runs/faults_two --moments=10 --processes=2 --devices=4
+
+Prints a row of a table for each moment, then everything as JSON. What follows other options, such as --config.train.steps=60,
+goes to `dynnas run`. Equal means the same bytes of weights and arrays and the same JSON, but for times and what is measured by
+the clock. Of several processes one is killed, drawn like the moment; the others have to end by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax import records
+from dynnas_jax.pipeline import NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = (
+    f"--config={ROOT / 'configs' / 'digits.py'}:tiny",
+    *("--config.train.steps=60", "--config.train.checkpoint_every=5", "--config.train.log_every=5"),
+    *("--config.train.evaluate_every=20", "--config.collect.subnets=64"),
+)
+BY_THE_CLOCK = ("time_s", "images_per_s", "wait_share")
+ENDS_WITHIN_S = 180  # the other processes, after one is killed
+
+
+class Moment(NamedTuple):
+    """When to kill: so long after the run said that it begins this stage."""
+
+    stage: str
+    delay_s: float
+    victim: int = 0  # which of the processes
+
+
+class Ended(NamedTuple):
+    """How one start of the command ended."""
+
+    code: int
+    said_at_s: dict[str, float]  # stage -> when it began, since the start
+    killed_in: str | None  # the stage, None if the run was over before the moment came
+    killed_at_s: float | None  # since that stage began
+    tail: str  # the last lines of its output
+
+
+def command(workdir: Path, config: tuple[str, ...], processes: int = 1, devices: int = 1) -> list[str]:
+    """`dynnas run`, in one process or several."""
+    run = ["run", f"--workdir={workdir}", *config]
+    if processes == 1:
+        return [sys.executable, "-m", "dynnas_jax", *run]
+    local = [str(ROOT / "launch" / "local.py"), f"--processes={processes}", f"--devices={devices}"]
+    return [sys.executable, *local, "--", *run]
+
+
+class _Output(threading.Thread):
+    """Reads what a command says, and notes when it said that a stage begins."""
+
+    def __init__(self, stream):
+        super().__init__(daemon=True)
+        self.stream, self.start_s, self.lines = stream, time.monotonic(), []
+        self.said_at_s, self.told = {}, threading.Condition()
+        self.start()
+
+    def run(self):
+        for line in self.stream:
+            self.lines.append(line)
+            if begins := re.search(r"dynnas: (\w+) \.\.\.", line):
+                with self.told:
+                    self.said_at_s[begins[1]] = time.monotonic() - self.start_s
+                    self.told.notify_all()
+        with self.told:
+            self.lines.append("")
+            self.stream = None
+            self.told.notify_all()
+
+    def wait_for(self, stage: str) -> bool:
+        """Whether the stage began, or a later one, before the output ended."""
+        later = NAMES[NAMES.index(stage) :]
+        with self.told:
+            self.told.wait_for(lambda: self.stream is None or any(name in self.said_at_s for name in later))
+            return any(name in self.said_at_s for name in later)
+
+
+def start(asked: list[str], moment: Moment | None, environment: dict[str, str] | None = None) -> Ended:
+    """Starts the command and kills it at a moment, or lets it run to its end."""
+    settings = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings, start_new_session=True
+    )
+    output = _Output(process.stdout)
+    killed = None
+    try:
+        if moment is not None and output.wait_for(moment.stage):
+            time.sleep(moment.delay_s)
+            if process.poll() is None:
+                killed = list(output.said_at_s)[-1]
+                killed_at_s = time.monotonic() - output.start_s - output.said_at_s[killed]
+                _kill_one(process.pid, moment.victim)
+        process.wait(None if killed is None else ENDS_WITHIN_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    output.join()
+    process.stdout.close()
+    tail = "".join(output.lines[-12:])
+    return Ended(process.returncode, output.said_at_s, killed, killed_at_s if killed else None, tail)
+
+
+def _kill_one(pid: int, victim: int) -> None:
+    """Kills a process, or of a launcher's children the one with this number."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    running = [int(child) for child in children.read_text().split()] if children.exists() else []
+    running = [child for child in running if b"dynnas_jax" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(running[victim % len(running)] if running else pid, signal.SIGKILL)
+
+
+def state_of(workdir: Path) -> str:
+    """What there is to go on from: stages that are done, checkpoints, records."""
+    done = [name for name in NAMES if (workdir / name / "manifest.json").exists()]
+    left = next((name for name in NAMES if name not in done), None)
+    found = {"train": _of_training, "collect": _of_records}.get(left, lambda _: "")(workdir)
+    return ", ".join(filter(None, [f"{done[-1]} done" if done else "", found])) or "nothing"
+
+
+def _of_training(workdir: Path) -> str:
+    steps = [int(path.name) for path in (workdir / "train" / "checkpoints").glob("*") if path.name.isdigit()]
+    return f"checkpoint of step {max(steps)}" if steps else ""
+
+
+def _of_records(workdir: Path) -> str:
+    try:
+        return f"{int(records.open(workdir / 'collect' / 'records.zarr').done().sum())} records"
+    except ValueError:
+        return ""
+
+
+def content(workdir: Path, stages: tuple[str, ...] = NAMES) -> dict[str, object]:
+    """What must be the same in two runs, by file: bytes, arrays as bytes, JSON without times."""
+    found = {}
+    for path in sorted(workdir.rglob("*")):
+        name = str(path.relative_to(workdir))
+        if name.split("/")[0] not in stages or "records.zarr" in name:
+            continue
+        if path.suffix in (".msgpack", ".tflite"):
+            found[name] = path.read_bytes()
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {key: (arrays[key].dtype.str, arrays[key].tobytes()) for key in arrays.files}
+        elif name == "train/metrics.jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{k: repr(v) for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows]
+        elif name in ("train/data.json", "predict/predictor.json", "search/found.json", "evaluate/evaluation.json"):
+            found[name] = json.loads(path.read_text())
+    store = records.open(workdir / "collect" / "records.zarr")
+    found["collect/records.zarr"] = {key: store.read(key).tobytes() for key in store.arrays}
+    return found
+
+
+def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    """The names of what two runs do not have in common."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def broken(asked: list[str], workdir: Path, moments: list[Moment], environment: dict[str, str] | None = None) -> list:
+    """A run that is killed at each of the moments, and then left to end: (how it ended, what was there then) of each kill.
+
+    Raises:
+      RuntimeError: if the last start does not end well.
+    """
+    kills = []
+    for moment in moments:
+        ended = start(asked, moment, environment)
+        kills.append((ended, state_of(workdir)))
+    last = start(asked, None, environment)
+    if last.code != 0:
+        raise RuntimeError(f"the run did not go on, exit code {last.code}:\n{last.tail}")
+    return kills
+
+
+def draw(seed: int, count: int, took_s: dict[str, float], processes: int) -> list[Moment]:
+    """Moments spread over the stages in turn, each at any time of its stage."""
+    drawn = random.Random(seed)
+    stages = [name for name in NAMES if name in took_s]
+    return [
+        Moment(stage, drawn.random() * took_s[stage], drawn.randrange(processes))
+        for stage in (stages[number % len(stages)] for number in range(count))
+    ]
+
+
+def durations(ended: Ended, total_s: float) -> dict[str, float]:
+    """Seconds of each stage of an unbroken run."""
+    begun = [*ended.said_at_s.values(), total_s]
+    return {stage: after - at for stage, at, after in zip(ended.said_at_s, begun, begun[1:], strict=False)}
+
+
+def arguments() -> tuple[argparse.Namespace, tuple[str, ...]]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="a new folder for the runs")
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=1, help="of each process, where there are several")
+    parser.add_argument("--keep", action="store_true", help="keep the runs that ended alike, too")
+    known, rest = parser.parse_known_args()
+    if known.output.exists():
+        parser.error(f"--output={known.output} is there already")
+    config = [argument for argument in rest if argument.startswith("--config=")]
+    return known, (*([] if config else CONFIG), *rest)
+
+
+def main() -> None:
+    known, config = arguments()
+    run = lambda name: command(known.output / name, config, known.processes, known.devices)  # noqa: E731
+    begin_s = time.monotonic()
+    # The first run compiles, and is itself compared with the second.
+    for name in ("compiling", "unbroken"):
+        begin_s = time.monotonic()
+        whole = start(run(name), None)
+        if whole.code != 0:
+            sys.exit(f"the unbroken run ended with exit code {whole.code}:\n{whole.tail}")
+    took_s = durations(whole, time.monotonic() - begin_s)
+    expected = content(known.output / "unbroken")
+    alike = differences(content(known.output / "compiling"), expected)
+    print("| stage | killed after s | process | resumed from | identical |\n|---|---|---|---|---|", flush=True)
+    table = []
+    for number, moment in enumerate(draw(known.seed, known.moments, took_s, known.processes)):
+        workdir = known.output / f"moment_{number}"
+        ((ended, resumed_from),) = broken(run(workdir.name), workdir, [moment])
+        differs = differences(content(workdir), expected)
+        row = {"stage": ended.killed_in or "over before", "killed_after_s": round(ended.killed_at_s or 0, 2)}
+        row |= {"process": moment.victim, "resumed_from": resumed_from, "identical": not differs, "differs": differs}
+        table.append(row)
+        cells = [*list(row.values())[:4], "yes" if not differs else f"no: {', '.join(differs)}"]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        if not differs and not known.keep:
+            shutil.rmtree(workdir)
+    facts = {"unbroken_differs": alike, "stage_s": {name: round(value, 2) for name, value in took_s.items()}}
+    identical = sum(row["identical"] for row in table)
+    print(json.dumps({**facts, "moments": len(table), "identical": identical, "rows": table}, indent=1))
+    sys.exit(0 if identical == len(table) and not alike else 1)
+
+
+if __name__ == "__main__":
+    main()

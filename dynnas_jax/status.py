@@ -1,0 +1,74 @@
+"""How far a run is, from the files it leaves: which stage, how much of it is done, and when it was last heard of."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from pathlib import Path
+from typing import Any
+
+from dynnas_jax.train import watch
+from dynnas_jax.workdir import read_config
+
+
+def lines(path: Path, names: tuple[str, ...], *, now: float | None = None) -> list[str]:
+    """One line for each of these stages of a working directory: done, not started, or how far it is.
+
+    Args:
+      now: Unix time; by default that of the clock.
+
+    Raises:
+      ValueError: if it is no working directory.
+    """
+    config, now = read_config(path), time.time() if now is None else now
+    return [f"{name:10s} {_state(path / name, name, config, now)}" for name in names]
+
+
+def _state(folder: Path, name: str, config: dict[str, Any], now: float) -> str:
+    if (folder / "manifest.json").exists():
+        return "done"
+    if not (folder / "started.json").exists():
+        return "not started"
+    far = {"train": _of_training, "collect": _of_records}.get(name, lambda *_: None)(folder, config)
+    heard_s = max(0.0, now - max(_written(file) for file in folder.rglob("*")))
+    return ", ".join(["started", *filter(None, [far]), f"last heard of {watch.duration(heard_s)} ago"])
+
+
+def _written(file: Path) -> float:
+    """When a file was last written; long ago for one that is gone meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _of_training(folder: Path, config: dict[str, Any]) -> str | None:
+    try:
+        found = watch.read_progress(folder)
+    except ValueError:
+        return f"{watch.PROGRESS} is damaged"
+    if found is None:
+        return None
+    parts = [f"step {found['step']} of {found['steps']}"]
+    if found["images_per_s"] is not None:
+        parts.append(f"{found['images_per_s']:.0f} images/s")
+    if found["time_left_s"] is not None:
+        parts.append(f"{watch.duration(found['time_left_s'])} left")
+    return ", ".join(parts)
+
+
+def _of_records(folder: Path, config: dict[str, Any]) -> str | None:
+    from dynnas_jax import records  # here, since tensorstore takes a while
+
+    asked = (config.get("collect") or {}).get("subnets") or _default_subnets()
+    try:
+        done = int(records.open(folder / "records.zarr").done().sum())
+    except ValueError:  # not created yet, or being created
+        done = 0
+    return f"{done} of {asked} subnets"
+
+
+def _default_subnets() -> int:
+    from dynnas_jax.stages import collect
+
+    return inspect.signature(collect.run).parameters["subnets"].default

@@ -1,0 +1,117 @@
+"""Notice that this machine is about to be taken away (SIGTERM): training ends at a step that a checkpoint holds."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from dynnas_jax import processes
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
+
+_calls = itertools.count()  # of `asked`, alike in all processes of a run
+
+
+class Preempted(SystemExit):
+    """Ends the command with `EXIT_CODE`. No `Exception`: what handles errors on the way must not handle this."""
+
+    def __init__(self, line: str):
+        super().__init__(EXIT_CODE)
+        self.line = line
+
+    def __str__(self) -> str:
+        return self.line
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """For the whole command: SIGTERM raises `Preempted` in the main thread, since artifacts are written whole or not at all.
+
+    Of several processes: entered when they have come together, since JAX takes the signal for itself then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_):
+        raise Preempted("terminated; the same command, without --redo, goes on where this one stopped")
+
+    of_jax = _handler_of_c(signal.SIG_IGN) if processes.several() else None
+    before = signal.signal(signal.SIGTERM, end)
+    _of_jax.append(of_jax)
+    try:
+        yield
+    finally:
+        _of_jax.pop()
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        if of_jax is not None:
+            _handler_of_c(of_jax)
+
+
+@contextlib.contextmanager
+def notice() -> Iterator[Callable[[], bool]]:
+    """During training: SIGTERM is noted, and `asked()` says so at the next call; all processes of a run at the same one.
+
+    `asked` is to be called by every process after the same steps. A notice that came after its last call is passed on to the
+    handler there was before. Without effect outside of the main thread.
+    """
+    if processes.several():
+        with _jax_listens():
+            yield _agreed_by_all
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    noted, heard = threading.Event(), False
+
+    def asked() -> bool:
+        nonlocal heard
+        heard = noted.is_set()
+        return heard
+
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+    if noted.is_set() and not heard:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _agreed_by_all() -> bool:
+    """Whether this is the call at which all processes stop: the first that none of them has made yet when one is noticed.
+
+    The calls are counted, not the steps, since JAX waits for one number after the other.
+    """
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+# The handler of JAX's coordination service is one of C, which Python can neither name nor put back.
+_of_jax: list[int | None] = []
+
+
+def _handler_of_c(address: int) -> int:
+    """Puts a handler of SIGTERM in place by its address; the address of the one before."""
+    put = ctypes.CDLL(None).signal
+    put.restype, put.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    return put(signal.SIGTERM, address) or 0
+
+
+@contextlib.contextmanager
+def _jax_listens() -> Iterator[None]:
+    """JAX's handler takes the place of the one of `at_once`, if that is entered."""
+    of_jax = _of_jax[-1] if _of_jax else None
+    if of_jax is None:
+        yield
+        return
+    before = _handler_of_c(of_jax)
+    try:
+        yield
+    finally:
+        _handler_of_c(before)
