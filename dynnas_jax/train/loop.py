@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, feed, metrics, state
+from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, state, watch
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
@@ -64,6 +63,11 @@ def fit(
     trackers: tuple[str, ...] | None = None,
     wandb: dict | None = None,
     config: dict | None = None,
+    spike_factor: float = 0.0,
+    on_incident: str = "stop",
+    most_roll_backs: int = 3,
+    heartbeat_s: float = 60.0,
+    genomes: Callable[[jax.Array, int], list] | None = None,
 ) -> TrainState:
     """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices or is streamed to them.
 
@@ -82,55 +86,95 @@ def fit(
       trackers: names of `metrics.TRACKERS` that follow metrics.jsonl; by default "tensorboard" where its extra is installed.
       wandb: keyword arguments of `metrics.weights_and_biases`.
       config: of the whole run, for the trackers.
+      spike_factor, on_incident, most_roll_backs: see `incidents.rule`.
+      heartbeat_s: see `watch.Heartbeat`.
+      genomes: (key of the steps, step) -> JSON-able subnets of a step, for the report of an incident.
 
     Raises:
       ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
         loss is not finite (the step and the last good checkpoint are named), or for trackers that `metrics.chosen` refuses.
     """
+    how = incidents.rule(spike_factor=spike_factor, on_incident=on_incident, most_roll_backs=most_roll_backs)
     mesh = mesh or devices.data_mesh()
     check(steps, batch_size, len(train), mesh)
     trackers = metrics.chosen(trackers, wandb)
     optimizer = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
-    key = jax.random.key(seed)
-    store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
-    current = _begin(supernet, train.images.shape[1:], key, optimizer, store, mesh, initial)
-    answers, teacher = teacher or (None, None)
-    options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
-    step = make_step(supernet, rule, optimizer.transform, mesh, **options)
+    key, (answers, teacher) = jax.random.key(seed), teacher or (None, None)
     teacher = devices.replicated(mesh, teacher)
-    first, step_key = int(current.step), jax.random.fold_in(key, 1)
-    together = _together(steps_per_call, supernet, train)
-    cuts = (checkpoint_every if store else 0, evaluate_every if evaluate else 0)
-    plan = feed.calls(first, steps, together, cuts, () if phases is None else phases.first_step.tolist())
-    fed = feed.feed(train, batch_size, plan, seed, mesh)
-    log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
-    watch = Stopwatch(first)
-    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not processes.is_first())
-    # A run that stops early leaves its newest checkpoint complete too.
-    with contextlib.closing(watch), log, store or contextlib.nullcontext(), bar:
-        for call, batch in zip(plan, fed, strict=True):
-            current = _sorted(supernet, current, call.start, phases)
-            resolution = drawn_resolution(supernet, call.start, seed, phases)
-            watch.begins()
-            current, values = step(current, *batch, step_key, teacher, resolution=resolution)
-            watch.dispatched(values["loss"])
-            done = call.stop
-            if rows := _rows(values, call, log_every, steps, optimizer, phases):
-                _stop_if_bad(current, store)
-                speed = watch.look(done)
-                for number, row in rows.items():
-                    log.write(
-                        number, {**row, "images_per_s": batch_size * speed.steps_per_s, "wait_share": speed.wait_share}
+    options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
+    options["spike_factor"] = how.spike_factor
+    step = make_step(supernet, rule, optimizer.transform, mesh, **options)
+
+    def attempt(roll_backs):
+        store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
+        current, extra = _begin(supernet, train.images.shape[1:], key, optimizer, store, mesh, initial, roll_backs)
+        roll_backs = int(current.roll_backs)
+        own_seed, best = incidents.other_seed(seed, roll_backs), extra.get("best")
+        first, step_key = int(current.step), incidents.other_key(jax.random.fold_in(key, 1), roll_backs)
+        together = _together(steps_per_call, supernet, train)
+        cuts = (checkpoint_every if store else 0, evaluate_every if evaluate else 0)
+        plan = feed.calls(first, steps, together, cuts, () if phases is None else phases.first_step.tolist())
+        fed = feed.feed(train, batch_size, plan, own_seed, mesh)
+        log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
+        stopwatch, heart = Stopwatch(first), watch.Heartbeat(directory, first, steps, batch_size, every_s=heartbeat_s)
+
+        def stop_if_bad():
+            if incident := incidents.found(current):
+                indices = feed.batch_indices(len(train), batch_size, incident.step, own_seed).tolist()
+                drawn = genomes(step_key, incident.step) if genomes else None
+                newest = store.latest_step() if store else None
+                incidents.settle(incident, how, newest, directory, image_indices=indices, genomes=drawn)
+
+        bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not processes.is_first())
+        # A run that stops early leaves its newest checkpoint complete too.
+        with contextlib.closing(stopwatch), log, store or contextlib.nullcontext(), bar, preemption.notice() as asked:
+            for call, batch in zip(plan, fed, strict=True):
+                current = _sorted(supernet, current, call.start, phases)
+                resolution = drawn_resolution(supernet, call.start, own_seed, phases)
+                stopwatch.begins()
+                current, values = step(current, *batch, step_key, teacher, resolution=resolution)
+                stopwatch.dispatched(values["loss"])
+                done = call.stop
+                if rows := _rows(values, call, log_every, steps, optimizer, phases):
+                    stop_if_bad()
+                    speed = stopwatch.look(done)
+                    for number, row in rows.items():
+                        log.write(
+                            number,
+                            {**row, "images_per_s": batch_size * speed.steps_per_s, "wait_share": speed.wait_share},
+                        )
+                    heart.beat(done, speed, row["loss"])
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
+                    measured = evaluate(averaged(current))
+                    log.write(done, measured)
+                    best = _better(best, done, measured)
+                    stopwatch.restart(done)
+                preempted = asked()
+                if store and (store.due(done) or done == steps or preempted):
+                    stop_if_bad()
+                    store.save(done, current, {"best": best})
+                if preempted:
+                    if store:
+                        store.wait()
+                    raise preemption.Preempted(
+                        f"terminated after step {done} of {steps}; the same command goes on from there"
                     )
-                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
-                log.write(done, evaluate(averaged(current)))
-                watch.restart(done)
-            if store and (store.due(done) or done == steps):
-                _stop_if_bad(current, store)
-                store.save(done, current)
-            bar.update(len(call))
-    return current
+                bar.update(len(call))
+        return current
+
+    roll_backs = None
+    while True:
+        try:
+            return attempt(roll_backs)
+        except incidents.RollBack as wanted:
+            roll_backs = wanted.roll_backs
+
+
+def _better(best: dict | None, step: int, measured: dict[str, float]) -> dict:
+    """The best held-out accuracy of the largest so far, and where it was."""
+    accuracy = measured.get("holdout_accuracy_largest", 0.0)
+    return {"step": step, "accuracy": accuracy} if best is None or accuracy > best["accuracy"] else best
 
 
 def _together(steps_per_call: int | None, supernet: Supernet, train: Any) -> int:
@@ -176,15 +220,19 @@ def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases |
     return sort(current)
 
 
-def _begin(supernet, image_shape, key, optimizer, store, mesh, initial) -> TrainState:
+def _begin(supernet, image_shape, key, optimizer, store, mesh, initial, roll_backs) -> tuple[TrainState, dict]:
     """The state of the newest checkpoint, else a fresh one."""
 
     def fresh(key):
         return state.create(_first_variables(supernet, key, image_shape, initial), optimizer.transform)
 
     whole = NamedSharding(mesh, PartitionSpec())
-    found = store.latest(jax.eval_shape(fresh, key), whole) if store else None
-    return devices.replicated(mesh, fresh(jax.random.fold_in(key, 0))) if found is None else found
+    read = None if store is None else store.latest if roll_backs is None else store.roll_back
+    found = read(jax.eval_shape(fresh, key), whole) if read else None
+    start, extra = found or (devices.replicated(mesh, fresh(jax.random.fold_in(key, 0))), {})
+    if roll_backs is not None:
+        start = start._replace(roll_backs=devices.replicated(mesh, jnp.int32(roll_backs)))
+    return start, extra
 
 
 def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, initial: dict | None) -> dict:
@@ -211,16 +259,3 @@ def check(steps: int, batch_size: int, length: int, mesh: jax.sharding.Mesh) -> 
         raise ValueError(f"train: batch_size {batch_size} exceeds the {length} training images")
     if batch_size < 1 or batch_size % mesh.size:
         raise ValueError(f"train: batch_size {batch_size} does not divide over {mesh.size} devices")
-
-
-def _stop_if_bad(current: TrainState, store: Any) -> None:
-    """Raises ValueError if some step's loss was not finite, or the params are not; such a state is never saved."""
-    if int(current.bad_step) >= 0:
-        what = f"the loss of step {int(current.bad_step)} is not finite"
-    elif not math.isfinite(float(jax.jit(optax.tree.norm)(current.ema))):
-        what = f"the averaged params are not finite at step {int(current.step)}"
-    else:
-        return
-    good = store.latest_step() if store else None
-    kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
-    raise ValueError(f"train: {what}; {kept}. A lower learning_rate often helps")

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dynnas_jax.data.resize import resized
 from dynnas_jax.devices import DATA
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.train import incidents
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.sandwich import Given
 from dynnas_jax.train.state import TrainState
@@ -29,6 +30,7 @@ def make_step(
     ema_decay: float = 0.999,
     phases: Phases | None = None,
     answers: Callable | None = None,
+    spike_factor: float = 0.0,
 ) -> Callable:
     """step(state, images, labels, indices, key, teacher=None, resolution=None) -> (state, metrics), jitted.
 
@@ -65,7 +67,7 @@ def make_step(
             batch, mixed["targets"] = apart(mix(mix_key, batch, one_hot))
         allowed = None if phases is None else phases.at(current.step)
         made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed)
-        return _moved(current, made, transform, allowed, ema_decay)
+        return _moved(current, made, transform, allowed, ema_decay, spike_factor)
 
     def steps(current: TrainState, images, labels, indices, key, teacher=None, resolution=None):
         run = functools.partial(step, key=key, teacher=teacher, resolution=resolution)
@@ -76,7 +78,9 @@ def make_step(
     return jax.jit(steps, donate_argnums=0, static_argnames="resolution")
 
 
-def _moved(current: TrainState, made, transform, allowed, ema_decay) -> tuple[TrainState, dict[str, jax.Array]]:
+def _moved(
+    current: TrainState, made, transform, allowed, ema_decay, spike_factor
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after an update of `sandwich.Update`, and what is logged of it."""
     params = current.variables["params"]
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
@@ -88,8 +92,7 @@ def _moved(current: TrainState, made, transform, allowed, ema_decay) -> tuple[Tr
     # A young average forgets its start quickly.
     decay = jnp.minimum(ema_decay, (1 + done) / (10 + done)).astype(jnp.float32)
     ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, current.ema, params)
-    bad = (current.bad_step < 0) & ~jnp.isfinite(made.metrics["loss"])
-    bad_step = jnp.where(bad, current.step, current.bad_step)
+    watched = incidents.watched(current, made.metrics["loss"], spike_factor=spike_factor)
     logged = {**made.metrics, "gradient_norm": optax.tree.norm(made.gradient)}
     variables = {"params": params, "batch_stats": made.batch_stats}
-    return TrainState(done, variables, ema, optimizer, bad_step), logged
+    return TrainState(done, variables, ema, optimizer, **watched), logged

@@ -209,13 +209,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(micro, split, tmp_path):
     assert f"the last good checkpoint is of step {max(saved)}" in str(error.value)
 
 
-def test_the_step_of_the_bad_loss_is_named(unbroken):
-    bad = unbroken[1]._replace(bad_step=np.int32(4))
-    with pytest.raises(ValueError, match="the loss of step 4 is not finite; there is no checkpoint yet"):
-        loop._stop_if_bad(bad, None)
-    loop._stop_if_bad(unbroken[1], None)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,117 @@
+"""A training that is told to stop, or that meets bad steps, ends up where the one that was left alone does."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax import devices
+from dynnas_jax.train import feed, incidents, loop, preemption, sandwich, watch
+
+STEPS = 12
+
+
+def fit(micro, split, directory, *, rule=None, **options):
+    return loop.fit(
+        micro,
+        split,
+        rule or sandwich.rule(random_subnets=1),
+        steps=STEPS,
+        batch_size=16,
+        mesh=devices.data_mesh(1),
+        directory=directory,
+        checkpoint_every=4,
+        log_every=1,
+        **options,
+    )
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def rows(directory):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("time_s", "images_per_s", "wait_share")} for row in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(micro, split, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    accuracy = lambda variables: {"holdout_accuracy_largest": 0.5}  # noqa: E731
+    return directory, fit(micro, split, directory, evaluate=accuracy, evaluate_every=3)
+
+
+def test_progress_is_told(unbroken):
+    found = watch.read_progress(unbroken[0])
+    assert (found["step"], found["steps"], found["time_left_s"], found["process"]) == (STEPS, STEPS, 0, os.getpid())
+    assert found["images_per_s"] > 0
+    assert found["loss"] == rows(unbroken[0])[-2]["loss"]
+
+
+def test_terminated_and_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
+    def accuracy(variables):
+        if (tmp_path / "metrics.jsonl").read_text().count("loss_largest") == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"holdout_accuracy_largest": 0.5}
+
+    with pytest.raises(preemption.Preempted, match="terminated after step 6 of 12"):
+        fit(micro, split, tmp_path, evaluate=accuracy, evaluate_every=3)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+    accuracy = lambda variables: {"holdout_accuracy_largest": 0.5}  # noqa: E731
+    assert_same(fit(micro, split, tmp_path, evaluate=accuracy, evaluate_every=3), unbroken[1])
+    assert rows(tmp_path) == rows(unbroken[0])
+
+
+def poisoned(share):
+    """The sandwich rule, whose loss is not finite at a share of the steps, by their keys."""
+
+    def build(supernet, *options):
+        objective = sandwich.rule(random_subnets=1)(supernet, *options)
+
+        def bad_at_times(given, images, labels, key, **more):
+            made = objective(given, images, labels, key, **more)
+            bad = jax.random.bernoulli(key, share)
+            return made._replace(metrics={**made.metrics, "loss": jnp.where(bad, jnp.nan, made.metrics["loss"])})
+
+        return bad_at_times
+
+    return build
+
+
+def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp_path):
+    options = {"rule": poisoned(0.1), "on_incident": "roll_back", "most_roll_backs": 30, "seed": 1}
+    options["genomes"] = lambda key, step: incidents.drawn_genomes(micro.space, key, step, 1).tolist()
+    whole = fit(micro, split, tmp_path / "whole", **options)
+    files = sorted((tmp_path / "whole").glob("incident_*.json"))
+    told = [json.loads(file.read_text()) for file in files]
+    assert files
+    assert int(whole.roll_backs) >= 1
+    assert int(whole.bad_step) == -1
+    for facts in told:
+        seed = incidents.other_seed(1, facts["roll_backs"])
+        assert facts["image_indices"] == feed.batch_indices(len(split), 16, facts["step"], seed).tolist()
+    assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, STEPS + 1))
+    for kept in ((), ("4",)):
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / f"kept_{len(kept)}")
+        for folder in (copy / "checkpoints").iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+        for file in copy.glob("incident_*"):
+            file.unlink()
+        assert_same(fit(micro, split, copy, **options), whole)
+        assert rows(copy) == rows(tmp_path / "whole")
+        assert {(file.name, file.read_text()) for file in copy.glob("incident_*")} <= {
+            (file.name, file.read_text()) for file in files
+        }
+
+
+def test_after_enough_roll_backs_it_stops(micro, split, tmp_path):
+    with pytest.raises(ValueError, match="is not finite, after 2 roll-backs; there is no checkpoint yet"):
+        fit(micro, split, tmp_path, rule=poisoned(1.0), on_incident="roll_back", most_roll_backs=2)
+    assert len(list(tmp_path.glob("incident_0*.json"))) == 3
