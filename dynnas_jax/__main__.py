@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dynnas_jax import __version__
+from dynnas_jax.train import preemption
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,6 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         known.command(known, rest)
+    except preemption.Preempted as ended:
+        print(f"dynnas: {ended}", file=sys.stderr)
+        sys.exit(ended.code)
     except (ValueError, OSError) as error:
         if os.environ.get("DYNNAS_TRACEBACK"):
             raise
@@ -99,7 +103,8 @@ def _run(known: argparse.Namespace, rest: list[str]) -> None:
     if known.distributed or any(value is not None for value in group):
         pipeline.keep_memory()  # before JAX starts its threads
         processes.join(*group)
-    pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
+    with preemption.at_once():
+        pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
 
 
 def _augment(known: argparse.Namespace, rest: list[str]) -> None:
@@ -174,10 +179,9 @@ def _report(known: argparse.Namespace, _: list[str]) -> None:
 
 
 def _status(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax import pipeline
+    from dynnas_jax import pipeline, status
 
-    for name, state in pipeline.status(known.workdir):
-        print(f"{name:10s} {state}")
+    print("\n".join(status.lines(known.workdir, pipeline.NAMES)))
 
 
 if __name__ == "__main__":

@@ -193,16 +193,6 @@ def _print_summary(path: Path) -> None:
     print(f"report: {path / 'report.html'}")
 
 
-def status(path: Path) -> list[tuple[str, str]]:
-    """(stage, "done", "started" or "not started") of a working directory. Raises ValueError if it is none."""
-    read_config(path)
-    rows = []
-    for name in NAMES:
-        done, begun = (path / name / file for file in ("manifest.json", "started.json"))
-        rows.append((name, "done" if done.exists() else "started" if begun.exists() else "not started"))
-    return rows
-
-
 def _say(line: str) -> None:
     if processes.is_first():
         print(f"dynnas: {line}", flush=True)

@@ -48,7 +48,7 @@ def options(config: dict) -> settings.Options:
 
     network = networks.supernet(config["supernet"].get("network"))
     parameters = settings.parameters
-    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
+    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "genomes")
     return {
         "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
         "data.augment": parameters(augment.rule),

@@ -15,7 +15,7 @@ from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables
 from dynnas_jax.networks import weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import calibration, distillation, loop, metrics, sandwich
+from dynnas_jax.train import calibration, distillation, incidents, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.workdir import read_json, write_json
 
@@ -48,6 +48,12 @@ def run(
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
     rule, phases = rule_and_phases(job.supernet.space, options["steps"], sandwich_rule, progressive_shrinking)
+    space = job.supernet.space
+    subnets = phases.most_subnets if phases else (sandwich_rule or {}).get("random_subnets", sandwich.RANDOM_SUBNETS)
+
+    def genomes(step_key, step):
+        return [space.to_json(genome) for genome in incidents.drawn_genomes(space, step_key, step, subnets, phases)]
+
     final = loop.fit(
         job.supernet,
         job.images.train,
@@ -61,6 +67,7 @@ def run(
         directory=folder,
         evaluate=held_out,
         config=job.workdir.config,
+        genomes=genomes,
         **options,
     )
     if processes.is_first():
