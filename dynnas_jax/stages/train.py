@@ -71,7 +71,7 @@ def run(
         **options,
     )
     if processes.is_first():
-        save_variables(folder / "supernet.msgpack", devices.on_host(loop.averaged(final)))
+        save_variables(folder / "supernet.msgpack", devices.on_host(final.averaged))
         write_json(folder / "data.json", facts_of(job.images))
     return "supernet.msgpack", "data.json"
 

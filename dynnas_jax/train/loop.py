@@ -1,41 +1,25 @@
-"""The training loop: calls of one jitted step over a mesh of all devices, metrics, checkpoints, resume."""
+"""Training a supernet: a call that ends with the trained state, whatever was interrupted in between."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
-from dynnas_jax import channel_sorting, devices, processes
+from dynnas_jax import devices
 from dynnas_jax.data.streams import Streamed
-from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, state, watch
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.train import incidents, metrics, state
+from dynnas_jax.train.attempt import Attempt, Setting
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
 from dynnas_jax.train.step import make_step
-from dynnas_jax.train.stopwatch import Stopwatch
 
 BATCH_SIZE = 128
 STEPS_PER_CALL = 8
-
-
-def drawn_resolution(supernet: Supernet, step: int, seed: int, phases: Phases | None = None) -> int | None:
-    """The resolution of a step, in pixels: all subnets of a step share one. None where the space has no such gene."""
-    if "resolution" not in supernet.space:
-        return None
-    index = supernet.space.index("resolution")
-    least = 0 if phases is None else int(phases.on_host(step).least[index])
-    return int(np.random.default_rng([seed, 3, step]).choice(supernet.space.genes[index].choices[least:]))
 
 
 def fit(
@@ -97,84 +81,39 @@ def fit(
     how = incidents.rule(spike_factor=spike_factor, on_incident=on_incident, most_roll_backs=most_roll_backs)
     mesh = mesh or devices.data_mesh()
     check(steps, batch_size, len(train), mesh)
-    trackers = metrics.chosen(trackers, wandb)
-    optimizer = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
-    key, (answers, teacher) = jax.random.key(seed), teacher or (None, None)
-    teacher = devices.replicated(mesh, teacher)
+    follow = {"trackers": metrics.chosen(trackers, wandb), "wandb": wandb, "config": config}
+    mover = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
+    answers, teacher = teacher or (None, None)
     options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
-    options["spike_factor"] = how.spike_factor
-    step = make_step(supernet, rule, optimizer.transform, mesh, **options)
-
-    def attempt(roll_backs):
-        store = checkpoints.Store(directory, every=checkpoint_every) if directory else None
-        current, extra = _begin(supernet, train.images.shape[1:], key, optimizer, store, mesh, initial, roll_backs)
-        roll_backs = int(current.roll_backs)
-        own_seed, best = incidents.other_seed(seed, roll_backs), extra.get("best")
-        first, step_key = int(current.step), incidents.other_key(jax.random.fold_in(key, 1), roll_backs)
-        together = _together(steps_per_call, supernet, train)
-        cuts = (checkpoint_every if store else 0, evaluate_every if evaluate else 0)
-        plan = feed.calls(first, steps, together, cuts, () if phases is None else phases.first_step.tolist())
-        fed = feed.feed(train, batch_size, plan, own_seed, mesh)
-        log = metrics.Log(directory, first, trackers=trackers, wandb=wandb, config=config)
-        stopwatch, heart = Stopwatch(first), watch.Heartbeat(directory, first, steps, batch_size, every_s=heartbeat_s)
-
-        def stop_if_bad():
-            if incident := incidents.found(current):
-                indices = feed.batch_indices(len(train), batch_size, incident.step, own_seed).tolist()
-                drawn = genomes(step_key, incident.step) if genomes else None
-                newest = store.latest_step() if store else None
-                incidents.settle(incident, how, newest, directory, image_indices=indices, genomes=drawn)
-
-        bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not processes.is_first())
-        # A run that stops early leaves its newest checkpoint complete too.
-        with contextlib.closing(stopwatch), log, store or contextlib.nullcontext(), bar, preemption.notice() as asked:
-            for call, batch in zip(plan, fed, strict=True):
-                current = _sorted(supernet, current, call.start, phases)
-                resolution = drawn_resolution(supernet, call.start, own_seed, phases)
-                stopwatch.begins()
-                current, values = step(current, *batch, step_key, teacher, resolution=resolution)
-                stopwatch.dispatched(values["loss"])
-                done = call.stop
-                if rows := _rows(values, call, log_every, steps, optimizer, phases):
-                    stop_if_bad()
-                    speed = stopwatch.look(done)
-                    for number, row in rows.items():
-                        log.write(
-                            number,
-                            {**row, "images_per_s": batch_size * speed.steps_per_s, "wait_share": speed.wait_share},
-                        )
-                    heart.beat(done, speed, row["loss"])
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                if evaluate and (done == steps or (evaluate_every and done % evaluate_every == 0)):
-                    measured = evaluate(averaged(current))
-                    log.write(done, measured)
-                    best = _better(best, done, measured)
-                    stopwatch.restart(done)
-                preempted = asked()
-                if store and (store.due(done) or done == steps or preempted):
-                    stop_if_bad()
-                    store.save(done, current, {"best": best})
-                if preempted:
-                    if store:
-                        store.wait()
-                    raise preemption.Preempted(
-                        f"terminated after step {done} of {steps}; the same command goes on from there"
-                    )
-                bar.update(len(call))
-        return current
-
+    setting = Setting(
+        supernet=supernet,
+        train=train,
+        mesh=mesh,
+        steps=steps,
+        seed=seed,
+        batch_size=batch_size,
+        optimizer=mover,
+        step=make_step(supernet, rule, mover.transform, mesh, spike_factor=spike_factor, **options),
+        teacher=devices.replicated(mesh, teacher),
+        initial=initial,
+        phases=phases,
+        together=_together(steps_per_call, supernet, train),
+        directory=directory,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        follow=follow,
+        incidents=how,
+        heartbeat_s=heartbeat_s,
+        genomes=genomes,
+    )
     roll_backs = None
-    while True:
+    while True:  # an incident after the last roll-back ends the run
         try:
-            return attempt(roll_backs)
+            return Attempt(setting, roll_backs).run()
         except incidents.RollBack as wanted:
             roll_backs = wanted.roll_backs
-
-
-def _better(best: dict | None, step: int, measured: dict[str, float]) -> dict:
-    """The best held-out accuracy of the largest so far, and where it was."""
-    accuracy = measured.get("holdout_accuracy_largest", 0.0)
-    return {"step": step, "accuracy": accuracy} if best is None or accuracy > best["accuracy"] else best
 
 
 def _together(steps_per_call: int | None, supernet: Supernet, train: Any) -> int:
@@ -185,70 +124,6 @@ def _together(steps_per_call: int | None, supernet: Supernet, train: Any) -> int
         return steps_per_call
     # On a CPU the convolutions of a loop body are several times slower; elsewhere dispatch would be waited for.
     return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
-
-
-def _rows(
-    values: dict, call: range, log_every: int, steps: int, optimizer: state.Optimizer, phases: Phases | None
-) -> dict[int, dict[str, float]]:
-    """The rows of those steps of a call that are logged, by the number of steps then done."""
-    logged = [step for step in call if (step + 1) % log_every == 0 or step + 1 == steps]
-    if not logged:
-        return {}
-    values = jax.device_get(values)
-    one = lambda step: {name: np.atleast_1d(value)[step - call.start] for name, value in values.items()}  # noqa: E731
-    return {step + 1: _row(one(step), step, optimizer, phases) for step in logged}
-
-
-def _row(values: dict, step: int, optimizer: state.Optimizer, phases: Phases | None) -> dict[str, float]:
-    """What the step with this number measured, once it is done, and its learning rate."""
-    measured = {name: float(value) for name, value in values.items()}
-    if math.isnan(measured.get("loss_random", 0.0)) and not math.isnan(measured["loss"]):  # none took part
-        del measured["loss_random"]
-    factor = 1.0 if phases is None else float(phases.on_host(step).learning_rate)
-    return {**measured, "learning_rate": factor * float(optimizer.learning_rate(step))}
-
-
-def _sorted(supernet: Supernet, current: TrainState, step: int, phases: Phases | None) -> TrainState:
-    """The state with its channels in the order of their importance, if the phase that begins at this step wants it."""
-    if phases is None or not phases.sort_channels or step not in phases.first_step:
-        return current
-    genes = sorted({gene for group in channel_sorting.groups(supernet) for gene in group.genes})
-    least = phases.sorted_before(step, genes)
-    if least is None:
-        return current
-    sort = jax.jit(lambda x: channel_sorting.sort(supernet, x.variables["params"], x, least), donate_argnums=0)
-    return sort(current)
-
-
-def _begin(supernet, image_shape, key, optimizer, store, mesh, initial, roll_backs) -> tuple[TrainState, dict]:
-    """The state of the newest checkpoint, else a fresh one."""
-
-    def fresh(key):
-        return state.create(_first_variables(supernet, key, image_shape, initial), optimizer.transform)
-
-    whole = NamedSharding(mesh, PartitionSpec())
-    read = None if store is None else store.latest if roll_backs is None else store.roll_back
-    found = read(jax.eval_shape(fresh, key), whole) if read else None
-    start, extra = found or (devices.replicated(mesh, fresh(jax.random.fold_in(key, 0))), {})
-    if roll_backs is not None:
-        start = start._replace(roll_backs=devices.replicated(mesh, jnp.int32(roll_backs)))
-    return start, extra
-
-
-def _first_variables(supernet: Supernet, key: jax.Array, image_shape: tuple, initial: dict | None) -> dict:
-    """What a fresh run starts from."""
-    if initial is None:
-        return init_supernet(supernet, key, image_shape)
-    wanted = jax.eval_shape(functools.partial(init_supernet, supernet, image_shape=image_shape), key)
-    if jax.tree.map(jnp.shape, initial) != jax.tree.map(jnp.shape, wanted):
-        raise ValueError("train: the initial variables are not those of this supernet's largest net")
-    # Copies: the state's buffers are donated, and these are the caller's.
-    return jax.tree.map(lambda leaf, shape: jnp.array(leaf, shape.dtype), initial, wanted)
-
-
-def averaged(current: TrainState) -> dict:
-    """The variables to use after training: averaged params; the statistics want recalibration."""
-    return {"params": current.ema, "batch_stats": current.variables["batch_stats"]}
 
 
 def check(steps: int, batch_size: int, length: int, mesh: jax.sharding.Mesh) -> None:

@@ -31,6 +31,11 @@ class TrainState(NamedTuple):
     average_loss: jax.Array  # float32[], running, which spikes are measured by
     roll_backs: jax.Array  # int32[], how often training has gone back to a checkpoint after such a step
 
+    @property
+    def averaged(self) -> dict:
+        """The variables to use after training: averaged params; the statistics want recalibration."""
+        return {"params": self.ema, "batch_stats": self.variables["batch_stats"]}
+
 
 def create(variables: dict, transform: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""

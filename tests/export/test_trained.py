@@ -33,7 +33,7 @@ def trained(quick_programs):
         final = loop.fit(supernet, digits.train, rule, steps=150, ema_decay=0.9, optimizer=optimizer, mesh=mesh)
         images = calibration.batches(digits.train.images[:1024], 128)
         largest = supernet.space.largest
-        net, variables = calibration.extract_calibrated(supernet, loop.averaged(final), largest, images)
+        net, variables = calibration.extract_calibrated(supernet, final.averaged, largest, images)
     return net.clone(depthwise="conv"), variables, digits
 
 

@@ -15,7 +15,7 @@ from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import init
 from dynnas_jax.networks import ofa
-from dynnas_jax.train import loop, progressive_shrinking, sandwich, state
+from dynnas_jax.train import attempt, loop, progressive_shrinking, sandwich, state
 from dynnas_jax.train.step import make_step
 
 STEPS = 6
@@ -73,7 +73,7 @@ def test_state_counts_steps_and_averages(unbroken):
     final = unbroken[1]
     assert int(final.step) == STEPS
     assert int(final.bad_step) == -1
-    variables = loop.averaged(final)
+    variables = final.averaged
     assert variables["batch_stats"] is final.variables["batch_stats"]
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), variables["params"], final.variables["params"])
     assert max(jax.tree.leaves(moved)) > 1e-4
@@ -236,9 +236,9 @@ def test_a_step_at_a_resolution_is_one_on_resized_images(micro, split):
 
 def test_resolutions_are_drawn_by_step_and_seed():
     supernet = ofa.small_images(image_size=16, resolutions=(8, 12), stage_widths=(8,), stage_strides=(1,))
-    drawn = [loop.drawn_resolution(supernet, step, 0) for step in range(900)]
-    assert drawn == [loop.drawn_resolution(supernet, step, 0) for step in range(900)]
-    assert drawn != [loop.drawn_resolution(supernet, step, 1) for step in range(900)]
+    drawn = [attempt.drawn_resolution(supernet, step, 0) for step in range(900)]
+    assert drawn == [attempt.drawn_resolution(supernet, step, 0) for step in range(900)]
+    assert drawn != [attempt.drawn_resolution(supernet, step, 1) for step in range(900)]
     assert all(250 <= drawn.count(side) <= 350 for side in (8, 12, 16))
 
 
@@ -251,7 +251,7 @@ def test_a_resolution_that_a_phase_unlocks_is_drawn_from_then_on_and_compiles_on
     phases = progressive_shrinking.schedule(
         supernet.space, 60, random_subnets=0, phases=[{"share": 1 / 3, "unlock": kinds} for kinds in unlocked]
     )
-    drawn = [loop.drawn_resolution(supernet, step, 0, phases) for step in range(60)]
+    drawn = [attempt.drawn_resolution(supernet, step, 0, phases) for step in range(60)]
     assert [set(drawn[first : first + 20]) for first in (0, 20, 40)] == [{8}, {6, 8}, {4, 6, 8}]
     transform, key = state.optimizer(60).transform, jax.random.key(0)
     step = make_step(supernet, sandwich.rule(random_subnets=0), transform, devices.data_mesh(1), phases=phases)

@@ -27,7 +27,7 @@ RUN = textwrap.dedent("""
             batch_size=16, optimizer={"learning_rate": 0.05, "warm_up": 0.2}, augment=augment.rule(pad=1),
             mix=mixing.rule(mixup=0.2), mesh=mesh, directory=directory, checkpoint_every=2, log_every=1, **options,
         )
-        return devices.on_host(loop.averaged(final)["params"])
+        return devices.on_host(final.averaged["params"])
 """)
 PROCESS = RUN + textwrap.dedent("""
     import shutil, sys
