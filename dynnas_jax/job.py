@@ -169,8 +169,6 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    found, pair, variables = _read_pair(
-        supernet_of_run(path), path / "search", "`dynnas run` with its config makes it"
-    )
+    found, pair, variables = _read_pair(supernet_of_run(path), path / "search", "`dynnas run` with its config makes it")
     dynamic = protocol.confident_pair(pair, score=found["score"])
     return FoundDynamic(dynamic, variables, tuple(found["thresholds"]), pair.big.arch.resolution)

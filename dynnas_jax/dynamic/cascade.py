@@ -126,9 +126,7 @@ def _in_chunks(step: Step, capacity: int, variables: dict, undecided: _Undecided
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return jax.tree.map(put, done, one(start))
 
-    empty = jax.tree.map(
-        lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(one, jnp.int32(0))
-    )
+    empty = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(one, jnp.int32(0)))
     chunks = (undecided.count + (capacity - 1)) // capacity
     return jax.lax.fori_loop(jnp.int32(0), chunks, chunk, empty)
 

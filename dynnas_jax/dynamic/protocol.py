@@ -15,7 +15,6 @@ from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import routers
 from dynnas_jax.networks import big_little
 
-
 # (variables, carry) -> (logits[B, C], score[B] in [0, 1], next carry). The first carry is the images, the last is not read;
 # every leaf of a carry has the images along its first axis, and no image's answer depends on the others.
 Step = Callable[[dict, Any], tuple[jax.Array, jax.Array, Any]]

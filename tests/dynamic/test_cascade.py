@@ -88,7 +88,14 @@ def test_one_program_for_all_thresholds(made):
     answer = cascade.build(made.dynamic, capacity=8)
     answer(made.variables, made.rows, (0.5, 0.5))
     before = made.traced
-    for given in ((0.0, 0.0), [1.0, 1.0], np.float32([0.2, 0.7]), np.array([0.1, 0.9]), jnp.float32([0.3, 0.3]), (0, 1)):
+    for given in (
+        (0.0, 0.0),
+        [1.0, 1.0],
+        np.float32([0.2, 0.7]),
+        np.array([0.1, 0.9]),
+        jnp.float32([0.3, 0.3]),
+        (0, 1),
+    ):
         answer(made.variables, made.rows, given)
     assert made.traced == before
     answer(made.variables, made.rows[:20], (0.5, 0.5))  # that a program more would be seen

@@ -84,7 +84,9 @@ def test_outputs_of_made_up_steps():
     steps = tuple(
         lambda variables, carry, s=s: (carry[:, None] * variables, carry / 100, carry + 10**s) for s in range(3)
     )
-    logits, score = protocol.Dynamic(steps, (1, 2, 3), routers.policy).outputs(np.float32([[1, -1]]), np.float32([0, 2]))
+    logits, score = protocol.Dynamic(steps, (1, 2, 3), routers.policy).outputs(
+        np.float32([[1, -1]]), np.float32([0, 2])
+    )
     np.testing.assert_array_equal(logits[..., 0], [[0, 2], [1, 3], [11, 13]])
     np.testing.assert_array_equal(logits[..., 1], -logits[..., 0])
     np.testing.assert_allclose(score, np.asarray(logits[..., 0]) / 100)
