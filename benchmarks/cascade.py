@@ -5,7 +5,8 @@ come nearest to a share of big's. Thresholds are quantiles of little's scores, s
 Big alone runs in chunks of several sizes, the cascade in chunks of several capacities; all take turns, so that what else runs
 on the machine meets them alike. Prints one JSON object; the ratios are the result, the times depend on the load. For each part:
 `promised` is big's MACs over the average MACs of an image, `speed_up` the time of big alone at its best chunk size over the
-cascade's, `reached` the one as a part of the other. `by_cpu` counts processor time instead.
+cascade's, `reached` the one as a part of the other. `by_cpu` counts processor time instead. `reached_of_own_times` puts, in
+place of MACs, the times of both nets alone at their best: what is lacking there the cascade costs, the rest the little net.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from evolution import machine
+from step import summary
 
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import cascade, protocol
@@ -97,20 +99,10 @@ def runners(pair, variables, images, chunks) -> tuple[dict, dict]:
     return alone, cascades
 
 
-def times(samples: np.ndarray, images: int) -> dict:
-    """Of samples[n, 2], wall and processor seconds."""
-    wall, cpu = samples.T * 1e3
-    return {
-        "images_per_s": round(images / float(np.median(wall)) * 1e3, 1),
-        "median_ms": round(float(np.median(wall)), 2),
-        "spread_ms": [round(float(wall.min()), 2), round(float(wall.max()), 2)],
-        "cpu_ms": round(float(np.median(cpu)), 2),
-    }
-
-
-def compared(samples: np.ndarray, reference: np.ndarray, promised: float) -> dict:
+def compared(samples: list[tuple[float, float]], reference: list[tuple[float, float]], promised: float) -> dict:
     """Turn by turn: both halves of a ratio met the same load."""
     found = {"promised": round(promised, 3)}
+    samples, reference = np.asarray(samples), np.asarray(reference)
     for kind, column in (("", 0), ("_by_cpu", 1)):
         turns = reference[:, column] / np.maximum(samples[:, column], 1e-9)
         speed_up = float(np.median(turns))
@@ -134,19 +126,21 @@ def measure(mode: str, batch: int, turns: int, chunks: tuple[int, ...], share: f
     for _ in range(turns):
         for key, run in (alone | cascades).items():
             samples[key].append(run())
-    samples = {key: np.asarray(values) for key, values in samples.items()}
-    best = min(chunks, key=lambda size: np.median(samples["big", size][:, 0]))
+    medians = {key: np.median([wall for wall, _ in values]) for key, values in samples.items()}
+    best, least = (min(chunks, key=lambda size, net=net: medians[net, size]) for net in ("big", "little"))
     cost = big_little.cost(pair)
     facts = {"macs": {"little": cost.little, "big": cost.big, "stem": cost.stem}, "best_chunk_of_big": best}
     for which in ("big", "little"):
-        facts[f"{which}_alone"] = {size: times(samples[which, size], batch) for size in chunks}
+        facts[f"{which}_alone"] = {size: summary(samples[which, size], batch) for size in chunks}
     facts["cascade"] = {}
     for (part, capacity), run in cascades.items():
         answered = run.result.answered.tolist()
         promised = cost.big * batch / float(np.dot(answered, cost.cumulative))
         row = {"answered": answered, **compared(samples[part, capacity], samples["big", best], promised)}
+        own = medians["little", least] + answered[1] / batch * medians["big", best]
+        row["reached_of_own_times"] = round(float(own / medians[part, capacity]), 3)
         name = "default" if capacity is None else capacity
-        facts["cascade"].setdefault(f"{part:.0%} go on", {})[name] = row | times(samples[part, capacity], batch)
+        facts["cascade"].setdefault(f"{part:.0%} go on", {})[name] = row | summary(samples[part, capacity], batch)
     facts["first_call_s"] = {f"cascade, capacity {c}": round(cascades[PASSED[0], c].first_s, 1) for c in chunks}
     return facts
 
