@@ -5,8 +5,9 @@ come nearest to a share of big's. Thresholds are quantiles of little's scores, s
 Big alone runs in chunks of several sizes, the cascade in chunks of several capacities; all take turns, so that what else runs
 on the machine meets them alike. Prints one JSON object; the ratios are the result, the times depend on the load. For each part:
 `promised` is big's MACs over the average MACs of an image, `speed_up` the time of big alone at its best chunk size over the
-cascade's, `reached` the one as a part of the other. `by_cpu` counts processor time instead. `reached_of_own_times` puts, in
-place of MACs, the times of both nets alone at their best: what is lacking there the cascade costs, the rest the little net.
+cascade's, `reached` the one as a part of the other. `by_cpu` counts processor time, against big's best chunk size in that.
+`reached_of_own_times` puts, in place of MACs, the times of both nets alone at their best: what is lacking there the cascade
+costs, the rest the little net.
 """
 
 import argparse
@@ -99,11 +100,16 @@ def runners(pair, variables, images, chunks) -> tuple[dict, dict]:
     return alone, cascades
 
 
-def compared(samples: list[tuple[float, float]], reference: list[tuple[float, float]], promised: float) -> dict:
-    """Turn by turn: both halves of a ratio met the same load."""
+def best_chunks(samples: dict, which: str) -> tuple[int, int]:
+    """The chunk sizes at which a net alone is fastest: on the clock, and by processor time."""
+    medians = {key[1]: np.median(values, axis=0) for key, values in samples.items() if key[0] == which}
+    return tuple(min(medians, key=lambda size, column=column: medians[size][column]) for column in (0, 1))
+
+
+def compared(samples: np.ndarray, references: list[np.ndarray], promised: float) -> dict:
+    """Turn by turn, on the clock and by processor time: both halves of a ratio met the same load."""
     found = {"promised": round(promised, 3)}
-    samples, reference = np.asarray(samples), np.asarray(reference)
-    for kind, column in (("", 0), ("_by_cpu", 1)):
+    for column, (kind, reference) in enumerate(zip(("", "_by_cpu"), references, strict=True)):
         turns = reference[:, column] / np.maximum(samples[:, column], 1e-9)
         speed_up = float(np.median(turns))
         found[f"speed_up{kind}"] = round(speed_up, 3)
@@ -126,22 +132,25 @@ def measure(mode: str, batch: int, turns: int, chunks: tuple[int, ...], share: f
     for _ in range(turns):
         for key, run in (alone | cascades).items():
             samples[key].append(run())
-    medians = {key: np.median([wall for wall, _ in values]) for key, values in samples.items()}
-    best, least = (min(chunks, key=lambda size, net=net: medians[net, size]) for net in ("big", "little"))
-    cost = big_little.cost(pair)
-    facts = {"macs": {"little": cost.little, "big": cost.big, "stem": cost.stem}, "best_chunk_of_big": best}
-    for which in ("big", "little"):
-        facts[f"{which}_alone"] = {size: summary(samples[which, size], batch) for size in chunks}
-    facts["cascade"] = {}
+    return report(pair, alone, cascades, {key: np.asarray(values) for key, values in samples.items()}, batch)
+
+
+def report(pair, alone: dict, cascades: dict, samples: dict, batch: int) -> dict:
+    cost, best, least = big_little.cost(pair), best_chunks(samples, "big"), best_chunks(samples, "little")[0]
+    facts = {"macs": {"little": cost.little, "big": cost.big, "stem": cost.stem}, "best_chunks_of_big": best}
+    for which, size in alone:
+        facts.setdefault(f"{which}_alone", {})[size] = summary(samples[which, size], batch)
+    clock = {key: np.median(values[:, 0]) for key, values in samples.items()}
     for (part, capacity), run in cascades.items():
         answered = run.result.answered.tolist()
         promised = cost.big * batch / float(np.dot(answered, cost.cumulative))
-        row = {"answered": answered, **compared(samples[part, capacity], samples["big", best], promised)}
-        own = medians["little", least] + answered[1] / batch * medians["big", best]
-        row["reached_of_own_times"] = round(float(own / medians[part, capacity]), 3)
+        row = {"answered": answered}
+        row |= compared(samples[part, capacity], [samples["big", size] for size in best], promised)
+        own = clock["little", least] + answered[1] / batch * clock["big", best[0]]
+        row["reached_of_own_times"] = round(float(own / clock[part, capacity]), 3)
+        row |= summary(samples[part, capacity], batch) | {"first_call_s": round(run.first_s, 1)}
         name = "default" if capacity is None else capacity
-        facts["cascade"].setdefault(f"{part:.0%} go on", {})[name] = row | summary(samples[part, capacity], batch)
-    facts["first_call_s"] = {f"cascade, capacity {c}": round(cascades[PASSED[0], c].first_s, 1) for c in chunks}
+        facts.setdefault("cascade", {}).setdefault(f"{part:.0%} go on", {})[name] = row
     return facts
 
 
