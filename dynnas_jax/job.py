@@ -12,6 +12,7 @@ from flax import serialization
 from dynnas_jax import elastic, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources
+from dynnas_jax.dynamic import protocol
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import collect
 from dynnas_jax.train import calibration
@@ -143,7 +144,31 @@ class FoundPair(NamedTuple):
 
 def found_pair(job: Job) -> FoundPair:
     """The searched pair and its variables."""
-    folder = job.workdir.folder("search")
-    found = read_json(folder / "found.json")["pair"]
-    genomes = (job.supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
-    return FoundPair(found, big_little.build(job.supernet, *genomes), load_variables(folder / "pair.msgpack"))
+    return _read_pair(job.supernet, job.workdir.folder("search"))
+
+
+def _read_pair(supernet: elastic.Supernet, folder: Path, remedy: str | None = None) -> FoundPair:
+    found = read_json(folder / "found.json", remedy)["pair"]
+    genomes = (supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
+    return FoundPair(found, big_little.build(supernet, *genomes), load_variables(folder / "pair.msgpack"))
+
+
+class FoundDynamic(NamedTuple):
+    """A finished run's dynamic network, ready to answer."""
+
+    dynamic: protocol.Dynamic
+    variables: dict
+    thresholds: tuple[float, ...]  # [S - 1], chosen on the held-out images
+    resolution: int  # pixels of the images it reads, height = width
+
+
+def dynamic_of_run(path: str | Path) -> FoundDynamic:
+    """The dynamic network of a run whose search is done, from its working directory alone.
+
+    Raises:
+      ValueError: for no working directory, one whose search is not done, or a damaged artifact.
+    """
+    path = Path(path)
+    found, pair, variables = _read_pair(supernet_of_run(path), path / "search", "`dynnas run` with its config makes it")
+    dynamic = protocol.confident_pair(pair, score=found["score"])
+    return FoundDynamic(dynamic, variables, tuple(found["thresholds"]), pair.big.arch.resolution)

@@ -1,4 +1,4 @@
-"""What every dynamic network offers, and all that thresholds, evaluation and report see of it."""
+"""What every dynamic network offers, and all that thresholds, evaluation, cascade and report see of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,26 @@ from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import routers
 from dynnas_jax.networks import big_little
 
+# (variables, carry) -> (logits[B, C], score[B] in [0, 1], next carry). The first carry is the images, the last is not read;
+# every leaf of a carry has the images along its first axis, and no image's answer depends on the others.
+Step = Callable[[dict, Any], tuple[jax.Array, jax.Array, Any]]
+
 
 class Dynamic(NamedTuple):
-    """A network with S choices of how much to spend on an image."""
+    """A network with S choices of how much to spend on an image, each going on from what the one before it left."""
 
-    outputs: Callable[[dict, jax.Array], tuple[jax.Array, jax.Array]]  # -> logits[S, B, C], score[S, B] in [0, 1]
+    steps: tuple[Step, ...]  # [S]
     cost: tuple[int, ...]  # [S], all MACs spent when choice s answers
     policy: Callable[[Any, Any], Any]  # (score[S, B], thresholds[S - 1]) -> choice int32[B]
+
+    def outputs(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What every choice answers on every image: logits[S, B, C], score[S, B]."""
+        logits, scores, carry = [], [], images
+        for step in self.steps:
+            answer, score, carry = step(variables, carry)
+            logits.append(answer)
+            scores.append(score)
+        return jnp.stack(logits), jnp.stack(scores)
 
 
 class Outputs(NamedTuple):
@@ -41,11 +54,16 @@ def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dyna
     if score not in SCORES:
         raise ValueError(f"dynamic: score is {score!r}, choose from {list(SCORES)}")
 
-    def outputs(variables, images):
-        logits = big_little.outputs(pair, variables, images)
-        return logits, SCORES[score](logits)
+    def little(variables, images):
+        stem = big_little.run_stem(pair, variables, images)
+        logits = big_little.after_stem(pair, "little", variables, stem)
+        return logits, SCORES[score](logits), stem
 
-    return Dynamic(outputs, big_little.cost(pair).cumulative, routers.policy)
+    def big(variables, stem):
+        logits = big_little.after_stem(pair, "big", variables, stem)
+        return logits, SCORES[score](logits), None
+
+    return Dynamic((little, big), big_little.cost(pair).cumulative, routers.policy)
 
 
 def answers(dynamic: Dynamic, variables: dict, split: Any, *, batch: int = 256, at_once: int = AT_ONCE) -> Outputs:

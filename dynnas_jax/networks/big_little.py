@@ -59,12 +59,6 @@ def after_stem(pair: Pair, which: str, variables: dict, stem: jax.Array) -> jax.
     return _run(getattr(pair, which), variables[which], stem, lambda name: name not in pair.stem)
 
 
-def outputs(pair: Pair, variables: dict, images: jax.Array) -> jax.Array:
-    """logits[2, b, classes]: both answers, the stem run once."""
-    stem = run_stem(pair, variables, images)
-    return jax.numpy.stack([after_stem(pair, which, variables, stem) for which in ("little", "big")])
-
-
 def in_form(pair: Pair, depthwise: str) -> Pair:
     """The same pair computing its convolutions in another form."""
     return pair._replace(little=pair.little.clone(depthwise=depthwise), big=pair.big.clone(depthwise=depthwise))

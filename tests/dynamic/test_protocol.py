@@ -6,7 +6,7 @@ import pytest
 
 from dynnas_jax.confidence import SCORES
 from dynnas_jax.data.splits import Split
-from dynnas_jax.dynamic import protocol, thresholds
+from dynnas_jax.dynamic import protocol, routers, thresholds
 from dynnas_jax.networks import big_little
 
 
@@ -64,6 +64,32 @@ def test_outputs_are_the_protocol_s(made):
     found, score = jax.jit(protocol.confident_pair(pair).outputs)(variables, split.images)
     assert (found.shape, score.shape) == ((2, 13, 3), (2, 13))
     np.testing.assert_allclose(found, np.moveaxis(logits, 1, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_are_the_steps_one_after_the_other(made):
+    pair, variables, split, logits = made
+    dynamic = protocol.confident_pair(pair)
+    assert len(dynamic.steps) == len(dynamic.cost) == 2
+    found, score, stem = jax.jit(dynamic.steps[0])(variables, split.images)
+    np.testing.assert_allclose(found, logits[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(score, SCORES["max_softmax"](logits[:, 0]), atol=1e-5)
+    assert stem.shape == (13, 8, 8, 8)
+    found, score, _ = jax.jit(dynamic.steps[1])(variables, stem[4:7])  # any images, from their stems alone
+    np.testing.assert_allclose(found, logits[4:7, 1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(score, SCORES["max_softmax"](logits[4:7, 1]), atol=1e-5)
+
+
+def test_outputs_of_made_up_steps():
+    """The carry goes from step to step."""
+    steps = tuple(
+        lambda variables, carry, s=s: (carry[:, None] * variables, carry / 100, carry + 10**s) for s in range(3)
+    )
+    logits, score = protocol.Dynamic(steps, (1, 2, 3), routers.policy).outputs(
+        np.float32([[1, -1]]), np.float32([0, 2])
+    )
+    np.testing.assert_array_equal(logits[..., 0], [[0, 2], [1, 3], [11, 13]])
+    np.testing.assert_array_equal(logits[..., 1], -logits[..., 0])
+    np.testing.assert_allclose(score, np.asarray(logits[..., 0]) / 100)
 
 
 def test_an_unknown_score(made):

@@ -1,6 +1,7 @@
 """The pair: two nets of one supernet that share the stem, against each net alone."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,9 +12,19 @@ STEM_MACS = 8 * 8 * (3 * 3 * 1) * 8  # of `tiny`: 8x8 pixels, a 3x3 kernel, 1 ch
 STEM_PARAMS = 3 * 3 * 1 * 8 + 2 * 8
 
 
+def both(pair):
+    """(variables, images) -> logits[2, b, classes], the stem run once."""
+
+    def run(variables, images):
+        stem = big_little.run_stem(pair, variables, images)
+        return jnp.stack([big_little.after_stem(pair, which, variables, stem) for which in ("little", "big")])
+
+    return jax.jit(run)
+
+
 def test_outputs_are_those_of_each_net_alone(tiny_pair, tiny):
     pair, variables = tiny_pair
-    logits = jax.jit(lambda v, x: big_little.outputs(pair, v, x))(variables, tiny.images)
+    logits = both(pair)(variables, tiny.images)
     assert logits.shape == (2, 16, 3)
     for s, (which, net) in enumerate((("little", pair.little), ("big", pair.big))):
         alone = jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(variables[which], tiny.images)
@@ -53,9 +64,7 @@ def test_another_form_computes_and_costs_the_same(tiny_pair, tiny):
     pair, variables = tiny_pair
     shifts = big_little.in_form(pair, "shifts")
     assert (shifts.little.depthwise, shifts.big.depthwise) == ("shifts", "shifts")
-    one, other = (
-        jax.jit(lambda v, x, p=p: big_little.outputs(p, v, x))(variables, tiny.images) for p in (pair, shifts)
-    )
+    one, other = (both(form)(variables, tiny.images) for form in (pair, shifts))
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert big_little.cost(shifts) == big_little.cost(pair)
 
