@@ -119,10 +119,13 @@ class Stepper:
         self.compile_s = time.perf_counter() - start
         self.carry = self.step(*carry)
 
+    def advance(self) -> None:
+        self.carry = jax.block_until_ready(self.step(*self.carry))
+
     def __call__(self) -> tuple[float, float]:
-        self.carry = jax.block_until_ready(self.step(*self.carry))
+        self.advance()
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        self.carry = jax.block_until_ready(self.step(*self.carry))
+        self.advance()
         after = resource.getrusage(resource.RUSAGE_SELF)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return time.perf_counter() - start, cpu

@@ -10,17 +10,14 @@ JSON object.
 import argparse
 import functools
 import json
-import re
-import tempfile
 import time
-from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import step
+import step_trace
 from evolution import machine
 
 from dynnas_jax import devices, job, settings
@@ -34,10 +31,6 @@ from dynnas_jax.train.step import make_step
 
 # (side, channels, classes) of the images of data sets, as far as a recipe does not say.
 IMAGES = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
-TOP = 15
-LAYER = re.compile(
-    r"(?:expand|project|shortcut|features|reduce)_(?:conv|norm)|depthwise\d*_(?:conv|norm)|stem|head|classifier"
-)
 
 
 def facts_of(data: dict) -> dict:
@@ -107,7 +100,11 @@ def parts(supernet, current, batch, transform, augmented, random_subnets: int) -
     smallest = supernet.net(supernet.arch(space.smallest))
     forward = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"])[0][0])
     found = {
-        "largest, forward and backward": (1, gradient_of(net, lambda v: v), (current.variables, images, labels)),
+        "largest, forward and backward": (
+            1,
+            gradient_of(net, lambda v: extract(supernet, v, space.largest)[1]),
+            (current.variables, images, labels),
+        ),
         "smallest, forward and backward": (
             1,
             gradient_of(smallest, lambda v: extract(supernet, v, space.smallest)[1]),
@@ -148,47 +145,6 @@ def floor(executed_macs: int, bytes_accessed: float, asked, dtype: str) -> dict:
         "by_operations_ms": round(2e3 * executed_macs / peak, 3),
         "by_bytes_ms": round(1e3 * bytes_accessed / bandwidth, 3),
     }
-
-
-def own_times(line) -> list[tuple[str, float]]:
-    """(operation, nanoseconds less those of the operations within it) of a trace's line."""
-    events = []
-    for event in line.events:
-        name = dict(event.stats).get("hlo_op")
-        if name:
-            events.append([event.start_ns, event.start_ns + event.duration_ns, name, event.duration_ns])
-    found, open_events = [], []
-    for event in sorted(events, key=lambda event: (event[0], -event[1])):
-        while open_events and open_events[-1][1] <= event[0]:
-            open_events.pop()
-        if open_events:
-            open_events[-1][3] -= event[1] - event[0]
-        open_events.append(event)
-        found.append(event)
-    return [(name, max(own, 0.0)) for _, _, name, own in found]
-
-
-def traced(function, steps: int, text: str, top: int = TOP) -> dict:
-    """Shares of the time of the operations that some steps run, by kind of operation and by kind of layer."""
-    layers = {
-        name: (LAYER.findall(path) or ["other"])[-1] + (", backward" if "transpose" in path else "")
-        for name, path in re.findall(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name=\"([^\"]*)\"", text, re.M)
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(steps):
-                function()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        data = jax.profiler.ProfileData.from_file(str(path))
-    kinds, by_layer = Counter(), Counter()
-    for plane in data.planes:
-        for line in plane.lines:
-            for name, own_ns in own_times(line):
-                kinds[re.sub(r"[.\d]+$", "", name)] += own_ns
-                by_layer[layers.get(name, "other")] += own_ns
-    total = sum(kinds.values())
-    shares = [{name: round(ns / total, 3) for name, ns in found.most_common(top)} for found in (kinds, by_layer)]
-    return {"operations_ms_a_step": round(total / steps / 1e6, 2), "by_operation": shares[0], "by_layer": shares[1]}
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -262,7 +218,7 @@ def report(asked, config, supernet, size, stepper, found, samples, batch) -> Non
         },
         "step_less_parts_ms": round(rest, 2),
         "host_gives_indices_ms": round(1e3 * host, 3),
-        "trace": traced(stepper, 1 if asked.quick else 3, stepper.step.as_text()),
+        "trace": step_trace.shares(stepper.advance, 1 if asked.quick else 3, stepper.step.as_text()),
         "load": step.load(),
     }
     print(json.dumps(facts, indent=1))
