@@ -35,7 +35,7 @@ IMAGES = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100)
 
 def facts_of(data: dict) -> dict:
     """What `job.build_supernet` must know of a recipe's images, without reading them."""
-    if data["name"] not in IMAGES and not {"image_size", "classes"} <= data.keys():
+    if data["name"] not in IMAGES:
         raise ValueError(f"step_profile: images of {data['name']!r} are not known, choose a recipe of {sorted(IMAGES)}")
     side, channels, classes = IMAGES[data["name"]]
     side = data.get("image_size") or side
