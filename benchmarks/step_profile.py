@@ -2,9 +2,9 @@
 
 Random images of the recipe's size take the recipe's sandwich step, on whatever backend is there. Said are: images per second;
 the floor of a step, its operations over the peak rate and its bytes over the bandwidth, both measured in the same run by a
-large matrix product and a large copy (or given), and the part of it reached; the time of each part, jitted alone; and, from a
-trace, the share of every kind of operation and of every kind of layer. `--config.KEY=VALUE` overrides the recipe. Prints one
-JSON object.
+large matrix product and a large copy (or those published, with `--chip`), and the part of it reached; the time of each part,
+jitted alone; and, from a trace, the share of every kind of operation and of every kind of layer. `--config.KEY=VALUE`
+overrides the recipe. Prints one JSON object.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import functools
 import json
 import time
 
+import chips
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,7 @@ from dynnas_jax.pipeline import keep_memory
 from dynnas_jax.train import feed, loop, sandwich, state
 from dynnas_jax.train.step import make_step
 
+CHIPS = {"v5e": chips.V5E, "h100": chips.H100}
 # (side, channels, classes) of the images of data sets, as far as a recipe does not say.
 IMAGES = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
 
@@ -135,11 +137,13 @@ def input_s(images: np.ndarray, labels: np.ndarray, batch: int, runs: int) -> fl
     return float(np.median([seconds(lambda: jax.device_put(next(fed).indices)) for _ in range(runs)]))
 
 
-def floor(executed_macs: int, bytes_accessed: float, asked, dtype: str) -> dict:
+def floor(executed_macs: int, bytes_accessed: float, asked) -> dict:
     """The least time of a step by its operations and by its bytes, and the rates they are divided by."""
-    peak = asked.peak_tops * 1e12 if asked.peak_tops else peak_ops_per_s(dtype)
-    bandwidth = asked.bandwidth_gb_per_s * 1e9 if asked.bandwidth_gb_per_s else bandwidth_bytes_per_s()
+    chip = CHIPS.get(asked.chip)
+    peak = chip.matrix_flops[asked.precision] if chip else peak_ops_per_s(asked.precision)
+    bandwidth = chip.memory_bytes_per_s if chip else bandwidth_bytes_per_s()
     return {
+        "rates": f"published, {asked.chip}" if chip else "measured",
         "peak_gops_per_s": round(peak / 1e9, 1),
         "bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
         "by_operations_ms": round(2e3 * executed_macs / peak, 3),
@@ -153,8 +157,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--depthwise", choices=("auto", "conv", "shifts"), default="auto")
-    parser.add_argument("--peak_tops", type=float, help="10^12 operations a second; measured by default")
-    parser.add_argument("--bandwidth_gb_per_s", type=float, help="measured by default")
+    parser.add_argument("--chip", choices=sorted(CHIPS), help="its published rates; measured by default")
     parser.add_argument("--quick", action="store_true", help="3 runs of at most 16 images")
     return parser.parse_known_args()
 
@@ -194,7 +197,7 @@ def report(asked, config, supernet, size, stepper, found, samples, batch) -> Non
     subnets = found["random, masked, forward and backward"][0]
     analysis, done = stepper.step.cost_analysis(), work(supernet, size, subnets)
     medians = {name: 1e3 * float(np.median([wall for wall, _ in values])) for name, values in samples.items()}
-    least = floor(done["run"], analysis["bytes accessed"], asked, asked.precision)
+    least = floor(done["run"], analysis["bytes accessed"], asked)
     host = input_s(np.asarray(batch[0]), np.asarray(batch[1]), size, 5)
     whole = medians["step"]
     rest = whole - sum(count * medians[name] for name, (count, _, _) in found.items())
