@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import step
 from evolution import GENERATIONS, POPULATION, machine, searcher
+from peer import Peer, has_torch, same_costs
 
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import init
@@ -37,12 +38,12 @@ WIDTH, DRAWS = 1.0, 8  # the space's width; steps before the random subnets of a
 def build(resolutions: tuple[int, ...], precision: str = "float32", depthwise: str = "auto"):
     """The supernet, computing in a precision."""
     supernet = ofa.ofa_mobilenet_v3(width=WIDTH, resolutions=resolutions, depthwise=depthwise)
-    return supernet._replace(net=lambda arch: supernet.net(arch).clone(dtype=precision))
+    return step.in_precision(supernet, precision)
 
 
-def yardsticks(asked, supernet) -> dict[str, step.Peer]:
+def yardsticks(asked, supernet) -> dict[str, Peer]:
     """The peers' training steps. Raises ValueError if their nets have other MACs or params than ours."""
-    if not step.has_torch(asked.torch_python):
+    if not has_torch(asked.torch_python):
         return {}
     space = supernet.space
     ends = {"largest": space.largest, "smallest": space.smallest}
@@ -62,8 +63,8 @@ def yardsticks(asked, supernet) -> dict[str, step.Peer]:
                 tasks[f"{name}, {'channels last' if last else 'as it is'}"] = ("once_for_all.py", task)
     found = {}
     for name, (script, task) in tasks.items():
-        found[name] = step.Peer(asked.torch_python, script, task)
-        step.same_costs(script, found[name].facts["costs"], ours)
+        found[name] = Peer(asked.torch_python, script, task)
+        same_costs(script, found[name].facts["costs"], ours)
     return found
 
 
@@ -112,7 +113,7 @@ def evolution(asked) -> dict:
         "ours_s": [round(timed(search, jax.random.key(i), jnp.float32(budget)), 3) for i in range(1, 6)],
         "theirs_s": "not run",
     }
-    if not (asked.ofa and step.has_torch(asked.torch_python)):
+    if not (asked.ofa and has_torch(asked.torch_python)):
         return facts
     task = {
         **{"what": "evolution", "ofa": asked.ofa, "width": WIDTH, "classes": 1000, "budget": budget},
@@ -120,8 +121,8 @@ def evolution(asked) -> dict:
         "files": {name: supernet.arch.file(genome) for name, genome in genomes.items()},
     }
     # Their nets are small: one thread is faster than several.
-    peer = step.Peer(asked.torch_python, "once_for_all.py", task, threads=1)
-    step.same_costs("once_for_all.py", peer.facts["costs"], {name: cost.exact(g) for name, g in genomes.items()})
+    peer = Peer(asked.torch_python, "once_for_all.py", task, threads=1)
+    same_costs("once_for_all.py", peer.facts["costs"], {name: cost.exact(g) for name, g in genomes.items()})
     turns = [(timed(search, jax.random.key(i), jnp.float32(budget)), peer()[0]) for i in range(asked.searches)]
     ratios = [theirs / ours for ours, theirs in turns]
     spread = [round(min(ratios), 1), round(max(ratios), 1)]

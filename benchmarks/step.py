@@ -14,16 +14,15 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from evolution import machine
+from peer import Peer, cores, has_torch, same_costs
 
 from dynnas_jax import devices
 from dynnas_jax.costs import macs
@@ -54,42 +53,6 @@ PRESETS = {
         "expands": (1, 2, 4),
     },
 }
-
-
-class Peer:
-    """A script of this folder in a process with PyTorch; a call asks for one timed step: (seconds, processor seconds).
-
-    Raises:
-      ValueError: if the script ends without an answer.
-    """
-
-    def __init__(self, python: str, script: str, task: dict, threads: int | None = None):
-        # Threads that spin at a barrier wait many times a step's length for one that has lost its core to other work.
-        settings = {**os.environ, "OMP_NUM_THREADS": str(threads or cores()), "OMP_WAIT_POLICY": "passive"}
-        pipe, self.command = subprocess.PIPE, [python, str(Path(__file__).with_name(script))]
-        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, text=True, env=settings)
-        self.facts = self.ask(json.dumps(task))
-
-    def ask(self, line: str):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise ValueError(f"{' '.join(self.command)} ended without an answer; what it said stands above")
-        return json.loads(answer)
-
-    def __call__(self) -> tuple[float, float]:
-        return tuple(self.ask(""))
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def has_torch(python: str) -> bool:
-    """Whether an interpreter can import PyTorch."""
-    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
 
 
 def single_step(net, batch, prepare=lambda variables: variables):
@@ -143,6 +106,20 @@ def sandwich_stepper(supernet, batch, variables, key) -> Stepper:
     return Stepper(jax.jit(step, donate_argnums=(0, 1, 2)), start)
 
 
+def in_precision(supernet, precision: str):
+    """The supernet whose nets have activations of a dtype. Raises ValueError where they turn out to be of another."""
+    if precision == "float32":
+        return supernet
+    made = supernet._replace(net=lambda arch: supernet.net(arch).clone(dtype=precision))
+    net = made.largest_net()
+    images = jax.ShapeDtypeStruct((1, net.arch.resolution, net.arch.resolution, net.arch.channels), jnp.uint8)
+    (_, endpoints), _ = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x, True), images)
+    found = {leaf.dtype.name for name, leaf in endpoints.items() if name != "head"}
+    if found != {precision}:
+        raise ValueError(f"precision is {precision}, but activations of this net are {sorted(found)}")
+    return made
+
+
 def random_batch(arch, batch: int) -> tuple[jax.Array, jax.Array]:
     """uint8 images for an arch, and their labels."""
     generator = np.random.default_rng(0)
@@ -176,12 +153,6 @@ def summary(samples: list[tuple[float, float]], batch: int) -> dict:
         "cpu_ms": round(float(np.median(cpu)), 2),
         "n": len(samples),
     }
-
-
-def same_costs(script: str, theirs: dict, ours: dict) -> None:
-    """Raises ValueError if a peer's nets have other MACs or params than ours."""
-    if theirs != ours:
-        raise ValueError(f"benchmarks/{script} builds other nets: {theirs}, ours are {ours}")
 
 
 def yardsticks(asked, arch, ours: dict[str, int]) -> dict[str, Peer]:

@@ -170,8 +170,7 @@ def build(asked, config: dict):
         # One resolution a step: the largest stands for all.
         options = {**config["supernet"], "depthwise": asked.depthwise, "resolutions": (facts["image_shape"][0],)}
         supernet = job.build_supernet(options, facts)
-    whole = supernet.net
-    supernet = supernet._replace(net=lambda arch: whole(arch).clone(dtype=asked.precision))
+    supernet = step.in_precision(supernet, asked.precision)
     options = config["data"].get("augment")
     batch = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
     batch = min(batch, 16) if asked.quick else batch
