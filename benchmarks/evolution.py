@@ -64,20 +64,26 @@ def random_mlp(features: int):
     return {**params, last: {**params[last], "kernel": kernel}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="timed runs with one budget; a third as many with 50")
-    runs = parser.parse_args().runs
-    supernet = ofa.ofa_mobilenet_v3()
-    space, cost = supernet.space, macs.table(supernet)
+def searcher(space, cost, generations: int = GENERATIONS):
+    """search(key, budget) -> what evolution finds with the random predictor."""
     params = random_mlp(sum(space.sizes))
 
     def search(key, budget):
         def fitness(genome):
             return predictor.MLP().apply({"params": params}, space.encode(genome))
 
-        return evolution.run(key, space, fitness, cost, budget, population=POPULATION, generations=GENERATIONS)
+        return evolution.run(key, space, fitness, cost, budget, population=POPULATION, generations=generations)
 
+    return search
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="timed runs with one budget; a third as many with 50")
+    runs = parser.parse_args().runs
+    supernet = ofa.ofa_mobilenet_v3()
+    space, cost = supernet.space, macs.table(supernet)
+    search = searcher(space, cost)
     low, high = cost.exact(space.smallest), cost.exact(space.largest)
     budgets = jnp.linspace(1.05 * low, high, BUDGETS, dtype=jnp.float32)
     keys = jax.random.split(jax.random.key(2), BUDGETS)

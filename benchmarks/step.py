@@ -14,16 +14,15 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from evolution import machine
+from peer import Peer, cores, has_torch, same_costs
 
 from dynnas_jax import devices
 from dynnas_jax.costs import macs
@@ -56,31 +55,6 @@ PRESETS = {
 }
 
 
-class Torch:
-    """The same net in a process with PyTorch."""
-
-    def __init__(self, python: str, arch, batch: int, threads: int):
-        script = Path(__file__).with_name("torch_net.py")
-        # Threads that spin at a barrier wait many times a step's length for one that has lost its core to other work.
-        settings = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen([python, script], stdin=pipe, stdout=pipe, text=True, env=settings)
-        self.facts = self.ask(json.dumps({"arch": dataclasses.asdict(arch), "batch": batch}))
-
-    def ask(self, line: str):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def __call__(self) -> tuple[float, float]:
-        return tuple(self.ask(""))
-
-
-def has_torch(python: str) -> bool:
-    """Whether an interpreter can import PyTorch."""
-    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
-
-
 def single_step(net, batch, prepare=lambda variables: variables):
     """step(variables, momentum) -> the same after one batch; `prepare` makes the net's variables of the given ones."""
     images, labels = batch
@@ -108,20 +82,55 @@ class Stepper:
         self.compile_s = time.perf_counter() - start
         self.carry = self.step(*carry)
 
+    def advance(self) -> None:
+        self.carry = jax.block_until_ready(self.step(*self.carry))
+
     def __call__(self) -> tuple[float, float]:
-        self.carry = jax.block_until_ready(self.step(*self.carry))
+        self.advance()
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        self.carry = jax.block_until_ready(self.step(*self.carry))
+        self.advance()
         after = resource.getrusage(resource.RUSAGE_SELF)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return time.perf_counter() - start, cpu
 
 
+def sandwich_stepper(supernet, batch, variables, key) -> Stepper:
+    """The whole step of training by the sandwich rule, on one device, from these variables, which it donates."""
+    transform = state.optimizer(10_000).transform
+    whole = make_step(supernet, sandwich.rule(), transform, devices.data_mesh(1))
+
+    def step(current, images, labels):
+        return whole(current, images, labels, None, key)[0], images, labels
+
+    start = state.create(variables, transform), *jax.tree.map(jnp.copy, batch)
+    return Stepper(jax.jit(step, donate_argnums=(0, 1, 2)), start)
+
+
+def in_precision(supernet, precision: str):
+    """The supernet whose nets have activations of a dtype. Raises ValueError where they turn out to be of another."""
+    if precision == "float32":
+        return supernet
+    made = supernet._replace(net=lambda arch: supernet.net(arch).clone(dtype=precision))
+    net = made.largest_net()
+    images = jax.ShapeDtypeStruct((1, net.arch.resolution, net.arch.resolution, net.arch.channels), jnp.uint8)
+    (_, endpoints), _ = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x, True), images)
+    found = {leaf.dtype.name for name, leaf in endpoints.items() if name != "head"}
+    if found != {precision}:
+        raise ValueError(f"precision is {precision}, but activations of this net are {sorted(found)}")
+    return made
+
+
+def random_batch(arch, batch: int) -> tuple[jax.Array, jax.Array]:
+    """uint8 images for an arch, and their labels."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, arch.resolution, arch.resolution, arch.channels), np.uint8)
+    return jnp.asarray(images), jnp.asarray(generator.integers(0, arch.classes, batch).astype(np.int32))
+
+
 def steppers(supernet, form: str, batch, genome, key) -> dict[str, Stepper]:
     """The four kinds of step of one depthwise form."""
-    images, labels = batch
     net = supernet.largest_net()
-    fresh = init(net, key, images.shape[1:])
+    fresh = init(net, key, batch[0].shape[1:])
     copy = lambda: jax.tree.map(jnp.copy, fresh)  # noqa: E731 - every step donates its own
     found = {}
     step, start = single_step(net, batch)
@@ -131,11 +140,7 @@ def steppers(supernet, form: str, batch, genome, key) -> dict[str, Stepper]:
     found[f"sliced subnet, {form}"] = Stepper(step, start(jax.tree.map(jnp.copy, own)))
     step, start = single_step(net, batch, lambda variables: mask_variables(supernet, variables, jnp.asarray(genome)))
     found[f"masked subnet, {form}"] = Stepper(step, start(copy()))
-    transform = state.optimizer(10_000).transform
-    whole = make_step(supernet, sandwich.rule(), transform, devices.data_mesh(1))
-    indices = jnp.arange(len(labels), dtype=jnp.int32)
-    step = jax.jit(lambda current: (whole(current, images, labels, indices, key)[0],), donate_argnums=0)
-    found[f"sandwich, {form}"] = Stepper(step, (state.create(copy(), transform),))
+    found[f"sandwich, {form}"] = sandwich_stepper(supernet, batch, copy(), key)
     return found
 
 
@@ -150,16 +155,15 @@ def summary(samples: list[tuple[float, float]], batch: int) -> dict:
     }
 
 
-def yardsticks(asked, arch, ours: dict[str, int]) -> dict[str, Torch]:
+def yardsticks(asked, arch, ours: dict[str, int]) -> dict[str, Peer]:
     """PyTorch's steps, none without PyTorch. Raises ValueError if its net has other MACs or params than `ours`."""
     if not has_torch(asked.torch_python):
         return {}
     found = {}
-    for threads in sorted({1, len(os.sched_getaffinity(0))}):
-        torch = found[f"PyTorch, largest, threads {threads}"] = Torch(asked.torch_python, arch, asked.batch, threads)
-        theirs = {name: torch.facts[name] for name in ours}
-        if theirs != ours:
-            raise ValueError(f"benchmarks/torch_net.py builds another net: {theirs}, ours is {ours}")
+    task = {"archs": {"largest": dataclasses.asdict(arch)}, "batch": asked.batch, "precision": "float32"}
+    for threads in sorted({1, cores()}):
+        peer = found[f"PyTorch, largest, threads {threads}"] = Peer(asked.torch_python, "torch_net.py", task, threads)
+        same_costs("torch_net.py", peer.facts["costs"], {"largest": ours})
     return found
 
 
@@ -182,36 +186,61 @@ def main() -> None:
     supernets = {form: ofa.small_images(stem=16, depthwise=form, **PRESETS[asked.network]) for form in forms}
     supernet = supernets["shifts"]
     net, space, key = supernet.largest_net(), supernet.space, jax.random.key(0)
-    arch, generator = net.arch, np.random.default_rng(0)
-    shape = (asked.batch, arch.resolution, arch.resolution, arch.channels)
-    images = jnp.asarray(generator.integers(0, 256, shape, np.uint8))
-    batch = images, jnp.asarray(generator.integers(0, arch.classes, asked.batch).astype(np.int32))
+    batch = random_batch(net.arch, asked.batch)
     genome = np.asarray(space.sample(jax.random.key(1), 1)[0])
-    costs = macs.table(supernet)
-    count = sum(leaf.size for leaf in jax.tree.leaves(init(net, key, shape[1:])["params"]))
     steps = {}
     for form in forms:
         steps |= steppers(supernets[form], form, batch, genome, key)
-    torch = yardsticks(asked, arch, {"params": count, "macs": costs.exact(space.largest)})
+    torch = yardsticks(asked, net.arch, own_costs(supernet, space.largest))
     steps |= torch
+    samples = take_turns(steps, runs)
+    report(asked, supernet, genome, steps, samples, torch)
+
+
+def own_costs(supernet, genome) -> dict[str, int]:
+    """MACs and params of a subnet."""
+    net = supernet.net(supernet.arch(genome))
+    shape = (net.arch.resolution, net.arch.resolution, net.arch.channels)
+    params = jax.eval_shape(lambda key: init(net, key, shape)["params"], jax.random.key(0))
+    return {
+        "params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "macs": macs.table(supernet).exact(genome),
+    }
+
+
+def take_turns(steps: dict, runs: int) -> dict[str, list]:
+    """What each call says, `runs` times, one after the other."""
     samples = {name: [] for name in steps}
     for _ in range(runs):
         for name, step in steps.items():
             samples[name].append(step())
-    report(asked, supernet, genome, steps, samples, torch)
+    return samples
 
 
-def ratios(results: dict, samples: dict, torch: dict[str, Torch]) -> dict[str, dict]:
+def versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def load() -> list:
+    return [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"]
+
+
+def turn_ratio(ours: list, theirs: list) -> dict:
+    """Our speed over theirs, turn by turn: both halves of a ratio met the same load."""
+    turns = [other[0] / own[0] for own, other in zip(ours, theirs, strict=True)]
+    spread = [round(float(np.quantile(turns, q)), 3) for q in (0.1, 0.9)]
+    return {"by_time": round(float(np.median(turns)), 3), "spread": spread}
+
+
+def ratios(results: dict, samples: dict, torch: dict[str, Peer]) -> dict[str, dict]:
     """Our images per second over those of PyTorch at its faster number of threads."""
     found = {}
     fastest = min(torch, key=lambda name: results[name]["median_ms"])
     least_cpu = min(results[name]["cpu_ms"] for name in torch)
     for name in (name for name in results if name.startswith("largest")):
-        # Turn by turn: both halves of a ratio met the same load.
-        turns = [theirs[0] / ours[0] for ours, theirs in zip(samples[name], samples[fastest], strict=True)]
-        spread = [round(float(np.quantile(turns, q)), 3) for q in (0.1, 0.9)]
         by_cpu = round(least_cpu / results[name]["cpu_ms"], 3)
-        found[name] = {"to": fastest, "by_time": round(float(np.median(turns)), 3), "spread": spread, "by_cpu": by_cpu}
+        found[name] = {"to": fastest, **turn_ratio(samples[name], samples[fastest]), "by_cpu": by_cpu}
     return found
 
 
@@ -225,11 +254,10 @@ def report(asked, supernet, genome, steps, samples, torch) -> None:
         "what": f"training steps of the {asked.network} net, batch {asked.batch}, keep_memory {asked.keep_memory}",
         "macs": {"largest": costs.exact(supernet.space.largest), "subnet": costs.exact(genome)},
         "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "versions": versions(),
         "results": results,
         "PyTorch": next(iter(torch.values())).facts["version"] if torch else "not run",
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
+        "load": load(),
     }
     if torch:
         facts["ratios_to_PyTorch"] = ratios(results, samples, torch)
