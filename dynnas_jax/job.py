@@ -123,11 +123,13 @@ def load_variables(path: Path) -> dict:
         raise ValueError(f"{path} is missing or corrupt ({error}); pass --redo={path.parent.name}") from error
 
 
-def evaluator(job: Job, calibration_images: int, chunk: int) -> collect.Evaluator:
+def evaluator(job: Job, calibration_images: int, chunk: int, **options: Any) -> collect.Evaluator:
     split = job.images.holdout
     if not len(split):
         raise ValueError(NO_HELD_OUT)
-    return collect.Evaluator(job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk)
+    return collect.Evaluator(
+        job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk, **options
+    )
 
 
 def supernet_variables(job: Job) -> dict:

@@ -88,6 +88,7 @@ def check(config: dict) -> None:
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.export.tflite import PRECISIONS
+    from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS
 
     settings.check_least("", config, {"seed": 0})
@@ -101,6 +102,8 @@ def _check_values(config: dict) -> None:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
+    if config["collect"].get("form", FORMS[0]) not in FORMS:
+        raise ValueError(f"collect.form is {config['collect']['form']!r}, choose from {list(FORMS)}")
     if not precisions or not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
     if config["target"] not in TARGETS:

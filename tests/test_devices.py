@@ -43,9 +43,7 @@ def test_two_processes_share_a_mesh(two_processes):
         processes.wait_for_all("end")
         print(json.dumps({**found, "own": [own.start, own.stop], "first": processes.is_first(), "size": mesh.size}))
     """)
-    found = [
-        json.loads(next(line for line in text.splitlines() if line.startswith("{"))) for text in two_processes(script)
-    ]
+    found = [json.loads(text.splitlines()[-1]) for text in two_processes(script)]
     rows = np.arange(16) ** 2
     for number, of_process in enumerate(found):
         assert of_process == {

@@ -20,6 +20,7 @@ from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet, mask_variables
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
 FORMS = ("auto", "mapped", "vmapped")
@@ -190,12 +191,12 @@ def run(
     """
     store = None
 
-    def begin() -> np.ndarray:
+    def begin() -> list[bool]:
         nonlocal store
         store, done = _resume(evaluate, genomes, path)
-        return done
+        return done.tolist()
 
-    done = _of_first(begin, len(genomes), f"{path}: the first process cannot go on with these records; it says why")
+    done = np.asarray(agreed(begin), bool)
     variables = evaluate.placed(variables)
     bar = tqdm(
         total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not processes.is_first()
@@ -207,12 +208,15 @@ def run(
             if not left:
                 continue
             answers = evaluate(variables, rows)
-            if store is not None:
+
+            def write(start=start, rows=rows, answers=answers) -> None:
+                nonlocal store
                 costs = np.asarray([[cost(genome)] for genome in rows], np.float64)
                 score, correct = answers.score[..., None], answers.correct[..., None]
                 store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
+
+            agreed(write)
             bar.update(left)
-    processes.wait_for_all("collected")
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 
@@ -226,23 +230,3 @@ def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[recor
     if len(done) > len(genomes) or not np.array_equal(store.read("genome", old), genomes[old]):
         raise ValueError(f"{path}: holds records of other genomes; pass --redo=collect to collect again")
     return store, np.pad(done, (0, len(genomes) - len(done)))
-
-
-def _of_first(read: Callable[[], np.ndarray], count: int, otherwise: str) -> np.ndarray:
-    """bool[count] that the first process reads, on every process. Raises what `read` raises; ValueError on the others."""
-    if not processes.several():
-        return read()
-    from jax.experimental import multihost_utils
-
-    told, error = np.zeros(1 + count, bool), None
-    if processes.is_first():
-        try:
-            told[1:], told[0] = read(), True
-        except Exception as raised:  # the others wait for an answer, whatever happened
-            error = raised
-    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
-    if error is not None:
-        raise error
-    if not told[0]:
-        raise ValueError(otherwise)
-    return told[1:]

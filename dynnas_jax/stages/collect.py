@@ -12,11 +12,11 @@ from dynnas_jax.workdir import write_json
 
 
 def run(
-    job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16
+    job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16, form: str = "auto"
 ) -> tuple[str, ...]:
     """Records of sampled subnets on the held-out images; the speed, beside them, is for the curious: no later stage reads it."""
     genomes = collect.distinct(job.supernet.space, job.key(1), subnets)
-    evaluate = evaluator(job, calibration_images, chunk)
+    evaluate = evaluator(job, calibration_images, chunk, form=form)
     cost = macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
     if evaluate.subnets_per_s and processes.is_first():
