@@ -34,7 +34,8 @@ class Update(NamedTuple):
     metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
 
 
-# objective(given, images, labels, key, targets=None) -> Update, for the part of the batch on one device of `axis_name`.
+# objective(given, images, labels, key, targets=None) -> Update, for the part of the batch on one device of `axis_name`;
+# the same on all devices of `subnet_axis`.
 # Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
 Objective = Callable[..., Update]
 
@@ -65,8 +66,9 @@ def rule(
         net that was trained before.
 
     Returns:
-      build(supernet, axis_name=None, answers=None) -> objective; `answers(variables, images)` gives the logits of the
-      trained teacher. The default phase has `random_subnets` of them, a phase may have fewer.
+      build(supernet, axis_name=None, answers=None, subnet_axis=None) -> objective; `answers(variables, images)` gives the
+      logits of the trained teacher. The default phase has `random_subnets` of them, a phase may have fewer. The devices
+      along the mesh axis `subnet_axis` have the same images and share the random subnets, whose number must divide.
 
     Raises:
       ValueError: for fewer than 0 random subnets, a temperature not above 0, a smoothing outside 0 to below 1, or an unknown
@@ -82,20 +84,27 @@ def rule(
         raise ValueError(f"sandwich: teacher is {teacher!r}, choose from {list(TEACHERS)}")
     options = _Options(random_subnets, temperature, label_smoothing, teacher)
 
-    def build(supernet: Supernet, axis_name: str | None = None, answers: Callable | None = None) -> Objective:
+    def build(
+        supernet: Supernet,
+        axis_name: str | None = None,
+        answers: Callable | None = None,
+        subnet_axis: str | None = None,
+    ) -> Objective:
         if answers is None and teacher == "trained":
             raise ValueError(
                 "sandwich: the teacher 'trained' needs a trained net; give train.teacher, a run's directory"
             )
         if answers is not None and teacher != "trained":
             raise ValueError(f"sandwich: a trained net is given, but the teacher is {teacher!r}, must be 'trained'")
-        return _objective(supernet, axis_name, answers, options)
+        return _objective(supernet, axis_name, answers, options, _Share(subnet_axis))
 
     return build
 
 
-def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options) -> Objective:
-    space, runs = supernet.space, _Runs(supernet, axis_name)
+def _objective(
+    supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options, share: _Share
+) -> Objective:
+    space, runs = supernet.space, _Runs(supernet, axis_name, share)
 
     def labelled(params, batch_stats, images, targets):
         logits, stats = runs.largest({"params": params, "batch_stats": batch_stats}, images)
@@ -110,40 +119,94 @@ def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | No
             return runs.largest({**given.variables, "params": given.ema}, images)[0]
         return answers(given.teacher, images) if options.teacher == "trained" else own
 
+    learn = jax.value_and_grad(distilled)
+
     def objective(given, images, labels, key, targets=None):
         params, stats = given.variables["params"], given.variables["batch_stats"]
+        # Largest and smallest divide the images among the devices that share the random subnets.
+        part, own_labels, own_targets = share.images_of((images, labels, labels if targets is None else targets))
         (loss, (own, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
-            params, stats, images, labels if targets is None else targets
+            params, stats, part, own_targets
         )
-        teacher, learn = jax.lax.stop_gradient(teach(given, images, own)), jax.value_and_grad(distilled)
+        teacher = jax.lax.stop_gradient(teach(given, part, own))
         weights = _weights(given.allowed, space, options.random_subnets)
-
-        def add(total, weight, run):
-            value, other = learn(params, run, stats, images, teacher)
-            return jax.tree.map(lambda a, b: a + weight * b, total, other), value
-
-        gradient, loss_smallest = add(gradient, weights[0], runs.smallest_of(given.allowed))
+        loss_smallest, other = learn(params, runs.smallest_of(given.allowed), stats, part, teacher)
+        gradient = _add(gradient, weights[0], other)
         metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
         total = loss + weights[0] * loss_smallest
         if options.random_subnets:
             least = None if given.allowed is None else given.allowed.least
-            genomes = space.sample(key, options.random_subnets, least)
+            genomes, shares = share.subnets_of((space.sample(key, options.random_subnets, least), weights[1:]))
+            everyone = share.gathered(teacher)
 
             def one_random(total, chosen):
                 genome, weight = chosen
-                return add(total, weight, lambda variables, images: runs.masked(variables, images, genome))
+                run = lambda variables, images: runs.masked(variables, images, genome)  # noqa: E731
+                value, other = learn(params, run, stats, images, everyone)
+                return _add(total, weight, other), value
 
             # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
-            gradient, values = jax.lax.scan(one_random, gradient, (genomes, weights[1:]), unroll=True)
+            gradient, values = jax.lax.scan(one_random, gradient, (genomes, shares), unroll=True)
             # Not a number in a phase without random subnets.
-            metrics["loss_random"] = (values * weights[1:]).sum() / weights[1:].sum()
-            total = total + (values * weights[1:]).sum()
+            metrics["loss_random"] = (values * shares).sum() / weights[1:].sum()
+            total = total + (values * shares).sum()
         subnets = 1 + weights.sum()
         metrics["loss"] = total / subnets
-        metrics["accuracy_largest"] = (own.argmax(-1) == labels).astype(jnp.float32).mean()
-        return Update(jax.tree.map(lambda leaf: leaf / subnets, gradient), new_stats, metrics)
+        metrics["accuracy_largest"] = (own.argmax(-1) == own_labels).astype(jnp.float32).mean()
+        gradient = jax.tree.map(lambda leaf: leaf / subnets, gradient)
+        return share.together(Update(gradient, new_stats, metrics))
 
     return objective
+
+
+def _add(total: Any, weight: jax.Array, other: Any) -> Any:
+    """A gradient and another's part."""
+    return jax.tree.map(lambda a, b: a + weight * b, total, other)
+
+
+class _Share(NamedTuple):
+    """What one device does of a step, of those along a mesh axis that have the same images; all of it without an axis."""
+
+    axis: str | None
+
+    @property
+    def count(self) -> int:
+        """Devices along the axis; known inside the mesh."""
+        return 1 if self.axis is None else jax.lax.axis_size(self.axis)
+
+    def _own(self, tree: Any) -> Any:
+        """The part of this device of every leaf's leading axis."""
+        if self.count == 1:
+            return tree
+        index = jax.lax.axis_index(self.axis)
+        return jax.tree.map(lambda leaf: leaf.reshape(self.count, -1, *leaf.shape[1:])[index], tree)
+
+    def images_of(self, batch: tuple) -> tuple:
+        """The images, labels and targets that this device has to itself."""
+        if len(batch[0]) % self.count:
+            raise ValueError(
+                f"train: the {len(batch[0])} images of a device do not divide over the {self.count} devices of the axis "
+                f"{self.axis!r}; give another batch_size"
+            )
+        return self._own(batch)
+
+    def subnets_of(self, subnets: tuple) -> tuple:
+        """The genomes and weights of this device; the weights such that the mean over the axis is the sum over all."""
+        genomes, weights = subnets
+        if len(genomes) % self.count:
+            raise ValueError(
+                f"sandwich: random_subnets is {len(genomes)}, must divide over the {self.count} devices of the axis "
+                f"{self.axis!r}"
+            )
+        return self._own((genomes, weights * self.count))
+
+    def gathered(self, part: jax.Array) -> jax.Array:
+        """What all devices of the axis have of an array, in order."""
+        return part if self.count == 1 else jax.lax.all_gather(part, self.axis, tiled=True)
+
+    def together(self, update: Update) -> Update:
+        """The mean over the devices of the axis."""
+        return update if self.count == 1 else jax.lax.pmean(update, self.axis)
 
 
 def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
@@ -158,26 +221,34 @@ def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Ar
 
 
 class _Runs:
-    """The ways a step runs subnets: each (variables, images) -> logits, running statistics."""
+    """The ways a step runs subnets: each (variables, images) -> logits, running statistics.
 
-    def __init__(self, supernet: Supernet, axis_name: str | None):
+    Statistics are taken over the devices that have other images: for the largest and the smallest, of a shared step, all.
+    """
+
+    def __init__(self, supernet: Supernet, axis_name: str | None, share: _Share):
         self.supernet, space = supernet, supernet.space
-        self._whole = supernet.largest_net().clone(axis_name=axis_name)
-        self.largest, self.smallest = (self._sliced(genome, axis_name) for genome in (space.largest, space.smallest))
+        self._axis = axis_name
+        axes = tuple(name for name in (axis_name, share.axis) if name is not None)
+        self._all_axes = axes if len(axes) > 1 else (axes or (None,))[0]
+        self.largest, self.smallest = (
+            self._sliced(genome, self._all_axes) for genome in (space.largest, space.smallest)
+        )
 
-    def _sliced(self, genome: Any, axis_name: str | None) -> Callable:
+    def _sliced(self, genome: Any, axis_name: Any) -> Callable:
         net = self.supernet.net(self.supernet.arch(genome)).clone(axis_name=axis_name)
         return lambda variables, images: _train(net, extract(self.supernet, variables, genome)[1], images)
 
-    def masked(self, variables: dict, images: jax.Array, genome: jax.Array):
-        """Any genome, traced."""
-        return _train(self._whole, mask_variables(self.supernet, variables, genome), images)
+    def masked(self, variables: dict, images: jax.Array, genome: jax.Array, divided: bool = False):
+        """Any genome, traced; `divided` where the images are divided over the axis of subnets too."""
+        net = self.supernet.largest_net().clone(axis_name=self._all_axes if divided else self._axis)
+        return _train(net, mask_variables(self.supernet, variables, genome), images)
 
     def smallest_of(self, allowed: Allowed | None) -> Callable:
         """The smallest subnet that a phase allows; sliced where every phase allows all."""
         if allowed is None:
             return self.smallest
-        return lambda variables, images: self.masked(variables, images, allowed.least)
+        return lambda variables, images: self.masked(variables, images, allowed.least, divided=True)
 
 
 def _train(net: Any, variables: dict, images: jax.Array) -> tuple[jax.Array, dict]:

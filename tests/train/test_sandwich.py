@@ -1,9 +1,12 @@
 """The rule's gradient against the subnets' gradients, each computed alone and sliced."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from dynnas_jax.elastic import extract
 from dynnas_jax.networks import mbconv, ofa, template
@@ -159,6 +162,62 @@ def test_a_free_resolution_unlocks_no_subnet():
     np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [0, 0, 0])
     allowed = allowed._replace(least=least.at[space.index("stage1.depth")].set(0), random_subnets=jnp.int32(1))
     np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [1, 1, 0])
+
+
+# Several devices.
+
+
+@pytest.fixture(scope="module")
+def spread(micro, variables, split):
+    """spread(data, subnet, rule, allowed=None): the update of 16 images on a mesh of data x subnet devices."""
+
+    def run(data, subnet, rule, allowed=None):
+        mesh = jax.make_mesh((data, subnet), ("data", "subnet"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        objective = rule(micro, "data", subnet_axis="subnet" if subnet > 1 else None)
+        specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec("data"), PartitionSpec())
+
+        @jax.jit
+        @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        def update(given, images, labels, key):
+            return jax.lax.pmean(objective(given, images, labels, key), "data")
+
+        return update(sandwich.Given(variables, allowed=allowed), split.images[:16], split.labels[:16], KEY)
+
+    return run
+
+
+def assert_equal_updates(found, wanted):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
+        np.testing.assert_allclose(other, leaf, rtol=1e-4, atol=1e-4 * max(0.01, np.abs(leaf).max()), err_msg=str(path))
+
+
+def test_random_subnets_spread_over_devices_make_the_same_update(spread):
+    """1 device == 8 with parts of the batch == 4 parts of the batch x 2 of the random subnets."""
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)
+    one = spread(1, 1, rule)
+    assert_equal_updates(spread(8, 1, rule), one)
+    assert_equal_updates(spread(4, 2, rule), one)
+
+
+def test_phases_spread_too(micro, spread):
+    least = np.where(["kernel" in gene.name for gene in micro.space.genes], 0, micro.space.largest)
+    allowed = Allowed(jnp.asarray(least, jnp.int32), jnp.int32(1), jnp.float32(1))
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)
+    assert_equal_updates(spread(2, 2, rule, allowed), spread(1, 1, rule, allowed))
+
+
+def test_what_does_not_divide_over_the_devices(spread):
+    with pytest.raises(ValueError, match="random_subnets is 3, must divide over the 2 devices of the axis 'subnet'"):
+        spread(4, 2, sandwich.rule(random_subnets=3))
+    with pytest.raises(ValueError, match="the 4 images of a device do not divide over the 8 devices of the axis"):
+        jax.eval_shape(
+            lambda: spread(1, 8, lambda *a, **k: _with_four_images(sandwich.rule(random_subnets=8)(*a, **k)))
+        )
+
+
+def _with_four_images(objective):
+    return lambda given, images, labels, key: objective(given, images[:4], labels[:4], key)
 
 
 # Teachers.
