@@ -223,10 +223,15 @@ class Net(nn.Module):
             self.depthwise, self.axis_name, self.momentum, arch.epsilon, arch.padding, self.dtype, self.remat
         )
 
+    @nn.nowrap
+    def chain(self) -> tuple[Block, ...]:
+        """The blocks as this net computes them."""
+        return chain(self.arch, self.numerics)
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         endpoints, carry = {}, images
-        for block in chain(self.arch, self.numerics):
+        for block in self.chain():
             carry = endpoints[block.name] = block.module(carry, train)
         return carry, endpoints
 

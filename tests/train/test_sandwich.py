@@ -1,6 +1,7 @@
 """The rule's gradient against the subnets' gradients, each computed alone and sliced."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,36 @@ def test_a_free_resolution_unlocks_no_subnet():
     np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [1, 1, 0])
 
 
+# Other ways to run the random subnets.
+
+
+@pytest.mark.parametrize("subnets", ["switched", "pool"])
+def test_other_ways_to_run_the_same_random_subnets(micro, variables, batch, made, subnets):
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE, subnets=subnets, pool_size=2)
+    drawn = tuple(map(tuple, np.asarray(micro.space.sample(KEY, 2)).tolist()))
+    pool = {"pool": drawn} if subnets == "pool" else {}
+    found = jax.jit(functools.partial(rule(micro), **pool))(sandwich.Given(variables), *batch, KEY)
+    assert_close(found.gradient, made.gradient)
+    assert_close(found.metrics, made.metrics)
+
+
+def test_a_pool_follows_from_the_step(micro):
+    rule, space = sandwich.rule(subnets="pool", pool_size=6, pool_refresh=10), micro.space
+    pools = [rule.pool(space, step, 3) for step in range(400)]
+    assert pools[0] == pools[9] != pools[10] == pools[19]
+    assert rule.pool(space, 25, 3) == pools[25] != rule.pool(space, 25, 4)
+    assert {genome for pool in pools for genome in pool} == set(itertools.product(*map(range, space.sizes)))
+    least = np.where(np.arange(len(space.sizes)) == 1, 0, space.largest).astype(np.int32)
+    within = {genome for step in range(0, 400, 10) for genome in rule.pool(space, step, 3, least)}
+    assert within == {tuple(least.tolist()), tuple(space.largest.tolist())}
+    assert sandwich.rule().pool(space, 0, 3) is None
+
+
+def test_a_step_without_its_pool(micro, variables, batch):
+    with pytest.raises(ValueError, match="come from a pool, and the step was given none"):
+        jax.eval_shape(sandwich.rule(subnets="pool")(micro), sandwich.Given(variables), *batch, KEY)
+
+
 # Several devices.
 
 
@@ -262,6 +293,9 @@ def test_without_random_subnets_no_such_loss(micro, variables, batch):
         ({"temperature": 0}, "temperature is 0, must be above 0"),
         ({"teacher": "aunt"}, "teacher is 'aunt', choose from ['in_place', 'ema', 'trained']"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0, must be at least 0 and below 1"),
+        ({"subnets": "cut"}, "subnets is 'cut', choose from ['auto', 'masked', 'switched', 'pool']"),
+        ({"subnets": "pool", "pool_size": 1}, "pool_size is 1, must be at least random_subnets, 2, and 1"),
+        ({"pool_refresh": 0}, "pool_refresh is 0 steps, must be at least 1"),
     ],
 )
 def test_wrong_options(options, message):
