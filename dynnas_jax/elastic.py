@@ -152,11 +152,8 @@ def joint_index(position: Position, genome: jax.Array) -> jax.Array:
 
 def _crop(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The centred window of a convolution's spatial axes, the leading part of every other axis."""
-    spatial = (0, 1) if leaf.ndim == 4 else ()
-    starts = [
-        (have - want) // 2 if axis in spatial else 0
-        for axis, (have, want) in enumerate(zip(leaf.shape, shape, strict=True))
-    ]
+    pairs = enumerate(zip(leaf.shape, shape, strict=True))
+    starts = ((have - want) // 2 if leaf.ndim == 4 and axis < 2 else 0 for axis, (have, want) in pairs)
     return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
 
 
@@ -166,23 +163,31 @@ def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
     Raises:
       ValueError: if the arch is larger than the supernet somewhere.
     """
-    transforms = variables["params"].get(kernel_transforms.PLACE, {})
     cut: dict = {collection: {} for collection in variables}
     for name, traced in walk(supernet.blocks(arch), image_struct(arch)).items():
-        for collection, shapes in traced.variables.items():
-            source = traverse_util.flatten_dict(variables[collection].get(name, {}))
-            for path, shape in traverse_util.flatten_dict(shapes).items():
-                if path not in source:
-                    raise ValueError(f"{name}/{'/'.join(path)} of the arch is a leaf the supernet does not have")
-                leaf = source[path]
-                if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
-                    raise ValueError(
-                        f"{name}/{'/'.join(path)} of the arch is {shape.shape}, the supernet's is {leaf.shape}"
-                    )
-                if name in transforms and len(shape.shape) == 4 and shape.shape[0] < leaf.shape[0]:
-                    leaf = kernel_transforms.smaller(leaf, shape.shape[0], transforms[name])
-                cut[collection].setdefault(name, {})[path] = _crop(leaf, shape.shape)
-    return {c: {n: traverse_util.unflatten_dict(leaves) for n, leaves in blocks.items()} for c, blocks in cut.items()}
+        for collection, leaves in slice_block(variables, name, traced.variables).items():
+            cut[collection][name] = leaves
+    return cut
+
+
+def slice_block(variables: dict, name: str, shapes: dict) -> dict:
+    """One block's own variables, cut out of the supernet's to the `shapes` {"params", "batch_stats"} of a trace."""
+    transforms, cut = variables["params"].get(kernel_transforms.PLACE, {}), {}
+    for collection, wanted in shapes.items():
+        source = traverse_util.flatten_dict(variables[collection].get(name, {}))
+        own = {}
+        for path, shape in traverse_util.flatten_dict(wanted).items():
+            where = f"{name}/{'/'.join(path)} of the arch is"
+            if path not in source:
+                raise ValueError(f"{where} a leaf the supernet does not have")
+            leaf = source[path]
+            if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
+                raise ValueError(f"{where} {shape.shape}, the supernet's is {leaf.shape}")
+            if name in transforms and len(shape.shape) == 4 and shape.shape[0] < leaf.shape[0]:
+                leaf = kernel_transforms.smaller(leaf, shape.shape[0], transforms[name])
+            own[path] = _crop(leaf, shape.shape)
+        cut[collection] = traverse_util.unflatten_dict(own)
+    return cut
 
 
 def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn.Module, dict]:
@@ -245,12 +250,8 @@ def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...
 
 def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
     """The sides, ascending, of every block's depthwise kernel that has several."""
-    found = {}
-    for position, masks in _mask_plan(supernet):
-        for mask in masks:
-            if mask.rule == "ring":
-                found[position.name] = tuple(np.unique(mask.lengths).tolist())
-    return found
+    rings = ((p.name, mask) for p, masks in _mask_plan(supernet) for mask in masks if mask.rule == "ring")
+    return {name: tuple(np.unique(mask.lengths).tolist()) for name, mask in rings}
 
 
 def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> jax.Array:

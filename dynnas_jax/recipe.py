@@ -17,6 +17,10 @@ _LEAST = {
         "steps": 1,
         "batch_size": 1,
         "steps_per_call": 1,
+        "subnet_devices": 1,
+        "spike_factor": 0,
+        "most_roll_backs": 0,
+        "heartbeat_s": 1,
         "checkpoint_every": 1,
         "log_every": 1,
         "evaluate_every": 0,
@@ -48,7 +52,7 @@ def options(config: dict) -> settings.Options:
 
     network = networks.supernet(config["supernet"].get("network"))
     parameters = settings.parameters
-    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "genomes")
+    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
     return {
         "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
         "data.augment": parameters(augment.rule),

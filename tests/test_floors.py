@@ -21,6 +21,7 @@ FLOORS = {
             "workdir",
             "kernel_transforms",
             "channel_sorting",
+            "switched",
             "costs",
             "data",
             "export",

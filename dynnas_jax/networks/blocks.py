@@ -1,6 +1,12 @@
-"""The layers networks are made of: activations, convolutions, both forms of the depthwise one, norm, squeeze-excite."""
+"""The layers networks are made of: activations, convolutions, both forms of the depthwise one, norm, squeeze-excite.
+
+Each computes in the dtype of its input: kernels and biases are cast to it. What sums over many pixels, norms and pooling, does
+so in at least float32.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -12,6 +18,7 @@ ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hswish": nn.hard_swish, "swi
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 DEPTHWISE_FORMS = ("conv", "shifts")
 PADDINGS = ("SAME", "symmetric")
+AxisName = str | tuple[str, ...] | None  # mesh axes over which batch statistics are taken
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -23,37 +30,44 @@ def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv(features: int, kernel: int, stride: int, *, padding: str, name: str) -> nn.Conv:
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that sums are taken in: float32, or the dtype itself where it is finer."""
+    return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize > 4 else jnp.dtype("float32")
+
+
+def conv(features: int, kernel: int, stride: int, *, padding: str, dtype: str, name: str) -> nn.Conv:
     """A square convolution without bias, He initialisation (fan out)."""
     explicit = padding if padding == "SAME" else [(kernel // 2, kernel // 2)] * 2
-    return nn.Conv(features, (kernel, kernel), stride, explicit, use_bias=False, kernel_init=kernel_init, name=name)
+    options = {"use_bias": False, "kernel_init": kernel_init, "dtype": dtype, "name": name}
+    return nn.Conv(features, (kernel, kernel), stride, explicit, **options)
 
 
-def norm(train: bool, *, epsilon: float, momentum: float, axis_name: str | None, **options) -> nn.BatchNorm:
-    """Batch norm over the global batch; the two-pass variance, since the fast one cancels in float32."""
-    return nn.BatchNorm(
+def norm(train: bool, *, epsilon: float, momentum: float, axis_name: AxisName, name: str) -> Callable:
+    """Batch norm over the global batch, in at least float32; the two-pass variance, since the fast one cancels in float32."""
+    inner = nn.BatchNorm(
         use_running_average=not train,
         momentum=momentum,
         epsilon=epsilon,
         axis_name=axis_name,
         use_fast_variance=False,
-        **options,
+        name=name,
     )
+    return lambda x: inner(x.astype(wide(x.dtype))).astype(x.dtype)
 
 
 def global_average(x: jax.Array) -> jax.Array:
     """[b, h, w, c] -> [b, 1, 1, c], as one window: a mean over the axes would export as SUM and MUL."""
     window = x.shape[1:3]
-    total = nn.pooling.pool(x, 0.0, jax.lax.add, window, window, "VALID")
-    return total / jnp.asarray(window[0] * window[1], x.dtype)
+    total = nn.pooling.pool(x.astype(wide(x.dtype)), 0.0, jax.lax.add, window, window, "VALID")
+    return (total / jnp.asarray(window[0] * window[1], total.dtype)).astype(x.dtype)
 
 
 def local_average(x: jax.Array, stride: int, padding: str) -> jax.Array:
     """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: means of s x s pixels; where an axis does not divide, zeros count too."""
     missing = [-size % stride for size in x.shape[1:3]]
     edges = [((n + 1) // 2, n // 2) if padding == "symmetric" else (n // 2, (n + 1) // 2) for n in missing]
-    total = nn.pooling.pool(x, 0.0, jax.lax.add, (stride, stride), (stride, stride), edges)
-    return total / jnp.asarray(stride**2, x.dtype)
+    total = nn.pooling.pool(x.astype(wide(x.dtype)), 0.0, jax.lax.add, (stride, stride), (stride, stride), edges)
+    return (total / jnp.asarray(stride**2, total.dtype)).astype(x.dtype)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -82,7 +96,7 @@ class Depthwise(nn.Module):
             return depthwise_shifts(x, kernel, self.stride, padding)
         return jax.lax.conv_general_dilated(
             x,
-            kernel,
+            kernel.astype(x.dtype),
             (self.stride, self.stride),
             padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -104,7 +118,7 @@ class Pointwise(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs = x.shape[-1] // self.groups
-        kernel = self.param("kernel", kernel_init, (1, 1, inputs, self.features), jnp.float32)
+        kernel = self.param("kernel", kernel_init, (1, 1, inputs, self.features), jnp.float32).astype(x.dtype)
         if self.form == "shifts":
             y = self._product(x, kernel).reshape(*x.shape[:-1], self.features)
         else:
@@ -118,7 +132,7 @@ class Pointwise(nn.Module):
             )
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.reshape(1, 1, 1, -1)
+            y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
         return y
 
     def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:

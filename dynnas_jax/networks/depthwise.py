@@ -2,6 +2,8 @@
 
 With stride s the padded input is split into s x s phases, so that every shift reads a contiguous window:
 out[o] = sum over i of phase[i % s][o + i // s] * kernel[i], along both axes.
+
+Images may be of a coarser dtype than the kernel's, such as bfloat16: sums are in the kernel's, results in the images'.
 """
 
 from __future__ import annotations
@@ -57,10 +59,15 @@ def _window(phases: Phases, i: int, j: int, stride: int, height: int, width: int
     return phases[i % stride, j % stride][:, top : top + height, left : left + width]
 
 
+def _term(window: jax.Array, kernel: jax.Array, i: int, j: int) -> jax.Array:
+    """[b, h', w', c] times the kernel's tap, in the kernel's dtype."""
+    return window.astype(kernel.dtype) * kernel[i, j, 0][None, None, None]
+
+
 def _shifted_sum(phases: Phases, kernel: jax.Array, stride: int, height: int, width: int) -> jax.Array:
     taps = _taps(kernel.shape[0])
-    terms = (_window(phases, i, j, stride, height, width) * kernel[i, j, 0][None, None, None] for i, j in taps)
-    return functools.reduce(jnp.add, terms)
+    terms = (_term(_window(phases, i, j, stride, height, width), kernel, i, j) for i, j in taps)
+    return functools.reduce(jnp.add, terms).astype(phases[0, 0].dtype)
 
 
 def _forward_rule(x, kernel, stride, padding):
@@ -80,11 +87,11 @@ def _input_gradient(kernel, gradient, size, stride, padding):
     reach = -(-k // stride) - 1
     b, rows, columns, c = (n + m for n, m in zip(gradient.shape, (0, reach, reach, 0), strict=True))
     padded = jnp.pad(gradient, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    sums = {phase: jnp.zeros((b, rows, columns, c), gradient.dtype) for phase in _taps(stride)}
+    sums = {phase: jnp.zeros((b, rows, columns, c), kernel.dtype) for phase in _taps(stride)}
     for i, j in _taps(k):
         top, left = reach - i // stride, reach - j // stride
-        term = padded[:, top : top + rows, left : left + columns] * kernel[i, j, 0][None, None, None]
-        sums[i % stride, j % stride] += term
+        sums[i % stride, j % stride] += _term(padded[:, top : top + rows, left : left + columns], kernel, i, j)
+    sums = {phase: total.astype(gradient.dtype) for phase, total in sums.items()}
     stacked = jnp.stack([jnp.stack([sums[p, q] for q in range(stride)], 3) for p in range(stride)], 2)
     full = stacked.reshape(b, rows * stride, columns * stride, c)
     config = [(0, 0, 0)]
@@ -101,10 +108,11 @@ def _kernel_gradient(phases, kernel, gradient, stride):
     k, (batch, height, width, channels) = kernel.shape[0], gradient.shape
     # Some 512 rows keep the products in cache and the number of iterations small.
     images = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, 512 // (height * width)))
-    ones = jnp.ones((images * height * width,), gradient.dtype)
+    ones = jnp.ones((images * height * width,), kernel.dtype)
 
     def accumulate(total, pair):
         some, out = pair
+        some, out = jax.tree.map(lambda array: array.astype(kernel.dtype), (some, out))
         terms = (_window(some, i, j, stride, height, width) * out for i, j in _taps(k))
         sums = [ones @ term.reshape(-1, channels) for term in terms]
         return total + jnp.stack(sums).reshape(kernel.shape), None

@@ -7,16 +7,19 @@ published ones in `mobilenets.py` and `fbnet.py`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from dynnas_jax.elastic import Block
 from dynnas_jax.networks import blocks as layers
 
+REMATS = ("none", "norms", "blocks")
+_KEPT = "convolution"  # name of what the gradient keeps with remat "norms"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -79,14 +82,26 @@ class Numerics:
     """How an arch is computed, apart from what it computes."""
 
     depthwise: str = "conv"
-    axis_name: str | None = None  # mesh axis over which batch statistics are taken
+    axis_name: layers.AxisName = None
     momentum: float = 0.9  # of the running statistics
     epsilon: float = 1e-5
     padding: str = "SAME"
-    dtype: str = "float32"  # the images are cast to it; every later layer follows its input and its params
+    dtype: str = "float32"  # of what flows between the layers, which follow their input; params have their own
+    remat: str = "none"
 
-    def norm(self, train: bool, name: str) -> nn.BatchNorm:
+    def norm(self, train: bool, name: str) -> Callable:
         return layers.norm(train, epsilon=self.epsilon, momentum=self.momentum, axis_name=self.axis_name, name=name)
+
+    def kept(self, x: jax.Array) -> jax.Array:
+        """A convolution's output, which the gradient keeps where norms and activations are computed again."""
+        return checkpoint_name(x, _KEPT) if self.remat == "norms" else x
+
+    def remade(self, module: type[nn.Module]) -> type[nn.Module]:
+        """A block's class, with the gradient computing again what `remat` says."""
+        if self.remat == "none":
+            return module
+        policy = jax.checkpoint_policies.save_only_these_names(_KEPT) if self.remat == "norms" else None
+        return nn.remat(module, static_argnums=(2,), policy=policy)
 
 
 class Stem(nn.Module):
@@ -101,12 +116,12 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        dtype = self.numerics.dtype
+        numerics, dtype = self.numerics, layers.wide(self.numerics.dtype)
         scale = jnp.asarray([1 / (255 * s) for s in self.std], dtype).reshape(1, 1, 1, -1)
         shift = jnp.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype)
-        x = images.astype(dtype) * scale + shift.reshape(1, 1, 1, -1)
-        x = layers.conv(self.out, 3, self.stride, padding=self.numerics.padding, name="conv")(x)
-        return layers.ACTIVATIONS[self.act](self.numerics.norm(train, "norm")(x))
+        x = (images.astype(dtype) * scale + shift.reshape(1, 1, 1, -1)).astype(numerics.dtype)
+        convolution = layers.conv(self.out, 3, self.stride, padding=numerics.padding, dtype=numerics.dtype, name="conv")
+        return layers.ACTIVATIONS[self.act](numerics.norm(train, "norm")(numerics.kept(convolution(x))))
 
 
 class MBConv(nn.Module):
@@ -125,16 +140,16 @@ class MBConv(nn.Module):
         y = x
         if spec.expand:
             y = pointwise(spec.hidden, groups=spec.groups, name="expand_conv")(y)
-            y = act(numerics.norm(train, "expand_norm")(y))
+            y = act(numerics.norm(train, "expand_norm")(numerics.kept(y)))
         y = layers.channel_shuffle(y, spec.groups)
         for i, name in enumerate(("depthwise", *(f"depthwise{n}" for n in range(2, spec.depthwise + 1)))):
             stride = 1 if i else spec.stride
             depthwise = layers.Depthwise(spec.kernel, stride, numerics.depthwise, numerics.padding, name=f"{name}_conv")
-            y = act(numerics.norm(train, f"{name}_norm")(depthwise(y)))
+            y = act(numerics.norm(train, f"{name}_norm")(numerics.kept(depthwise(y))))
         if spec.se:
             y = layers.SqueezeExcite(spec.se, self.se_act, self.se_gate, numerics.depthwise, name="se")(y)
         y = pointwise(spec.out, groups=spec.groups, name="project_conv")(y)
-        y = numerics.norm(train, "project_norm")(y)
+        y = numerics.norm(train, "project_norm")(numerics.kept(y))
         return self._shortcut(x) + y if spec.shortcut else y
 
     def _shortcut(self, x: jax.Array) -> jax.Array:
@@ -159,25 +174,26 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        act = layers.ACTIVATIONS[self.act]
-        form = self.numerics.depthwise
-        y = act(self.numerics.norm(train, "norm")(layers.Pointwise(self.conv, form, name="conv")(x)))
+        act, numerics = layers.ACTIVATIONS[self.act], self.numerics
+        form = numerics.depthwise
+        y = numerics.kept(layers.Pointwise(self.conv, form, name="conv")(x))
+        y = act(numerics.norm(train, "norm")(y))
         y = layers.global_average(y)
         if self.features:
             y = act(layers.Pointwise(self.features, form, self.features_bias, name="features_conv")(y))
         # Flat before the classifier: converters lose the bias of a fully connected layer with a rank-4 input.
-        y = y.reshape(y.shape[0], -1)
+        y = y.reshape(y.shape[0], -1).astype(layers.wide(y.dtype))
         return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name="classifier")(y)
 
 
 def chain(arch: Arch, numerics: Numerics) -> tuple[Block, ...]:
     """The net's blocks in order: stem, stage1_block0, ..., head."""
-    links = [
-        Block("stem", Stem(arch.stem_out, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name="stem"))
-    ]
+    stem, block, head = (numerics.remade(module) for module in (Stem, MBConv, Head))
+    first = stem(arch.stem_out, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name="stem")
+    links = [Block("stem", first)]
     for name, spec in arch.named_blocks():
-        links.append(Block(name, MBConv(spec, arch.se_act, arch.se_gate, numerics, name=name)))
-    head = Head(
+        links.append(Block(name, block(spec, arch.se_act, arch.se_gate, numerics, name=name)))
+    last = head(
         arch.head_conv,
         arch.head_features,
         arch.head_features_bias,
@@ -186,7 +202,7 @@ def chain(arch: Arch, numerics: Numerics) -> tuple[Block, ...]:
         numerics,
         name="head",
     )
-    return (*links, Block("head", head))
+    return (*links, Block("head", last))
 
 
 class Net(nn.Module):
@@ -194,20 +210,28 @@ class Net(nn.Module):
 
     arch: Arch
     depthwise: str = "conv"  # or "shifts" (and pointwise ones as matrix products): equal, and faster on CPU
-    axis_name: str | None = None
+    axis_name: layers.AxisName = None
     momentum: float = 0.9
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the activations; "bfloat16" leaves params, norms and logits float32
+    remat: str = "none"  # what the gradient computes again: "norms" (and activations), or all of the "blocks"
 
     @property
     def numerics(self) -> Numerics:
         """How this net computes its chain."""
         arch = self.arch
-        return Numerics(self.depthwise, self.axis_name, self.momentum, arch.epsilon, arch.padding, self.dtype)
+        return Numerics(
+            self.depthwise, self.axis_name, self.momentum, arch.epsilon, arch.padding, self.dtype, self.remat
+        )
+
+    @nn.nowrap
+    def chain(self) -> tuple[Block, ...]:
+        """The blocks as this net computes them."""
+        return chain(self.arch, self.numerics)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         endpoints, carry = {}, images
-        for block in chain(self.arch, self.numerics):
+        for block in self.chain():
             carry = endpoints[block.name] = block.module(carry, train)
         return carry, endpoints
 

@@ -15,8 +15,10 @@ import numpy as np
 from dynnas_jax.elastic import Block, Supernet
 from dynnas_jax.networks import arch_files
 from dynnas_jax.networks.blocks import DEPTHWISE_FORMS
-from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, counting_blocks
+from dynnas_jax.networks.mbconv import REMATS, Arch, BlockSpec, Net, counting_blocks
 from dynnas_jax.search_space import Gene, SearchSpace, first_equal, make_divisible
+
+PRECISIONS = ("float32", "bfloat16")  # that training may compute in
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,22 @@ def build(template: Template, depthwise: str = "conv", kernel_transforms: bool =
     whole = template.whole(arch(space.largest)) if template.shortcuts else None
     net = functools.partial(Net, depthwise=depthwise)
     return Supernet(space, arch, net, functools.partial(_blocks, template, space), whole, kernel_transforms)
+
+
+def in_training(supernet: Supernet, precision: str = "float32", remat: str = "none") -> Supernet:
+    """The supernet as training computes it: its nets' activations in `precision`, and `remat` done again for the gradient.
+
+    Same space, same float32 variables; what is counted, evaluated and exported is the supernet itself.
+
+    Raises:
+      ValueError: for an unknown precision or remat.
+    """
+    for name, value, known in (("precision", precision, PRECISIONS), ("remat", remat, REMATS)):
+        if value not in known:
+            raise ValueError(f"train.{name} is {value!r}, choose from {list(known)}")
+    if (precision, remat) == ("float32", "none"):
+        return supernet  # itself, since what is known of a supernet is kept by it
+    return supernet._replace(net=lambda arch: supernet.net(arch).clone(dtype=precision, remat=remat))
 
 
 def _own_meaning(template: Template) -> str:

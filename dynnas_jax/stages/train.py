@@ -12,10 +12,10 @@ from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
-from dynnas_jax.networks import weights
+from dynnas_jax.networks import template, weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import calibration, distillation, incidents, loop, metrics, sandwich
+from dynnas_jax.train import calibration, distillation, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.workdir import read_json, write_json
 
@@ -30,6 +30,9 @@ def run(
     start_from: str | None = None,
     new_classifier: bool = False,
     teacher: str | None = None,
+    precision: str = "float32",
+    remat: str = "none",
+    subnet_devices: int = 1,
     **options,
 ) -> tuple[str, ...]:
     """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables.
@@ -38,6 +41,8 @@ def run(
       sandwich_rule, progressive_shrinking, mixing: keyword arguments of the functions of those names in `train` and `data`.
       start_from, new_classifier: see `starting_variables`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
+      precision, remat: see `networks.template.in_training`.
+      subnet_devices: how many devices have the same images and share the random subnets of a step; the others have other images.
     """
     initial = starting_variables(job, start_from=start_from, new_classifier=new_classifier)
     evaluate = evaluator(job, 1024, 2)
@@ -48,14 +53,8 @@ def run(
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
     rule, phases = rule_and_phases(job.supernet.space, options["steps"], sandwich_rule, progressive_shrinking)
-    space = job.supernet.space
-    subnets = phases.most_subnets if phases else (sandwich_rule or {}).get("random_subnets", sandwich.RANDOM_SUBNETS)
-
-    def genomes(step_key, step):
-        return [space.to_json(genome) for genome in incidents.drawn_genomes(space, step_key, step, subnets, phases)]
-
     final = loop.fit(
-        job.supernet,
+        template.in_training(job.supernet, precision, remat),
         job.images.train,
         rule,
         seed=job.seed,
@@ -63,11 +62,11 @@ def run(
         initial=initial,
         phases=phases,
         teacher=trained_teacher(job, teacher),
+        mesh=devices.data_mesh(subnet=subnet_devices),
         mix=mixing_rule(**mixing) if mixing else None,
         directory=folder,
         evaluate=held_out,
         config=job.workdir.config,
-        genomes=genomes,
         **options,
     )
     if processes.is_first():
@@ -88,6 +87,9 @@ def check(
     teacher: str | None = None,
     trackers: tuple[str, ...] | None = None,
     wandb: dict | None = None,
+    precision: str = "float32",
+    remat: str = "none",
+    subnet_devices: int = 1,
     **_,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
@@ -98,7 +100,9 @@ def check(
         )
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
-    loop.check(steps, batch_size, len(train), devices.data_mesh())
+    mesh = devices.data_mesh(subnet=subnet_devices)
+    loop.check(steps, batch_size, len(train), mesh)
+    supernet = template.in_training(supernet, precision, remat)
     metrics.check(trackers, wandb)
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
@@ -106,6 +110,10 @@ def check(
         rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, progressive_shrinking)
     except TypeError as error:
         raise ValueError(f"train.progressive_shrinking: a value has another type ({error})") from error
+    if rule.options.random_subnets % subnet_devices:
+        raise ValueError(
+            f"train: {rule.options.random_subnets} random subnets do not divide over subnet_devices {subnet_devices}"
+        )
     if phases is not None and phases.sort_channels:
         channel_sorting.groups(supernet)
     starting_variables(job, start_from=start_from, new_classifier=new_classifier)

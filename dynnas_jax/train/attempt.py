@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, state, watch
+from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, sandwich, state, watch
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
 from dynnas_jax.train.stopwatch import Stopwatch
@@ -37,6 +37,7 @@ class Setting(NamedTuple):
     teacher: Any  # variables on the mesh
     initial: dict | None
     phases: Phases | None
+    rule: Any  # of `sandwich.rule`, or another that makes an objective
     together: int  # steps of a call
     directory: Path | None
     checkpoint_every: int
@@ -46,7 +47,6 @@ class Setting(NamedTuple):
     follow: dict  # keyword arguments of `metrics.Log`
     incidents: incidents.Rule
     heartbeat_s: float
-    genomes: Callable[[jax.Array, int], list] | None
 
 
 class Attempt:
@@ -74,7 +74,9 @@ class Attempt:
     def run(self) -> TrainState:
         """Trains to the end."""
         setting = self.setting
-        every = (setting.checkpoint_every if self.store else 0, setting.evaluate_every if setting.evaluate else 0)
+        every = [setting.checkpoint_every if self.store else 0, setting.evaluate_every if setting.evaluate else 0]
+        if isinstance(setting.rule, sandwich.Rule):
+            every.append(setting.rule.pool_refresh)
         starts = () if setting.phases is None else setting.phases.first_step.tolist()
         plan = feed.calls(self.first, setting.steps, setting.together, every, starts)
         fed = feed.feed(setting.train, setting.batch_size, plan, self.seed, setting.mesh)
@@ -95,9 +97,19 @@ class Attempt:
         resolution = drawn_resolution(setting.supernet, call.start, self.seed, setting.phases)
         self.stopwatch.begins()
         given = (*batch, self.step_key, setting.teacher)
-        self.current, values = setting.step(self.current, *given, resolution=resolution)
+        static = {"resolution": resolution}
+        if (pool := self._pool(call.start)) is not None:
+            static["pool"] = pool
+        self.current, values = setting.step(self.current, *given, **static)
         self.stopwatch.dispatched(values["loss"])
         return values
+
+    def _pool(self, step: int) -> tuple | None:
+        setting = self.setting
+        if not isinstance(setting.rule, sandwich.Rule):
+            return None
+        least = None if setting.phases is None else setting.phases.on_host(step).least
+        return setting.rule.pool(setting.supernet.space, step, self.seed, least)
 
     def _report(self, call: range, values: dict[str, jax.Array]) -> None:
         """Logs those steps of a call whose turn it is."""
@@ -143,7 +155,12 @@ class Attempt:
         if incident is None:
             return
         indices = feed.batch_indices(len(setting.train), setting.batch_size, incident.step, self.seed).tolist()
-        drawn = setting.genomes(self.step_key, incident.step) if setting.genomes else None
+        drawn = None
+        if isinstance(setting.rule, sandwich.Rule):
+            options = setting.rule.options.random_subnets, setting.phases, self._pool(incident.step)
+            space = setting.supernet.space
+            genomes = incidents.drawn_genomes(space, self.step_key, incident.step, *options)
+            drawn = [space.to_json(genome) for genome in genomes]
         newest = self.store.latest_step() if self.store else None
         details = {"image_indices": indices, "genomes": drawn}
         incidents.settle(incident, setting.incidents, newest, setting.directory, **details)

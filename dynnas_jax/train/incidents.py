@@ -134,14 +134,21 @@ def found(current: TrainState) -> Incident | None:
 
 
 def drawn_genomes(
-    space: SearchSpace, step_key: jax.Array, step: int, random_subnets: int, phases: Phases | None = None
+    space: SearchSpace,
+    step_key: jax.Array,
+    step: int,
+    random_subnets: int,
+    phases: Phases | None = None,
+    pool: tuple | None = None,
 ) -> np.ndarray:
     """int32[n, genes]: the random subnets of a step, drawn again as the step and the sandwich rule draw them."""
     _, rule_key, _ = jax.random.split(jax.random.fold_in(step_key, step), 3)
-    if phases is None:
-        return np.asarray(space.sample(rule_key, random_subnets))
-    allowed = phases.on_host(step)
-    return np.asarray(space.sample(rule_key, random_subnets, allowed.least))[: int(allowed.random_subnets)]
+    allowed = None if phases is None else phases.on_host(step)
+    if pool is not None:
+        drawn = np.asarray(pool, np.int32)[np.asarray(jax.random.permutation(rule_key, len(pool)))[:random_subnets]]
+    else:
+        drawn = np.asarray(space.sample(rule_key, random_subnets, None if allowed is None else allowed.least))
+    return drawn if allowed is None else drawn[: int(allowed.random_subnets)]
 
 
 def settle(incident: Incident, how: Rule, newest: int | None, directory: Path | None = None, **details: Any) -> None:

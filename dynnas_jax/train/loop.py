@@ -51,7 +51,6 @@ def fit(
     on_incident: str = "stop",
     most_roll_backs: int = 3,
     heartbeat_s: float = 60.0,
-    genomes: Callable[[jax.Array, int], list] | None = None,
 ) -> TrainState:
     """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices or is streamed to them.
 
@@ -72,7 +71,6 @@ def fit(
       config: of the whole run, for the trackers.
       spike_factor, on_incident, most_roll_backs: see `incidents.rule`.
       heartbeat_s: see `watch.Heartbeat`.
-      genomes: (key of the steps, step) -> JSON-able subnets of a step, for the report of an incident.
 
     Raises:
       ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
@@ -97,6 +95,7 @@ def fit(
         teacher=devices.replicated(mesh, teacher),
         initial=initial,
         phases=phases,
+        rule=rule,
         together=_together(steps_per_call, supernet, train),
         directory=directory,
         checkpoint_every=checkpoint_every,
@@ -106,7 +105,6 @@ def fit(
         follow=follow,
         incidents=how,
         heartbeat_s=heartbeat_s,
-        genomes=genomes,
     )
     roll_backs = None
     while True:  # an incident after the last roll-back ends the run

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.elastic import Supernet, extract, mask_variables
+from dynnas_jax.elastic import Supernet
 from dynnas_jax.train import distillation, losses
 from dynnas_jax.train.progressive_shrinking import Allowed
+from dynnas_jax.train.subnets import Runs, drawn_pool
 
 RANDOM_SUBNETS = 2  # of a step
 TEACHERS = ("in_place", "ema", "trained")
+FORMS = ("auto", "masked", "switched", "pool")
 
 
 class Given(NamedTuple):
@@ -34,7 +36,8 @@ class Update(NamedTuple):
     metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
 
 
-# objective(given, images, labels, key, targets=None) -> Update, for the part of the batch on one device of `axis_name`.
+# objective(given, images, labels, key, targets=None, pool=None) -> Update, for the part of the batch on one device of
+# `axis_name`; the same on all devices of `subnet_axis`. `pool` is static: the genomes of `Rule.pool`, None without one.
 # Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
 Objective = Callable[..., Update]
 
@@ -44,6 +47,43 @@ class _Options(NamedTuple):
     temperature: float
     label_smoothing: float
     teacher: str
+    subnets: str  # how the random ones run
+    pool_size: int
+    pool_refresh: int  # steps
+
+
+class Rule(NamedTuple):
+    """What `rule` returns: call it to build an objective."""
+
+    options: _Options
+
+    def __call__(
+        self,
+        supernet: Supernet,
+        axis_name: str | None = None,
+        answers: Callable | None = None,
+        subnet_axis: str | None = None,
+    ) -> Objective:
+        teacher = self.options.teacher
+        if answers is None and teacher == "trained":
+            raise ValueError(
+                "sandwich: the teacher 'trained' needs a trained net; give train.teacher, a run's directory"
+            )
+        if answers is not None and teacher != "trained":
+            raise ValueError(f"sandwich: a trained net is given, but the teacher is {teacher!r}, must be 'trained'")
+        return _objective(supernet, axis_name, answers, self.options, _Share(subnet_axis))
+
+    @property
+    def pool_refresh(self) -> int:
+        """Steps after which there is another pool; 0 without one."""
+        return self.options.pool_refresh if self.options.subnets == "pool" else 0
+
+    def pool(self, space: Any, step: int, seed: int, least: np.ndarray | None = None) -> tuple | None:
+        """The genomes that random subnets of a step are drawn from, on the host; None where they are drawn from all."""
+        if self.options.subnets != "pool":
+            return None
+        number = step // self.options.pool_refresh
+        return drawn_pool(space, seed, number, self.options.pool_size, None if least is None else tuple(least.tolist()))
 
 
 def rule(
@@ -52,10 +92,13 @@ def rule(
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
     teacher: str = "in_place",
-) -> Callable[..., Objective]:
+    subnets: str = "auto",
+    pool_size: int = 4,
+    pool_refresh: int = 1000,
+) -> Rule:
     """Per step the largest net learns the labels; the smallest and `random_subnets` others learn a teacher's answers.
 
-    The largest and the smallest run sliced, the random ones masked: any genome, one compiled program. The gradient is the
+    The largest and the smallest run sliced, the random ones as `subnets` says. The gradient is the
     mean over the subnets. Running statistics come from the largest; other subnets are recalibrated before use. In a phase
     of progressive shrinking the smallest that is unlocked takes the smallest's place, masked too.
 
@@ -63,10 +106,14 @@ def rule(
       label_smoothing: the part of each label, or target of mixed images, that is spread evenly over all classes.
       teacher: "in_place", the largest net of the same step; "ema", the same net with averaged params; or "trained", another
         net that was trained before.
+      subnets: "masked", any genome, one compiled program of the largest net's work; "switched", the subnet's own work, at a
+        long compilation; "pool", sliced, out of `pool_size` genomes that are drawn anew every `pool_refresh` steps, each time
+        with a compilation; "auto" is masked.
 
     Returns:
-      build(supernet, axis_name=None, answers=None) -> objective; `answers(variables, images)` gives the logits of the
-      trained teacher. The default phase has `random_subnets` of them, a phase may have fewer.
+      build(supernet, axis_name=None, answers=None, subnet_axis=None) -> objective; `answers(variables, images)` gives the
+      logits of the trained teacher. The default phase has `random_subnets` of them, a phase may have fewer. The devices
+      along the mesh axis `subnet_axis` have the same images and share the random subnets, whose number must divide.
 
     Raises:
       ValueError: for fewer than 0 random subnets, a temperature not above 0, a smoothing outside 0 to below 1, or an unknown
@@ -80,22 +127,22 @@ def rule(
         raise ValueError(f"sandwich: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
     if teacher not in TEACHERS:
         raise ValueError(f"sandwich: teacher is {teacher!r}, choose from {list(TEACHERS)}")
-    options = _Options(random_subnets, temperature, label_smoothing, teacher)
-
-    def build(supernet: Supernet, axis_name: str | None = None, answers: Callable | None = None) -> Objective:
-        if answers is None and teacher == "trained":
-            raise ValueError(
-                "sandwich: the teacher 'trained' needs a trained net; give train.teacher, a run's directory"
-            )
-        if answers is not None and teacher != "trained":
-            raise ValueError(f"sandwich: a trained net is given, but the teacher is {teacher!r}, must be 'trained'")
-        return _objective(supernet, axis_name, answers, options)
-
-    return build
+    if subnets not in FORMS:
+        raise ValueError(f"sandwich: subnets is {subnets!r}, choose from {list(FORMS)}")
+    if subnets == "pool" and pool_size < max(1, random_subnets):
+        raise ValueError(
+            f"sandwich: pool_size is {pool_size}, must be at least random_subnets, {random_subnets}, and 1"
+        )
+    if pool_refresh < 1:
+        raise ValueError(f"sandwich: pool_refresh is {pool_refresh} steps, must be at least 1")
+    chosen = "masked" if subnets == "auto" else subnets
+    return Rule(_Options(random_subnets, temperature, label_smoothing, teacher, chosen, pool_size, pool_refresh))
 
 
-def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options) -> Objective:
-    space, runs = supernet.space, _Runs(supernet, axis_name)
+def _objective(
+    supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options, share: _Share
+) -> Objective:
+    space, runs = supernet.space, Runs(supernet, axis_name, share.axis, options.subnets)
 
     def labelled(params, batch_stats, images, targets):
         logits, stats = runs.largest({"params": params, "batch_stats": batch_stats}, images)
@@ -110,40 +157,93 @@ def _objective(supernet: Supernet, axis_name: str | None, answers: Callable | No
             return runs.largest({**given.variables, "params": given.ema}, images)[0]
         return answers(given.teacher, images) if options.teacher == "trained" else own
 
-    def objective(given, images, labels, key, targets=None):
+    learn = jax.value_and_grad(distilled)
+
+    def objective(given, images, labels, key, targets=None, pool=None):
         params, stats = given.variables["params"], given.variables["batch_stats"]
+        # Largest and smallest divide the images among the devices that share the random subnets.
+        part, own_labels, own_targets = share.images_of((images, labels, labels if targets is None else targets))
         (loss, (own, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
-            params, stats, images, labels if targets is None else targets
+            params, stats, part, own_targets
         )
-        teacher, learn = jax.lax.stop_gradient(teach(given, images, own)), jax.value_and_grad(distilled)
+        teacher = jax.lax.stop_gradient(teach(given, part, own))
         weights = _weights(given.allowed, space, options.random_subnets)
-
-        def add(total, weight, run):
-            value, other = learn(params, run, stats, images, teacher)
-            return jax.tree.map(lambda a, b: a + weight * b, total, other), value
-
-        gradient, loss_smallest = add(gradient, weights[0], runs.smallest_of(given.allowed))
+        loss_smallest, other = learn(params, runs.smallest_of(given.allowed), stats, part, teacher)
+        gradient = _add(gradient, weights[0], other)
         metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
         total = loss + weights[0] * loss_smallest
         if options.random_subnets:
-            least = None if given.allowed is None else given.allowed.least
-            genomes = space.sample(key, options.random_subnets, least)
+            drawn, run_of = runs.random(key, options.random_subnets, given.allowed, pool)
+            drawn, shares = share.subnets_of((drawn, weights[1:]))
+            everyone = share.gathered(teacher)
 
             def one_random(total, chosen):
-                genome, weight = chosen
-                return add(total, weight, lambda variables, images: runs.masked(variables, images, genome))
+                which, weight = chosen
+                value, other = learn(params, run_of(which), stats, images, everyone)
+                return _add(total, weight, other), value
 
             # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
-            gradient, values = jax.lax.scan(one_random, gradient, (genomes, weights[1:]), unroll=True)
+            gradient, values = jax.lax.scan(one_random, gradient, (drawn, shares), unroll=True)
             # Not a number in a phase without random subnets.
-            metrics["loss_random"] = (values * weights[1:]).sum() / weights[1:].sum()
-            total = total + (values * weights[1:]).sum()
-        subnets = 1 + weights.sum()
-        metrics["loss"] = total / subnets
-        metrics["accuracy_largest"] = (own.argmax(-1) == labels).astype(jnp.float32).mean()
-        return Update(jax.tree.map(lambda leaf: leaf / subnets, gradient), new_stats, metrics)
+            metrics["loss_random"] = (values * shares).sum() / weights[1:].sum()
+            total = total + (values * shares).sum()
+        count = 1 + weights.sum()
+        metrics["loss"] = total / count
+        metrics["accuracy_largest"] = (own.argmax(-1) == own_labels).astype(jnp.float32).mean()
+        gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
+        return share.together(Update(gradient, new_stats, metrics))
 
     return objective
+
+
+def _add(total: Any, weight: jax.Array, other: Any) -> Any:
+    """A gradient and another's part."""
+    return jax.tree.map(lambda a, b: a + weight * b, total, other)
+
+
+class _Share(NamedTuple):
+    """What one device does of a step, of those along a mesh axis that have the same images; all of it without an axis."""
+
+    axis: str | None
+
+    @property
+    def count(self) -> int:
+        """Devices along the axis; known inside the mesh."""
+        return 1 if self.axis is None else jax.lax.axis_size(self.axis)
+
+    def _own(self, tree: Any) -> Any:
+        """The part of this device of every leaf's leading axis."""
+        if self.count == 1:
+            return tree
+        index = jax.lax.axis_index(self.axis)
+        return jax.tree.map(lambda leaf: leaf.reshape(self.count, -1, *leaf.shape[1:])[index], tree)
+
+    def images_of(self, batch: tuple) -> tuple:
+        """The images, labels and targets that this device has to itself."""
+        if len(batch[0]) % self.count:
+            raise ValueError(
+                f"train: the {len(batch[0])} images of a device do not divide over the {self.count} devices of the axis "
+                f"{self.axis!r}; give another batch_size"
+            )
+        return self._own(batch)
+
+    def subnets_of(self, drawn: tuple) -> tuple:
+        """The genomes and weights of this device; the weights such that the mean over the axis is the sum over all."""
+        genomes, weights = drawn
+        if len(genomes) % self.count:
+            raise ValueError(
+                f"sandwich: random_subnets is {len(genomes)}, must divide over the {self.count} devices of the axis "
+                f"{self.axis!r}"
+            )
+        return self._own((genomes, weights * self.count))
+
+    def gathered(self, part: jax.Array) -> jax.Array:
+        """What all devices of the axis have of an array, in order."""
+        return part if self.count == 1 else jax.lax.all_gather(part, self.axis, tiled=True)
+
+    def together(self, update: Update) -> Update:
+        """The mean over the devices of the axis."""
+        return update if self.count == 1 else jax.lax.pmean(update, self.axis)
 
 
 def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
@@ -155,31 +255,3 @@ def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Ar
     sized = np.asarray([gene.name != "resolution" for gene in space.genes])
     unlocked = (jnp.asarray(sized) & (allowed.least < jnp.asarray(space.largest))).any()
     return (counted & unlocked).astype(jnp.float32)
-
-
-class _Runs:
-    """The ways a step runs subnets: each (variables, images) -> logits, running statistics."""
-
-    def __init__(self, supernet: Supernet, axis_name: str | None):
-        self.supernet, space = supernet, supernet.space
-        self._whole = supernet.largest_net().clone(axis_name=axis_name)
-        self.largest, self.smallest = (self._sliced(genome, axis_name) for genome in (space.largest, space.smallest))
-
-    def _sliced(self, genome: Any, axis_name: str | None) -> Callable:
-        net = self.supernet.net(self.supernet.arch(genome)).clone(axis_name=axis_name)
-        return lambda variables, images: _train(net, extract(self.supernet, variables, genome)[1], images)
-
-    def masked(self, variables: dict, images: jax.Array, genome: jax.Array):
-        """Any genome, traced."""
-        return _train(self._whole, mask_variables(self.supernet, variables, genome), images)
-
-    def smallest_of(self, allowed: Allowed | None) -> Callable:
-        """The smallest subnet that a phase allows; sliced where every phase allows all."""
-        if allowed is None:
-            return self.smallest
-        return lambda variables, images: self.masked(variables, images, allowed.least)
-
-
-def _train(net: Any, variables: dict, images: jax.Array) -> tuple[jax.Array, dict]:
-    (logits, _), updated = net.apply(variables, images, True, mutable=["batch_stats"])
-    return logits, updated["batch_stats"]

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dynnas_jax.data.resize import resized
-from dynnas_jax.devices import DATA
+from dynnas_jax.devices import DATA, SUBNET
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.train import incidents
 from dynnas_jax.train.progressive_shrinking import Phases
@@ -32,29 +32,34 @@ def make_step(
     answers: Callable | None = None,
     spike_factor: float = 0.0,
 ) -> Callable:
-    """step(state, images, labels, indices, key, teacher=None, resolution=None) -> (state, metrics), jitted.
+    """step(state, images, labels, indices, key, teacher=None, resolution=None, pool=None) -> (state, metrics), jitted.
 
     The state is donated. Images, labels and indices are those of a `feed.Fed`; `teacher` are the variables that `answers` takes.
     Indices int32[k, b] are those of k steps, done in a row by one call; every metric is then float32[k].
 
-    The resolution is static: one program for each; None is that of the images. What is drawn for the images of a step is drawn
+    The resolution and the pool (of `sandwich.Rule`) are static: one program for each; a resolution of None is that of the
+    images. What is drawn for the images of a step is drawn
     for the global batch, whatever the number of devices, and each device makes its own part; statistics and gradients are means
     over the mesh.
     """
-    objective = rule(supernet, DATA, answers)
+    shared = {"subnet_axis": SUBNET} if SUBNET in mesh.axis_names else {}
+    objective = rule(supernet, DATA, answers, **shared)
     part, whole = PartitionSpec(DATA), PartitionSpec()
 
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(whole, part, part, whole, part), out_specs=whole, check_vma=False
-    )
-    def update(given, images, labels, key, mixed):
-        return jax.lax.pmean(objective(given, images, labels, key, **mixed), DATA)
+    def update(given, images, labels, key, mixed, static):
+        @functools.partial(
+            jax.shard_map, mesh=mesh, in_specs=(whole, part, part, whole, part), out_specs=whole, check_vma=False
+        )
+        def on_each(given, images, labels, key, mixed):
+            return jax.lax.pmean(objective(given, images, labels, key, **mixed, **static), DATA)
+
+        return on_each(given, images, labels, key, mixed)
 
     def apart(tree):
         """Every device has, and computes, its part of the batch only."""
         return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, part))
 
-    def step(current: TrainState, images, labels, indices, key, teacher, resolution):
+    def step(current: TrainState, images, labels, indices, key, teacher, resolution, pool):
         augment_key, rule_key, mix_key = jax.random.split(jax.random.fold_in(key, current.step), 3)
         batch, own = apart((images, labels) if indices is None else (images[indices], labels[indices]))
         if augment is not None:
@@ -66,16 +71,17 @@ def make_step(
             one_hot = jax.nn.one_hot(own, supernet.largest_net().arch.classes)
             batch, mixed["targets"] = apart(mix(mix_key, batch, one_hot))
         allowed = None if phases is None else phases.at(current.step)
-        made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed)
+        static = {} if pool is None else {"pool": pool}
+        made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed, static)
         return _moved(current, made, transform, allowed, ema_decay, spike_factor)
 
-    def steps(current: TrainState, images, labels, indices, key, teacher=None, resolution=None):
-        run = functools.partial(step, key=key, teacher=teacher, resolution=resolution)
+    def steps(current: TrainState, images, labels, indices, key, teacher=None, resolution=None, pool=None):
+        run = functools.partial(step, key=key, teacher=teacher, resolution=resolution, pool=pool)
         if indices is None or indices.ndim == 1:
             return run(current, images, labels, indices)
         return jax.lax.scan(lambda carry, batch: run(carry, images, labels, batch), current, indices)
 
-    return jax.jit(steps, donate_argnums=0, static_argnames="resolution")
+    return jax.jit(steps, donate_argnums=0, static_argnames=("resolution", "pool"))
 
 
 def _moved(

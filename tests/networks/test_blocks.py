@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +135,75 @@ def test_squeeze_excite_by_hand():
 def test_global_average_is_the_mean():
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
     np.testing.assert_allclose(blocks.global_average(x), x.mean((1, 2), keepdims=True), atol=1e-6)
+
+
+# Coarse activations, sums in float32.
+
+DTYPES = ("bfloat16", "float32")
+
+
+def coarse(generator, shape, mean=0.0):
+    return jnp.asarray(mean + generator.normal(size=shape), jnp.bfloat16)
+
+
+def test_moments_of_bfloat16_are_taken_in_float32():
+    """Around 40 bfloat16 has steps of 0.25: its own mean and variance would be far off those of its values."""
+    x = coarse(np.random.default_rng(0), (8, 5, 5, 3), mean=40.0)
+    layer = nn.compact(lambda module, x: blocks.norm(True, epsilon=1e-5, momentum=0.0, axis_name=None, name="n")(x))
+    module = type("Normed", (nn.Module,), {"__call__": layer})()
+    out, variables = module.init_with_output(jax.random.key(0), x)
+    _, updated = module.apply(variables, x, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64).reshape(-1, 3)
+    stats = updated["batch_stats"]["n"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(stats["mean"], exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], exact.var(0), rtol=1e-5)
+    assert out.dtype == jnp.bfloat16
+    wanted = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    np.testing.assert_allclose(np.asarray(out, np.float64).reshape(-1, 3), wanted, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", blocks.DEPTHWISE_FORMS)
+@pytest.mark.parametrize("module", [lambda form: blocks.Depthwise(5, 2, form), lambda form: blocks.Pointwise(7, form)])
+def test_layers_of_bfloat16_keep_their_kernels_in_float32(module, form):
+    generator, layer = np.random.default_rng(0), module(form)
+    x = coarse(generator, (3, 8, 9, 4))
+    params = layer.init(jax.random.key(0), x)
+    weights = coarse(generator, jax.eval_shape(layer.apply, params, x).shape)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(x, weights):
+        out, pull = jax.vjp(layer.apply, params, x)
+        return out, pull(weights)
+
+    (out, gradients), (exact, wanted) = (both(*(leaf.astype(t) for leaf in (x, weights))) for t in DTYPES)
+    assert out.dtype == gradients[1].dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients[0])} == {jnp.dtype("float32")}
+    for found, leaf in zip(jax.tree.leaves((out, gradients)), jax.tree.leaves((exact, wanted)), strict=True):
+        found = np.asarray(found, np.float32)
+        np.testing.assert_allclose(found, leaf, rtol=0, atol=2**-7 * np.abs(leaf).max())
+
+
+def test_shifts_round_once():
+    """The output is the exact sum rounded once, and the kernel's gradient is not rounded to bfloat16 at all."""
+    generator = np.random.default_rng(0)
+    x, kernel = coarse(generator, (4, 12, 12, 2)), jnp.asarray(generator.normal(size=(7, 7, 1, 2)), jnp.float32)
+    run = lambda x, kernel: blocks.depthwise_shifts(x, kernel, 1, ((3, 3), (3, 3)))  # noqa: E731
+    weights = coarse(generator, x.shape)
+    both = jax.jit(lambda x, kernel, weights: (run(x, kernel), jax.vjp(run, x, kernel)[1](weights)[1]))
+    out, gradient = both(x, kernel, weights)
+    with jax.enable_x64():
+        exact, wanted = both(*(jnp.asarray(np.asarray(leaf, np.float64)) for leaf in (x, kernel, weights)))
+    # Half a step of bfloat16's eight bits, and what float32 itself loses.
+    np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-8 + 1e-6, atol=1e-5)
+    np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_averages_of_bfloat16_are_taken_in_float32():
+    x = coarse(np.random.default_rng(0), (2, 16, 16, 3), mean=2.0)
+    for found, exact in (
+        (blocks.global_average(x), np.asarray(x, np.float64).mean((1, 2), keepdims=True)),
+        (blocks.local_average(x, 4, "SAME"), np.asarray(x, np.float64).reshape(2, 4, 4, 4, 4, 3).mean((2, 4))),
+    ):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8 + 1e-6)

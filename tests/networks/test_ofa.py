@@ -9,6 +9,8 @@ import pytest
 
 from dynnas_jax.costs.macs import net_cost
 from dynnas_jax.networks import NETWORKS, ofa
+from dynnas_jax.networks.mbconv import Net
+from dynnas_jax.networks.template import in_training
 
 IDS = (
     "LG-G8_lat-24ms_top1-76.4_finetune-25",
@@ -132,6 +134,30 @@ def test_an_arch_file_says_which_width_of_the_network_it_is_of(name, width):
 def test_auto_is_the_form_that_is_fast_here():
     form = {"cpu": "shifts"}.get(jax.default_backend(), "conv")
     assert ofa.small_images(depthwise="auto").largest_net().depthwise == form
+
+
+def test_training_computes_otherwise_and_nothing_else_does():
+    supernet = ofa.small_images(depthwise="shifts")
+    trained = in_training(supernet, "bfloat16", "norms")
+    smallest, largest = supernet.arch(supernet.space.smallest), supernet.arch(supernet.space.largest)
+    for arch in (smallest, largest):
+        assert trained.net(arch) == Net(arch, "shifts", dtype="bfloat16", remat="norms")
+        assert supernet.net(arch) == Net(arch, "shifts")
+        assert trained.blocks(arch) == supernet.blocks(arch)
+    assert trained.largest_net() == trained.net(largest)
+    assert trained.space is supernet.space
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "float16"}, r"train.precision is 'float16', choose from \['float32', 'bfloat16'\]"),
+        ({"remat": "all"}, r"train.remat is 'all', choose from \['none', 'norms', 'blocks'\]"),
+    ],
+)
+def test_forms_that_training_does_not_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        in_training(ofa.small_images(), **options)
 
 
 def test_small_images_takes_a_width_per_stage_or_one_for_all():

@@ -1,9 +1,13 @@
 """The rule's gradient against the subnets' gradients, each computed alone and sliced."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from dynnas_jax.elastic import extract
 from dynnas_jax.networks import mbconv, ofa, template
@@ -161,6 +165,92 @@ def test_a_free_resolution_unlocks_no_subnet():
     np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [1, 1, 0])
 
 
+# Other ways to run the random subnets.
+
+
+@pytest.mark.parametrize("subnets", ["switched", "pool"])
+def test_other_ways_to_run_the_same_random_subnets(micro, variables, batch, made, subnets):
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE, subnets=subnets, pool_size=2)
+    drawn = tuple(map(tuple, np.asarray(micro.space.sample(KEY, 2)).tolist()))
+    pool = {"pool": drawn} if subnets == "pool" else {}
+    found = jax.jit(functools.partial(rule(micro), **pool))(sandwich.Given(variables), *batch, KEY)
+    assert_close(found.gradient, made.gradient)
+    assert_close(found.metrics, made.metrics)
+
+
+def test_a_pool_follows_from_the_step(micro):
+    rule, space = sandwich.rule(subnets="pool", pool_size=6, pool_refresh=10), micro.space
+    pools = [rule.pool(space, step, 3) for step in range(400)]
+    assert pools[0] == pools[9] != pools[10] == pools[19]
+    assert rule.pool(space, 25, 3) == pools[25] != rule.pool(space, 25, 4)
+    assert {genome for pool in pools for genome in pool} == set(itertools.product(*map(range, space.sizes)))
+    least = np.where(np.arange(len(space.sizes)) == 1, 0, space.largest).astype(np.int32)
+    within = {genome for step in range(0, 400, 10) for genome in rule.pool(space, step, 3, least)}
+    assert within == {tuple(least.tolist()), tuple(space.largest.tolist())}
+    assert sandwich.rule().pool(space, 0, 3) is None
+
+
+def test_a_step_without_its_pool(micro, variables, batch):
+    with pytest.raises(ValueError, match="come from a pool, and the step was given none"):
+        jax.eval_shape(sandwich.rule(subnets="pool")(micro), sandwich.Given(variables), *batch, KEY)
+
+
+# Several devices.
+
+
+@pytest.fixture(scope="module")
+def spread(micro, variables, split):
+    """spread(data, subnet, rule, allowed=None): the update of 16 images on a mesh of data x subnet devices."""
+
+    def run(data, subnet, rule, allowed=None):
+        mesh = jax.make_mesh((data, subnet), ("data", "subnet"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        objective = rule(micro, "data", subnet_axis="subnet" if subnet > 1 else None)
+        specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec("data"), PartitionSpec())
+
+        @jax.jit
+        @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        def update(given, images, labels, key):
+            return jax.lax.pmean(objective(given, images, labels, key), "data")
+
+        return update(sandwich.Given(variables, allowed=allowed), split.images[:16], split.labels[:16], KEY)
+
+    return run
+
+
+def assert_equal_updates(found, wanted):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
+        np.testing.assert_allclose(other, leaf, rtol=1e-4, atol=1e-4 * max(0.01, np.abs(leaf).max()), err_msg=str(path))
+
+
+def test_random_subnets_spread_over_devices_make_the_same_update(spread):
+    """1 device == 8 with parts of the batch == 4 parts of the batch x 2 of the random subnets."""
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)
+    one = spread(1, 1, rule)
+    assert_equal_updates(spread(8, 1, rule), one)
+    assert_equal_updates(spread(4, 2, rule), one)
+
+
+def test_phases_spread_too(micro, spread):
+    least = np.where(["kernel" in gene.name for gene in micro.space.genes], 0, micro.space.largest)
+    allowed = Allowed(jnp.asarray(least, jnp.int32), jnp.int32(1), jnp.float32(1))
+    rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)
+    assert_equal_updates(spread(2, 2, rule, allowed), spread(1, 1, rule, allowed))
+
+
+def test_what_does_not_divide_over_the_devices(spread):
+    with pytest.raises(ValueError, match="random_subnets is 3, must divide over the 2 devices of the axis 'subnet'"):
+        spread(4, 2, sandwich.rule(random_subnets=3))
+    with pytest.raises(ValueError, match="the 4 images of a device do not divide over the 8 devices of the axis"):
+        jax.eval_shape(
+            lambda: spread(1, 8, lambda *a, **k: _with_four_images(sandwich.rule(random_subnets=8)(*a, **k)))
+        )
+
+
+def _with_four_images(objective):
+    return lambda given, images, labels, key: objective(given, images[:4], labels[:4], key)
+
+
 # Teachers.
 
 
@@ -203,6 +293,9 @@ def test_without_random_subnets_no_such_loss(micro, variables, batch):
         ({"temperature": 0}, "temperature is 0, must be above 0"),
         ({"teacher": "aunt"}, "teacher is 'aunt', choose from ['in_place', 'ema', 'trained']"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0, must be at least 0 and below 1"),
+        ({"subnets": "cut"}, "subnets is 'cut', choose from ['auto', 'masked', 'switched', 'pool']"),
+        ({"subnets": "pool", "pool_size": 1}, "pool_size is 1, must be at least random_subnets, 2, and 1"),
+        ({"pool_refresh": 0}, "pool_refresh is 0 steps, must be at least 1"),
     ],
 )
 def test_wrong_options(options, message):
