@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dynnas_jax import processes
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
+AGAIN_S = 1.0  # after which the end is tried again
 
 _calls = itertools.count()  # of `asked`, alike in all processes of a run
 
@@ -38,15 +39,19 @@ def at_once() -> Iterator[None]:
         return
 
     def end(*_):
+        # Again and again: where it meets a destructor or a callback from C, the exception gets lost.
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         raise Preempted("terminated; the same command, without --redo, goes on where this one stopped")
 
     of_jax = _handler_of_c(signal.SIG_IGN) if processes.several() else None
-    before = signal.signal(signal.SIGTERM, end)
+    before, alarm = signal.signal(signal.SIGTERM, end), signal.signal(signal.SIGALRM, end)
     _of_jax.append(of_jax)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _of_jax.pop()
+        signal.signal(signal.SIGALRM, alarm if alarm is not None else signal.SIG_DFL)
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
         if of_jax is not None:
             _handler_of_c(of_jax)

@@ -1,5 +1,6 @@
 """SIGTERM, sent for real: to this process, to a whole command, and to one of two processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -75,6 +76,24 @@ def test_elsewhere_it_ends_the_command_at_once(before):
     assert not isinstance(ended.value, Exception)
     terminate()
     assert before == [True]
+
+
+def test_an_end_that_gets_lost_comes_again(before):
+    """As in a destructor, from which no exception gets out."""
+
+    def command():
+        with preemption.at_once():
+            with contextlib.suppress(BaseException):
+                terminate()
+                time.sleep(5)
+            time.sleep(5)
+
+    handler, start_s = signal.getsignal(signal.SIGALRM), time.monotonic()
+    with pytest.raises(preemption.Preempted):
+        command()
+    assert time.monotonic() - start_s < 4
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_other_threads_are_left_alone(before):
