@@ -28,9 +28,8 @@ archive=${TMPDIR:-/tmp}/dynnas_jax.$$.tar.gz
 readonly MOST_MISSES=20 # so many looks in a row may fail before this script gives up
 
 # What the hosts' shells run: they expand ~ and $( ), not this one. The job is a shell that waits for `dynnas` and writes its
-# exit code; it is known by its arguments, since after a reboot its number may be another's.
-# shellcheck disable=SC2016
-readonly JOB_RUNS='ps -o args= -p "$(cat ~/dynnas.pid 2>/dev/null)" 2>/dev/null | grep -q dynnas.exit'
+# exit code. Both hold a lock as long as they live: a look at the process by its number would err after a reboot and amid an exec.
+readonly JOB_RUNS='! flock --shared --nonblock ~/dynnas.lock true'
 readonly JOB_STATE="if $JOB_RUNS; then echo running; else cat ~/dynnas.exit 2>/dev/null || echo lost; fi"
 # shellcheck disable=SC2016
 readonly JOB_TERM="if $JOB_RUNS; then "'pkill -TERM -P "$(cat ~/dynnas.pid)"; fi'
@@ -115,8 +114,9 @@ copy_checkout() {
 start_job() {
   local job_shell
   job_shell="trap : TERM; ~/dynnas_env/bin/dynnas $(quote "${job[@]}") --distributed; echo \$? > ~/dynnas.exit"
-  on_hosts all "if $JOB_RUNS; then echo runs already; else rm -f ~/dynnas.exit && cd ~/dynnas_jax\
- && { setsid bash -c $(quote "$job_shell") >> ~/dynnas.log 2>&1 < /dev/null & echo \$! > ~/dynnas.pid; }; fi"
+  on_hosts all "exec 9>> ~/dynnas.lock; if flock --nonblock 9; then rm -f ~/dynnas.exit && cd ~/dynnas_jax\
+ && { setsid bash -c $(quote "$job_shell") >> ~/dynnas.log 2>&1 < /dev/null & echo \$! > ~/dynnas.pid; };\
+ else echo runs already; fi"
 }
 
 # start_or_gone RESTART: false where the slice was taken away. Hosts that are about to be may still answer for a while, so

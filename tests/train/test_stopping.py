@@ -71,22 +71,22 @@ def test_terminated_and_resumed_equals_unbroken(micro, split, unbroken, tmp_path
 def poisoned(share):
     """The sandwich rule, whose loss is not finite at a share of the steps, by their keys."""
 
-    def build(supernet, *options):
-        objective = sandwich.rule(random_subnets=1)(supernet, *options)
+    class Poisoned(sandwich.Rule):
+        def __call__(self, *arguments):
+            objective = super().__call__(*arguments)
 
-        def bad_at_times(given, images, labels, key, **more):
-            made = objective(given, images, labels, key, **more)
-            bad = jax.random.bernoulli(key, share)
-            return made._replace(metrics={**made.metrics, "loss": jnp.where(bad, jnp.nan, made.metrics["loss"])})
+            def bad_at_times(given, images, labels, key, **more):
+                made = objective(given, images, labels, key, **more)
+                bad = jax.random.bernoulli(key, share)
+                return made._replace(metrics={**made.metrics, "loss": jnp.where(bad, jnp.nan, made.metrics["loss"])})
 
-        return bad_at_times
+            return bad_at_times
 
-    return build
+    return Poisoned(*sandwich.rule(random_subnets=1))
 
 
 def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp_path):
     options = {"rule": poisoned(0.1), "on_incident": "roll_back", "most_roll_backs": 30, "seed": 1}
-    options["genomes"] = lambda key, step: incidents.drawn_genomes(micro.space, key, step, 1).tolist()
     whole = fit(micro, split, tmp_path / "whole", **options)
     files = sorted((tmp_path / "whole").glob("incident_*.json"))
     told = [json.loads(file.read_text()) for file in files]
@@ -96,6 +96,9 @@ def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp
     for facts in told:
         seed = incidents.other_seed(1, facts["roll_backs"])
         assert facts["image_indices"] == feed.batch_indices(len(split), 16, facts["step"], seed).tolist()
+        step_key = incidents.other_key(jax.random.fold_in(jax.random.key(1), 1), facts["roll_backs"])
+        (drawn,) = incidents.drawn_genomes(micro.space, step_key, facts["step"], 1)
+        assert facts["genomes"] == [micro.space.to_json(drawn)]
     assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, STEPS + 1))
     for kept in ((), ("4",)):
         copy = shutil.copytree(tmp_path / "whole", tmp_path / f"kept_{len(kept)}")
