@@ -5,7 +5,6 @@ Sources of the figures stand beside them. Light: neither JAX nor TensorFlow nor 
 
 from __future__ import annotations
 
-import difflib
 from typing import NamedTuple
 
 MIB = 2**20
@@ -35,7 +34,7 @@ class Target(NamedTuple):
     precisions: tuple[str, ...]  # written by default; the last is the one to run
     one_file: bool  # whether the host chooses between signatures of one file; else each net has its own file
     onnx: bool  # whether ONNX files are written too
-    ops: dict[str, int] | None  # the newest version of each operator that it runs; None: all that LiteRT has
+    ops: dict[str, int] | None  # the newest version of each operator that it runs; None: `LITERT_OPS`
     memory_bytes: int | None  # that the weights of an export must fit in together
     space: Space
     power: Power | None  # None: there is no figure for all of them, so energy needs RAPL or a log
@@ -74,11 +73,11 @@ EDGETPU_OPS = {
     "REDUCE_MIN": 2,
     "RELU": 2,
     "RELU6": 2,
-    "RELU_N1_TO_1": 2,
+    "RELU_N1_TO_1": 1,
     "RESHAPE": 1,
     "RESIZE_BILINEAR": 3,
     "RESIZE_NEAREST_NEIGHBOR": 3,
-    "RSQRT": 1,
+    "RSQRT": 2,
     "SLICE": 2,
     "SOFTMAX": 2,
     "SPACE_TO_DEPTH": 2,
@@ -90,9 +89,38 @@ EDGETPU_OPS = {
     "SUM": 2,
     "TANH": 2,
     "TRANSPOSE": 2,
-    "TRANSPOSE_CONV": 2,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": 2,
+    "TRANSPOSE_CONV": 3,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": 3,
 }
+
+# The newest version of each operator that LiteRT 2.3 has a kernel for, found by asking it.
+_LITERT = {
+    1: "ADD_N ASSIGN_VARIABLE ATAN2 BITCAST BITWISE_XOR BROADCAST_ARGS BUCKETIZE CALL_ONCE CEIL COMPLEX_ABS CONV_3D "
+    "CONV_3D_TRANSPOSE CUMSUM DENSIFY DILATE ELU EMBEDDING_LOOKUP_SPARSE EXPAND_DIMS FLOOR HARD_SWISH HASHTABLE "
+    "HASHTABLE_FIND HASHTABLE_IMPORT HASHTABLE_LOOKUP HASHTABLE_SIZE IF IMAG L2_POOL_2D "
+    "LOCAL_RESPONSE_NORMALIZATION LOGICAL_AND LOGICAL_NOT LOGICAL_OR LSH_PROJECTION MATRIX_DIAG MATRIX_SET_DIAG "
+    "MULTINOMIAL NEG NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 ONE_HOT POW PRELU RANDOM_STANDARD_NORMAL "
+    "RANDOM_UNIFORM RANK READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_WINDOW RELU_0_TO_1 RELU_N1_TO_1 RESHAPE "
+    "REVERSE_SEQUENCE RFFT2D RIGHT_SHIFT ROUND SCATTER_ND SEGMENT_SUM SHAPE SKIP_GRAM SQUARE STABLEHLO_ADD "
+    "STABLEHLO_AND STABLEHLO_CASE STABLEHLO_COMPOSITE STABLEHLO_GATHER STABLEHLO_MAXIMUM STABLEHLO_MINIMUM "
+    "STABLEHLO_MULTIPLY STABLEHLO_PAD STABLEHLO_REDUCE_WINDOW STABLEHLO_RNG_BIT_GENERATOR STABLEHLO_SCATTER "
+    "STABLEHLO_SHIFT_LEFT UNIQUE UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD "
+    "UNSORTED_SEGMENT_SUM VAR_HANDLE WHILE ZEROS_LIKE",
+    2: "COS DEPTH_TO_SPACE DIV EXP FAKE_QUANT FLOOR_MOD GREATER L2_NORMALIZATION LEAKY_RELU LESS_EQUAL LOG LOG_SOFTMAX "
+    "RANGE REDUCE_PROD SELECT_V2 SIGN SIN SPACE_TO_DEPTH SQRT SQUARED_DIFFERENCE SQUEEZE SUM WHERE",
+    3: "ARG_MAX ARG_MIN AVERAGE_POOL_2D BIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_RNN FLOOR_DIV GELU "
+    "GREATER_EQUAL LESS LOGISTIC MAX_POOL_2D MEAN MIRROR_PAD REDUCE_MAX REDUCE_MIN RELU RELU6 RNN RSQRT "
+    "SPARSE_TO_DENSE SPLIT_V TANH TILE TOPK_V2 UNIDIRECTIONAL_SEQUENCE_RNN",
+    4: "BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_TO LSTM MAXIMUM MINIMUM NOT_EQUAL RESIZE_BILINEAR "
+    "RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT SOFTMAX SPACE_TO_BATCH_ND SVDF UNIDIRECTIONAL_SEQUENCE_LSTM",
+    5: "ABS EMBEDDING_LOOKUP EQUAL FILL PACK SPLIT SUB TRANSPOSE_CONV",
+    6: "ADD DYNAMIC_UPDATE_SLICE GATHER_ND PAD PADV2 QUANTIZE UNPACK",
+    7: "CONCATENATION DEPTHWISE_CONV_2D",
+    8: "CONV_2D GATHER MUL SLICE STRIDED_SLICE",
+    9: "CAST DEQUANTIZE TRANSPOSE",
+    14: "FULLY_CONNECTED",
+}
+LITERT_OPS = {name: version for version, names in _LITERT.items() for name in names.split()}
 
 _ALL = (
     Target(
@@ -174,8 +202,7 @@ TARGETS = {target.name: target for target in _ALL}
 
 
 def target(name: str) -> Target:
-    """The target called `name`. Raises ValueError for an unknown one, with the nearest known one."""
-    if name in TARGETS:
-        return TARGETS[name]
-    near = difflib.get_close_matches(str(name), TARGETS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"target is {name!r}, did you mean {near!r}? Known: {', '.join(TARGETS)}")
+    """The target called `name`. Raises ValueError for an unknown one."""
+    if not isinstance(name, str) or name not in TARGETS:
+        raise ValueError(f"target is {name!r}, choose from {list(TARGETS)}")
+    return TARGETS[name]
