@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 from dynnas_jax import settings
 
-TARGETS = ("x86",)  # what is exported runs elsewhere too, but is checked and measured here
-
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
     "supernet": {"epsilon": 0},
@@ -91,6 +89,7 @@ def check(config: dict) -> None:
 
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+    from dynnas_jax.export import targets
     from dynnas_jax.export.tflite import PRECISIONS
     from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS
@@ -110,8 +109,7 @@ def _check_values(config: dict) -> None:
         raise ValueError(f"collect.form is {config['collect']['form']!r}, choose from {list(FORMS)}")
     if not precisions or not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
-    if config["target"] not in TARGETS:
-        raise ValueError(f"target is {config['target']!r}, choose from {list(TARGETS)}")
+    targets.target(config["target"])
 
 
 def _build(config: dict) -> None:

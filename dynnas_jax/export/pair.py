@@ -143,8 +143,8 @@ def _largest_difference(model: runtime.Model, function: Callable, inputs: np.nda
 
 
 def write_runtime(folder: str | Path) -> None:
-    """Copies what a device needs beside the files: three modules and `requirements.txt`."""
-    for module in (runtime, flatbuffer, confidence):
+    """Copies what a device needs beside the files: four modules and `requirements.txt`."""
+    for module in (runtime, flatbuffer, flatbuffer.schema, confidence):
         shutil.copyfile(module.__file__, Path(folder) / Path(module.__file__).name)
     (Path(folder) / "requirements.txt").write_text("numpy\nPillow\nai-edge-litert\n")
 

@@ -30,7 +30,7 @@ def test_the_facts_are_of_the_files(exported):
         assert facts["ops"] == flatbuffer.op_counts(path)
         assert facts["macs"] == exported.macs[name.rsplit("_", 1)[0]]
         assert facts["max_logit_difference"] < (1e-4 if name.endswith("fp32") else 1)
-    alone = {"runtime.py", "flatbuffer.py", "confidence.py", "requirements.txt"}
+    alone = {"runtime.py", "flatbuffer.py", "schema.py", "confidence.py", "requirements.txt"}
     assert {path.name for path in exported.folder.iterdir()} == {f"{name}.tflite" for name in names} | alone
 
 
