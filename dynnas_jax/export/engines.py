@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -258,8 +257,11 @@ def _onnx_tensor(path: Path, node) -> Tensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences what LiteRT writes to descriptor 2 of its delegates; what is wrong comes as an exception too."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed, as some services have it
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
