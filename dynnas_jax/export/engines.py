@@ -187,9 +187,10 @@ def _delegate(library: str):
     from ai_edge_litert.interpreter import load_delegate
 
     try:
-        ctypes.CDLL(
-            library
-        )  # first, since a Delegate of LiteRT whose library is absent prints a traceback when it goes
+        # First, since a Delegate of LiteRT that has no such library, or another one, prints a traceback when it goes.
+        exports = ctypes.CDLL(library)
+        for name in ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"):
+            getattr(exports, name)
         return load_delegate(library)
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"cannot load the delegate {library}: {_first_line(error)}") from error
