@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +43,14 @@ class Gene(NamedTuple):
     merged: tuple[tuple[int, ...], ...] | None = (
         None  # [parent choice (one row without a parent), choice] -> first equal
     )
+
+
+class Equal(NamedTuple):
+    """Choices of one gene that build the same thing."""
+
+    choice: int  # that stands for them in the canonical form
+    least: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -171,26 +180,43 @@ class SearchSpace:
         return ((merged[owner] == jnp.asarray(choice)) & counts[owner]).astype(jnp.float32)
 
     def size(self) -> int:
-        """Exact number of distinct subnets: dynamic programming over the genes, remembering gates and parents only."""
-        d = self._dependencies
+        """Exact number of distinct subnets."""
+        return self.count(1, lambda gene, equals: True)
+
+    def count(self, subnets: int, allowed: Callable[[int, tuple[Equal, ...]], bool]) -> int:
+        """Exact number of distinct tuples of so many subnets.
+
+        Dynamic programming over the genes, remembering gates and parents only.
+
+        Args:
+          allowed: (index of a gene, what each subnet has of it) -> whether such tuples count.
+        """
         last_use = {}
         for i, gene in enumerate(self.genes):
             for other in (gene.needs[0] if gene.needs else None, gene.parent):
                 if other is not None:
                     last_use[self._index[other]] = i
-        states: dict[tuple, int] = {(): 1}
-        for i, gene in enumerate(self.genes):
+        states: dict[tuple, int] = {((),) * subnets: 1}  # of each subnet: ((gene, choice), ...)
+        for i in range(len(self.genes)):
             following: dict[tuple, int] = {}
             for state, ways in states.items():
-                live = dict(state)
-                counts = not gene.needs or live[d["gate"][i]] >= gene.needs[1]
-                row = d["table"][i, live[d["parent"][i]] if gene.parent else 0, : len(gene.choices)]
-                for value in sorted(set(row.tolist())) if counts else [0]:
-                    kept = {k: v for k, v in {**live, i: value}.items() if last_use.get(k, -1) > i}
-                    after = tuple(sorted(kept.items()))
-                    following[after] = following.get(after, 0) + ways
+                live = [dict(known) for known in state]
+                for equals in itertools.product(*(self._equals(i, known) for known in live)):
+                    if allowed(i, equals):
+                        now = [{**known, i: equal.choice} for known, equal in zip(live, equals, strict=True)]
+                        after = tuple(tuple((k, v) for k, v in x.items() if last_use.get(k, -1) > i) for x in now)
+                        following[after] = following.get(after, 0) + ways
             states = following
         return sum(states.values())
+
+    def _equals(self, index: int, live: dict[int, int]) -> list[Equal]:
+        """The distinct meanings of a gene beside the choices of its gate and its parent."""
+        gene, d = self.genes[index], self._dependencies
+        if gene.needs and live[d["gate"][index]] < gene.needs[1]:
+            return [Equal(0, 0, len(gene.choices) - 1)]
+        row = d["table"][index, live[d["parent"][index]] if gene.parent else 0, : len(gene.choices)]
+        places = ((value, np.flatnonzero(row == value)) for value in sorted(set(row.tolist())))
+        return [Equal(value, int(where[0]), int(where[-1])) for value, where in places]
 
     # Values and files.
 

@@ -13,6 +13,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "search_space",
+            "pair_space",
             "elastic",
             "devices",
             "processes",

@@ -103,7 +103,8 @@ def _input_gradient(kernel, gradient, size, stride, padding):
 def _kernel_gradient(phases, kernel, gradient, stride):
     """Reductions accumulated a few images at a time, so that the k * k products never stand in memory together.
 
-    A product with ones sums each: it runs as a vectorised matrix product, which a reduction over strided axes does not.
+    A product with ones sums each: it runs as a vectorised matrix product, which a reduction over strided axes does not. One
+    loop over a phase's taps: unrolled, each product would be compiled by itself, and runs slower.
     """
     k, (batch, height, width, channels) = kernel.shape[0], gradient.shape
     # Some 512 rows keep the products in cache and the number of iterations small.
@@ -111,11 +112,18 @@ def _kernel_gradient(phases, kernel, gradient, stride):
     ones = jnp.ones((images * height * width,), kernel.dtype)
 
     def accumulate(total, pair):
-        some, out = pair
-        some, out = jax.tree.map(lambda array: array.astype(kernel.dtype), (some, out))
-        terms = (_window(some, i, j, stride, height, width) * out for i, j in _taps(k))
-        sums = [ones @ term.reshape(-1, channels) for term in terms]
-        return total + jnp.stack(sums).reshape(kernel.shape), None
+        some, out = jax.tree.map(lambda array: array.astype(kernel.dtype), pair)
+        for (p, q), phase in some.items():
+            rows, columns = len(range(p, k, stride)), len(range(q, k, stride))
+
+            def tap(number, phase=phase, columns=columns):
+                corner = (jnp.int32(0), number // columns, number % columns, jnp.int32(0))
+                window = jax.lax.dynamic_slice(phase, corner, (images, height, width, channels))
+                return ones @ (window * out).reshape(-1, channels)
+
+            sums = jax.lax.map(tap, jnp.arange(rows * columns, dtype=jnp.int32))
+            total = total.at[p::stride, q::stride].add(sums.reshape(rows, columns, 1, channels))
+        return total, None
 
     grouped = jax.tree.map(lambda array: array.reshape(batch // images, images, *array.shape[1:]), (phases, gradient))
     return jax.lax.scan(accumulate, jnp.zeros(kernel.shape, kernel.dtype), grouped)[0]
