@@ -169,7 +169,8 @@ def test_documented_commands_are_accepted():
     commands = documented("runtime.py")
     assert {arguments[0] for arguments in commands} == {"classify", "bench", "show"}
     for arguments in commands:
-        runtime._parser().parse_args([word for word in arguments if not word.startswith(("there", "{"))])
+        if "--help" not in arguments:
+            runtime._parser().parse_args([word for word in arguments if not word.startswith("{")])
 
 
 def test_requirements_follow_the_files(hand_made):  # noqa: F811
