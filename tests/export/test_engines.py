@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as objects
 from ai_edge_litert.interpreter import Interpreter
 from hand_made import OUTPUTS, SHAPES, hand_made, metadata  # noqa: F401 (a fixture)
 
-from dynnas_jax.export import engines, flatbuffer, runtime
+from dynnas_jax.export import engines, flatbuffer, runtime, soundness
 
 
 def rewritten(path, target, change):
@@ -128,9 +128,9 @@ def test_stored_values_pass_on_without_floats_where_scales_agree():
 def test_an_absurd_file_is_refused_before_memory_is_taken(hand_made, tmp_path, monkeypatch):  # noqa: F811
     path = hand_made.one_file / "model_fp32.tflite"
     largest = max(sum(flatbuffer.count(t.shape) for t in graph.tensors) for graph in flatbuffer.load(path).subgraphs)
-    monkeypatch.setattr(engines, "MOST_VALUES", largest - 1)
+    monkeypatch.setattr(soundness, "MOST_VALUES", largest - 1)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # it is not even asked
-    with pytest.raises(ValueError, match=f"asks for tensors of {largest:,} values"):
+    with pytest.raises(ValueError, match=f"its tensors have {largest:,} values"):
         engines.load(path)
 
 
