@@ -3,6 +3,8 @@
 A copy of this module lies beside `flatbuffer.py` in every export folder; numpy alone.
 """
 
+from __future__ import annotations
+
 import functools
 import struct
 from types import SimpleNamespace
