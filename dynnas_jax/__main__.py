@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--max_macs", type=float, required=True)
     search.set_defaults(command=_search)
 
+    lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
+    lint.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
+    lint.add_argument("--target", required=True, metavar="NAME")
+    lint.set_defaults(command=_lint)
+
     for name, command, text in (
         ("report", _report, "make the report anew from the artifacts"),
         ("status", _status, "which stages are done"),
@@ -170,6 +175,16 @@ def _search(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.stages import search
 
     print(json.dumps(search.best_subnet(known.workdir, known.max_macs), indent=1))
+
+
+def _lint(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax.export import edgetpu, lint
+
+    found = lint.lint(known.files, known.target)
+    print(found.text())
+    found.insist()
+    if known.target == "edgetpu":
+        print(edgetpu.compiled_or_command(known.files))
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> None:

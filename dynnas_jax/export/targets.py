@@ -1,0 +1,208 @@
+"""The devices that exports are made for, as plain data: what each runs, what it runs well, and what it draws.
+
+Sources of the figures stand beside them. Light: neither JAX nor TensorFlow nor LiteRT is imported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MIB = 2**20
+
+
+class Power(NamedTuple):
+    """What a device draws while it computes, where nothing was measured."""
+
+    watts: float
+    source: str
+
+
+class Space(NamedTuple):
+    """What a space of networks is restricted to, so that all of it runs well; empty: no restriction."""
+
+    kernels: tuple[int, ...] = ()
+    activations: tuple[str, ...] = ()  # the first takes the place of one that is not among them
+    squeeze_excite: bool = True
+
+
+class Target(NamedTuple):
+    """One kind of device."""
+
+    name: str
+    device: str  # in words
+    runtime: str
+    precisions: tuple[str, ...]  # written by default; the last is the one to run
+    one_file: bool  # whether the host chooses between signatures of one file; else each net has its own file
+    onnx: bool  # whether ONNX files are written too
+    ops: dict[str, int] | None  # the newest version of each operator that it runs; None: `LITERT_OPS`
+    memory_bytes: int | None  # that the weights of an export must fit in together
+    space: Space
+    power: Power | None  # None: there is no figure for all of them, so energy needs RAPL or a log
+    onnx_opset: int | None = None  # the newest that its runtime reads
+
+
+EVERYTHING = Space()
+
+# LiteRT with XNNPACK takes twice as long (in int8 four times) for a net with a stage of 7x7 depthwise convolutions as for one
+# with 5x5, and in int8 six times as long for one with hard-swish as with ReLU6.
+LITERT_SPACE = Space(kernels=(3, 5), activations=("relu6", "relu"))
+
+# What the Edge TPU compiler 16 (2021) maps, from "TensorFlow models on the Edge TPU" (coral.ai/docs/edgetpu/models-intro), with
+# the newest version of each operator that it knows: in general the one that brought int8. A newer one stops it with "Didn't find
+# op for builtin opcode ... version ...". HARD_SWISH is not among them (google-coral/edgetpu, issues 272 and 353).
+EDGETPU_OPS = {
+    "ADD": 2,
+    "AVERAGE_POOL_2D": 2,
+    "CONCATENATION": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "EXPAND_DIMS": 1,
+    "FULLY_CONNECTED": 5,
+    "L2_NORMALIZATION": 2,
+    "LOGISTIC": 2,
+    "MAXIMUM": 2,
+    "MAX_POOL_2D": 2,
+    "MEAN": 2,
+    "MINIMUM": 2,
+    "MUL": 2,
+    "PACK": 2,
+    "PAD": 2,
+    "PRELU": 1,
+    "QUANTIZE": 2,
+    "REDUCE_MAX": 2,
+    "REDUCE_MIN": 2,
+    "RELU": 2,
+    "RELU6": 2,
+    "RELU_N1_TO_1": 1,
+    "RESHAPE": 1,
+    "RESIZE_BILINEAR": 3,
+    "RESIZE_NEAREST_NEIGHBOR": 3,
+    "RSQRT": 2,
+    "SLICE": 2,
+    "SOFTMAX": 2,
+    "SPACE_TO_DEPTH": 2,
+    "SPLIT": 2,
+    "SQUARED_DIFFERENCE": 2,
+    "SQUEEZE": 1,
+    "STRIDED_SLICE": 2,
+    "SUB": 2,
+    "SUM": 2,
+    "TANH": 2,
+    "TRANSPOSE": 2,
+    "TRANSPOSE_CONV": 3,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": 3,
+}
+
+# The newest version of each operator that LiteRT 2.3 has a kernel for, found by asking it.
+_LITERT = {
+    1: "ADD_N ASSIGN_VARIABLE ATAN2 BITCAST BITWISE_XOR BROADCAST_ARGS BUCKETIZE CALL_ONCE CEIL COMPLEX_ABS CONV_3D "
+    "CONV_3D_TRANSPOSE CUMSUM DENSIFY DILATE ELU EMBEDDING_LOOKUP_SPARSE EXPAND_DIMS FLOOR HARD_SWISH HASHTABLE "
+    "HASHTABLE_FIND HASHTABLE_IMPORT HASHTABLE_LOOKUP HASHTABLE_SIZE IF IMAG L2_POOL_2D "
+    "LOCAL_RESPONSE_NORMALIZATION LOGICAL_AND LOGICAL_NOT LOGICAL_OR LSH_PROJECTION MATRIX_DIAG MATRIX_SET_DIAG "
+    "MULTINOMIAL NEG NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 ONE_HOT POW PRELU RANDOM_STANDARD_NORMAL "
+    "RANDOM_UNIFORM RANK READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_WINDOW RELU_0_TO_1 RELU_N1_TO_1 RESHAPE "
+    "REVERSE_SEQUENCE RFFT2D RIGHT_SHIFT ROUND SCATTER_ND SEGMENT_SUM SHAPE SKIP_GRAM SQUARE STABLEHLO_ADD "
+    "STABLEHLO_AND STABLEHLO_CASE STABLEHLO_COMPOSITE STABLEHLO_GATHER STABLEHLO_MAXIMUM STABLEHLO_MINIMUM "
+    "STABLEHLO_MULTIPLY STABLEHLO_PAD STABLEHLO_REDUCE_WINDOW STABLEHLO_RNG_BIT_GENERATOR STABLEHLO_SCATTER "
+    "STABLEHLO_SHIFT_LEFT UNIQUE UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD "
+    "UNSORTED_SEGMENT_SUM VAR_HANDLE WHILE ZEROS_LIKE",
+    2: "COS DEPTH_TO_SPACE DIV EXP FAKE_QUANT FLOOR_MOD GREATER L2_NORMALIZATION LEAKY_RELU LESS_EQUAL LOG LOG_SOFTMAX "
+    "RANGE REDUCE_PROD SELECT_V2 SIGN SIN SPACE_TO_DEPTH SQRT SQUARED_DIFFERENCE SQUEEZE SUM WHERE",
+    3: "ARG_MAX ARG_MIN AVERAGE_POOL_2D BIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_RNN FLOOR_DIV GELU "
+    "GREATER_EQUAL LESS LOGISTIC MAX_POOL_2D MEAN MIRROR_PAD REDUCE_MAX REDUCE_MIN RELU RELU6 RNN RSQRT "
+    "SPARSE_TO_DENSE SPLIT_V TANH TILE TOPK_V2 UNIDIRECTIONAL_SEQUENCE_RNN",
+    4: "BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_TO LSTM MAXIMUM MINIMUM NOT_EQUAL RESIZE_BILINEAR "
+    "RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT SOFTMAX SPACE_TO_BATCH_ND SVDF UNIDIRECTIONAL_SEQUENCE_LSTM",
+    5: "ABS EMBEDDING_LOOKUP EQUAL FILL PACK SPLIT SUB TRANSPOSE_CONV",
+    6: "ADD DYNAMIC_UPDATE_SLICE GATHER_ND PAD PADV2 QUANTIZE UNPACK",
+    7: "CONCATENATION DEPTHWISE_CONV_2D",
+    8: "CONV_2D GATHER MUL SLICE STRIDED_SLICE",
+    9: "CAST DEQUANTIZE TRANSPOSE",
+    14: "FULLY_CONNECTED",
+}
+LITERT_OPS = {name: version for version, names in _LITERT.items() for name in names.split()}
+
+_ALL = (
+    Target(
+        name="edgetpu",
+        device="Coral Edge TPU (USB Accelerator, M.2 and PCIe modules, Dev Board)",
+        runtime="LiteRT with the Edge TPU delegate, files through edgetpu_compiler 16",
+        precisions=("int8",),
+        one_file=False,
+        onnx=False,
+        ops=EDGETPU_OPS,
+        memory_bytes=8 * MIB,  # the on-chip cache of parameters, shared by nets that are compiled together
+        space=Space(kernels=(3, 5), activations=("relu6",), squeeze_excite=False),
+        power=Power(2.0, "Coral M.2 Accelerator data sheet: an Edge TPU at 4 TOPS uses 2 W (the host comes on top)"),
+    ),
+    Target(
+        name="pi4",
+        device="Raspberry Pi 4 Model B, 64-bit OS",
+        runtime="LiteRT with XNNPACK",
+        precisions=("fp32", "int8"),
+        one_file=True,
+        onnx=False,
+        ops=None,
+        memory_bytes=512 * MIB,  # half of the smallest board's
+        space=LITERT_SPACE,
+        power=Power(3.06, "Raspberry Pi documentation, Power supply: bare board, active, 600 mA at 5.1 V"),
+    ),
+    Target(
+        name="pi5",
+        device="Raspberry Pi 5, 64-bit OS",
+        runtime="LiteRT with XNNPACK",
+        precisions=("fp32", "int8"),
+        one_file=True,
+        onnx=False,
+        ops=None,
+        memory_bytes=512 * MIB,  # half of the smallest board's
+        space=LITERT_SPACE,
+        power=Power(4.08, "Raspberry Pi documentation, Power supply: bare board, active, 800 mA at 5.1 V"),
+    ),
+    Target(
+        name="jetson_nano",
+        device="NVIDIA Jetson Nano, JetPack 4.6",
+        runtime="TensorRT 8.2 from ONNX files",
+        # Its GPU (compute capability 5.3) has FP32 and FP16 arithmetic, no INT8: the int8 file serves newer Jetsons and the CPU.
+        precisions=("int8", "fp32"),
+        one_file=True,
+        onnx=True,
+        ops=None,
+        memory_bytes=1024 * MIB,  # half of the smallest kit's, which CPU and GPU share
+        space=EVERYTHING,
+        power=Power(10.0, "Jetson Linux Developer Guide, Power Management: budget of the Nano's mode 0 (MAXN)"),
+        onnx_opset=13,  # onnx-tensorrt's operators.md of release 8.2
+    ),
+    Target(
+        name="android",
+        device="Android phone, arm64",
+        runtime="LiteRT with XNNPACK",
+        precisions=("fp32", "int8"),
+        one_file=True,
+        onnx=False,
+        ops=None,
+        memory_bytes=512 * MIB,  # a quarter of the 2 GiB that Android's compatibility definition asks of a phone
+        space=LITERT_SPACE,
+        power=None,
+    ),
+    Target(
+        name="x86",
+        device="x86-64 computer",
+        runtime="LiteRT with XNNPACK",
+        precisions=("fp32", "int8"),
+        one_file=True,
+        onnx=False,
+        ops=None,
+        memory_bytes=None,
+        space=EVERYTHING,
+        power=None,
+    ),
+)
+TARGETS = {target.name: target for target in _ALL}
+
+
+def target(name: str) -> Target:
+    """The target called `name`. Raises ValueError for an unknown one."""
+    if not isinstance(name, str) or name not in TARGETS:
+        raise ValueError(f"target is {name!r}, choose from {list(TARGETS)}")
+    return TARGETS[name]
