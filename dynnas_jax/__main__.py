@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     lint.add_argument("--target", required=True, metavar="NAME")
     lint.set_defaults(command=_lint)
 
+    _add_bench(commands)
+
     for name, command, text in (
         ("report", _report, "make the report anew from the artifacts"),
         ("status", _status, "which stages are done"),
@@ -108,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workdir", type=Path, required=True)
         sub.set_defaults(command=command)
     return parser
+
+
+def _add_bench(commands) -> None:
+    from dynnas_jax.export import bench_command, runtime
+
+    bench = commands.add_parser("bench", help="how fast an export is on this machine", allow_abbrev=False)
+    bench.add_argument("path", type=Path, help="an export folder or a file of it; or earlier results, for --energy_log")
+    runtime.add_arguments(bench)
+    bench_command.add_arguments(bench)
+    bench.set_defaults(command=_bench)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
@@ -203,6 +215,16 @@ def _lint(known: argparse.Namespace, _: list[str]) -> None:
     found.insist()
     if known.target == "edgetpu":
         print(edgetpu.compiled_or_command(known.files))
+
+
+def _bench(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax.costs import energy
+    from dynnas_jax.export import bench_command, runtime
+
+    if known.path.suffix == ".json":
+        bench_command.import_log(known, known.path, energy)
+    else:
+        bench_command.run(known, lambda: runtime.open_as(known, known.path), energy)
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> None:

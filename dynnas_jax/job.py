@@ -13,7 +13,9 @@ from dynnas_jax import elastic, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources
 from dynnas_jax.dynamic import protocol
+from dynnas_jax.export import targets
 from dynnas_jax.networks import big_little
+from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
@@ -61,7 +63,7 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     data = dict(config["data"])
     augmented = data.pop("augment", None)
     images = sources.load(seed=config["seed"], **data)
-    supernet = build_supernet(config["supernet"], facts_of(images))
+    supernet = build_supernet(config["supernet"], facts_of(images), config["target"])
     rule = augment.rule(**augmented) if augmented is not None else None
     return Job(workdir, images, supernet, config["dynamic"], rule, config["target"], config["seed"])
 
@@ -85,8 +87,12 @@ def facts_of(images: sources.Dataset) -> dict:
     return {"image_shape": shape, "classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}
 
 
-def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
-    """The supernet of a config's section for images of these facts. Raises ValueError where they do not fit."""
+def build_supernet(section: dict, facts: dict, target: str | None = None) -> elastic.Supernet:
+    """The supernet of a config's section for images of these facts, restricted to what a target runs well if one is named.
+
+    Raises:
+      ValueError: where section and images do not fit each other, for an unknown target, or if it leaves the space no choice.
+    """
     height, width, channels = facts["image_shape"]
     if height != width:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
@@ -103,13 +109,13 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
-    return supernet
+    return supernet if target is None else restricted(supernet, targets.target(target))
 
 
 def supernet_of_run(path: Path) -> elastic.Supernet:
     """The supernet of a run that has been trained. Raises ValueError for no working directory, or one without training."""
     config = read_config(path)
-    return build_supernet(config["supernet"], read_json(path / "train" / "data.json"))
+    return build_supernet(config["supernet"], read_json(path / "train" / "data.json"), config["target"])
 
 
 def save_variables(path: Path, variables: dict) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from dynnas_jax import processes, recipe
 from dynnas_jax.data import sources
-from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config, read_json
+from dynnas_jax.export import targets
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, digest, file_digest, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
@@ -73,7 +74,8 @@ def _sources(config: dict) -> dict[str, str | None]:
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
-    return {"data.name": sources.identity(**config["data"]), **hashes}
+    space = digest(targets.target(config["target"]).space)  # of networks: targets that restrict nothing are alike
+    return {"data.name": sources.identity(**config["data"]), "target": space, **hashes}
 
 
 def report(path: Path) -> None:

@@ -4,6 +4,8 @@ Files are data, and may be damaged or hostile: nothing in them is trusted, nothi
 a copy of this module lies beside `runtime.py` in every export folder.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator

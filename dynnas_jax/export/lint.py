@@ -135,12 +135,13 @@ def _lint_file(path: Path, target: targets.Target) -> tuple[File, list[Finding]]
 
 
 def _of_step(step: Step, place: tuple, rules: Callable, target: targets.Target) -> Iterator[Finding]:
-    """What is said of one operator: of each rule the first it breaks."""
-    for level, found in (("error", rules(step, target)), ("warning", _advice(step, target))):
-        firsts = {}
-        for rule, text in found:
-            firsts.setdefault(rule, text)
-        yield from (Finding(rule, level, text, *place, step.index, step.name) for rule, text in firsts.items())
+    """What is said of one operator: of each rule the first it breaks; how to be faster only where it breaks none."""
+    level, found = "error", list(rules(step, target))
+    if not found:
+        level, found = "warning", list(_advice(step, target))
+    firsts = dict(reversed(found))
+    for rule in dict(found):
+        yield Finding(rule, level, firsts[rule], *place, step.index, step.name)
 
 
 def _any_file(model: SimpleNamespace) -> Iterator[tuple[str, str]]:

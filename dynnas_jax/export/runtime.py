@@ -1,30 +1,35 @@
-"""Runs exported classifiers on the device: numpy and ai-edge-litert, nothing else.
+"""Runs exported classifiers on the device: numpy, Pillow and ai-edge-litert (or onnxruntime), nothing else.
 
-A copy of this module lies in every export folder, beside `flatbuffer.py` and `confidence.py`:
+A copy of this module lies in every export folder. There:
 
-    import numpy
-    from PIL import Image
+    python runtime.py classify photo.jpg
+    python runtime.py bench
+
     from runtime import DynamicClassifier
-
-    classifier = DynamicClassifier(".", precision="int8")
-    print(classifier.predict(numpy.asarray(Image.open("photo.png").convert("RGB").resize((32, 32)))))
+    print(DynamicClassifier(".").predict("photo_of_the_right_size.png"))
 """
 
-import math
+from __future__ import annotations
+
+import argparse
+import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 if __package__:
     from dynnas_jax import confidence
-    from dynnas_jax.export import flatbuffer
+    from dynnas_jax.export import engines, metadata, photos
 else:  # lying alone in an export folder
     import confidence
-    import flatbuffer
+    import engines
+    import metadata
+    import photos
 
 
 class Prediction(NamedTuple):
@@ -32,182 +37,264 @@ class Prediction(NamedTuple):
 
     label: str
     class_index: int
-    probability: float  # of that class, by the net that answered
-    score: float  # the little net's confidence, in [0, 1]: what the threshold judged
-    choice: int  # 0: the little net answered; 1: the big one
-    latency_ms: float  # the whole decision, from image to answer
-
-
-class Latency(NamedTuple):
-    """Milliseconds of one call, over the runs of a benchmark."""
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    p95_ms: float
-    mean_ms: float
-
-
-class _Scale(NamedTuple):
-    """real = scale * (stored - zero_point); scale 0 for a float tensor."""
-
-    scale: float
-    zero_point: int
-
-    def quantise(self, values: np.ndarray) -> np.ndarray:
-        stored = np.rint(values.astype(np.float32) / np.float32(self.scale)) + self.zero_point
-        return np.clip(stored, -128, 127).astype(np.int8)
-
-    def dequantise(self, stored: np.ndarray) -> np.ndarray:
-        return (stored.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
-
-    def equals(self, other: "_Scale") -> bool:
-        """Whether stored values mean the same in both: to less than 1/80 of a step at the ends of int8."""
-        return self.zero_point == other.zero_point and math.isclose(self.scale, other.scale, rel_tol=1e-4)
-
-
-class Model:
-    """One TFLite file with one input and named outputs, float32 or int8."""
-
-    def __init__(self, path: str | Path, threads: int = 1):
-        """Args: path: a TFLite file; threads: of LiteRT. Raises: ValueError if the file is absent or damaged."""
-        flatbuffer.load(path)  # LiteRT itself may crash on a truncated file
-        if threads < 1:
-            raise ValueError(f"threads={threads}: LiteRT needs at least 1")
-        self.path = Path(path)
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-        self._interpreter.allocate_tensors()
-        inputs, self._outputs = _signature(self._interpreter)
-        if len(inputs) != 1:
-            raise ValueError(f"{path} takes {len(inputs)} inputs ({', '.join(inputs)}): this runtime gives one")
-        (self._input,) = inputs.values()
-        self.input_shape = tuple(int(size) for size in self._input["shape"])  # [1, ...]
-        self.input_scale = _Scale(*self._input["quantization"])
-        self.output_shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in self._outputs.items()}
-        self.output_scales = {name: _Scale(*tensor["quantization"]) for name, tensor in self._outputs.items()}
-        if self.input_scale.scale:
-            self._stored_byte = self.input_scale.quantise(np.arange(256))  # uint8 value -> stored value
-
-    def run(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Real-valued outputs by name, float32, for one input.
-
-        Args: values: uint8 or float32 of `input_shape`, or without its leading 1. An image lies in [0, 255].
-        Raises: ValueError for another shape or dtype.
-        """
-        stored = self.invoke(self.store(values))
-        return {name: self.real(name, value) for name, value in stored.items()}
-
-    def store(self, values: np.ndarray) -> np.ndarray:
-        """uint8 or float32 values as the file's input tensor: float32, or int8 by its scale."""
-        if values.shape not in (self.input_shape, self.input_shape[1:]):
-            raise ValueError(
-                f"{self.path.name} takes {list(self.input_shape[1:])}, not {list(values.shape)}: resize first"
-            )
-        values = values.reshape(self.input_shape)
-        if values.dtype not in (np.uint8, np.float32):
-            raise ValueError(f"{self.path.name} takes uint8 or float32 values, not {values.dtype}: convert them first")
-        if not self.input_scale.scale:
-            return values.astype(np.float32, copy=False)
-        return self._stored_byte[values] if values.dtype == np.uint8 else self.input_scale.quantise(values)
-
-    def invoke(self, stored: np.ndarray) -> dict[str, np.ndarray]:
-        """Stored outputs by name for a stored input of `input_shape` and the file's dtype."""
-        self._interpreter.set_tensor(self._input["index"], stored)
-        self._interpreter.invoke()
-        return {name: self._interpreter.get_tensor(tensor["index"]) for name, tensor in self._outputs.items()}
-
-    def real(self, name: str, stored: np.ndarray) -> np.ndarray:
-        """A stored output as float32."""
-        scale = self.output_scales[name]
-        return scale.dequantise(stored) if scale.scale else stored
-
-
-def _signature(interpreter: Interpreter) -> tuple[dict, dict]:
-    """Tensor details by name, inputs and outputs. The runner must not outlive this call: it would block `invoke`."""
-    runner = interpreter.get_signature_runner()
-    return runner.get_input_details(), runner.get_output_details()
+    probability: float  # of that class, by the step that answered
+    score: float  # that step's confidence, in [0, 1]
+    choice: int  # which step answered, from 0
+    step: str  # its name
+    latency_ms: float  # the whole decision, from the image in memory to the answer
+    scores: tuple[float, ...]  # of all steps that ran
 
 
 class DynamicClassifier:
-    """A little net that answers the images it is sure of, and a big one, grown on the same stem, for the others."""
+    """Nets that run one after the other until one is sure enough, or a single net."""
 
-    def __init__(self, folder: str | Path, precision: str = "fp32", threads: int = 1):
-        """Loads `little_{precision}.tflite` and `big_after_stem_{precision}.tflite`.
+    def __init__(
+        self, path: str | Path, precision: str | None = None, threads: int = 1, delegate: str | None = None
+    ) -> None:
+        """Opens an export.
 
-        Args: folder: an export folder; precision: "fp32" or "int8"; threads: of LiteRT.
-        Raises: ValueError if a file or its metadata is absent, damaged, or they do not fit each other.
+        Args:
+          path: an export folder, or any of its model files.
+          precision: "fp32", "fp16", "dynamic_range" or "int8"; None: the file's, or the one that the target runs.
+          threads: of LiteRT or onnxruntime.
+          delegate: a delegate's library (libedgetpu.so.1), or an execution provider of onnxruntime.
+
+        Raises: ValueError if a file is absent, damaged, without metadata, or does not fit the others.
         """
-        little_path = Path(folder) / f"little_{precision}.tflite"
-        self.little = Model(little_path, threads)
-        self.big = Model(Path(folder) / f"big_after_stem_{precision}.tflite", threads)
-        stem_shape = self.little.output_shapes.get("stem")
-        if stem_shape != self.big.input_shape:
-            raise ValueError(f"{folder}: little's stem is {stem_shape}, big takes {self.big.input_shape}: not one pair")
-        self.metadata = flatbuffer.read_metadata(little_path)
-        self.labels: list[str] = self.metadata["labels"]
-        self.cost: list[int] = self.metadata["cost"]  # all MACs spent when choice s answers
-        self._score = confidence.SCORES[self.metadata["policy"]["score"]]
-        self.threshold = self.metadata["thresholds"][0]
-        self._pass_on = _passing(self.little.output_scales["stem"], self.big.input_scale)
+        self.metadata, self.files = metadata.find(path, precision, delegate)
+        self.threads, self.delegate = threads, delegate
+        self.labels = self.metadata["labels"]
+        self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
+        self.cost: list[int] = self.metadata["cost"]  # all MACs spent when step s answers
+        self._score = confidence.SCORES.get(self.metadata["policy"]["score"])
+        self._opened: dict[Path, dict[str, engines.Model]] = {}
+        self.steps = [self._open(name) for name in self.metadata["steps"]]
+        self._plan = [self._sources(place) for place in range(len(self.steps))]
+        self.thresholds = self.metadata["thresholds"]
+
+    @property
+    def whole(self) -> dict[str, engines.Model]:
+        """The nets that answer alone, by name: what the steps are compared with."""
+        return {name: self._open(name) for name in self.metadata.get("whole", [])}
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Step s answers where its score is strictly above thresholds[s]; may be changed between predictions."""
+        return tuple(float(value) for value in self._thresholds)
+
+    @thresholds.setter
+    def thresholds(self, values: Sequence[float]) -> None:
+        values = list(values)
+        if len(values) != len(self.steps) - 1:
+            raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {len(self.steps) - 1}")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+                raise ValueError(f"threshold {value}: give a number in [0, 1], as the scores are")
+        self._thresholds = [np.float32(value) for value in values]  # scores are float32
 
     @property
     def threshold(self) -> float:
-        """The little net answers where its score is strictly above this; may be changed between predictions."""
-        return self._threshold
+        """The one threshold of two steps; may be changed between predictions."""
+        if len(self.steps) != 2:
+            raise ValueError(f"{len(self.steps)} steps have {len(self.steps) - 1} thresholds: use `thresholds`")
+        return self.thresholds[0]
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        if math.isnan(value):
-            raise ValueError(f"threshold {value} is no number: scores lie in [0, 1]")
-        self._threshold = float(value)
+        self.thresholds = [value]
 
-    def predict(self, image: np.ndarray) -> Prediction:
-        """Classifies one image, uint8[height, width, channels] of the size the nets were exported for.
+    def predict(self, image: np.ndarray | str | Path) -> Prediction:
+        """Classifies one image: uint8[height, width, channels] of the nets' size, or the path of such an image.
 
-        Raises: ValueError for another size or dtype.
+        Raises: ValueError for another size or type, or a file that does not decode.
         """
+        image = self._checked(image)
         start = time.perf_counter()
-        if image.dtype != np.uint8:
-            raise ValueError(f"images are uint8 in [0, 255], not {image.dtype}: convert them first")
-        stored = self.little.invoke(self.little.store(image))
-        logits = self.little.real("logits", stored["logits"])[0]
-        score = float(self._score(logits))
-        choice = 0 if score > self._threshold else 1
-        if choice == 1:
-            answer = self.big.invoke(self._pass_on(stored["stem"]))["logits"]
-            logits = self.big.real("logits", answer)[0]
+        carried: dict[str, np.ndarray] = {}
+        scores: list[float] = []
+        for choice, (model, sources) in enumerate(zip(self.steps, self._plan)):  # noqa: B905
+            inputs = {name: pass_on(carried[name]) for name, pass_on in sources.items() if pass_on is not None}
+            if "image" in model.inputs:
+                inputs["image"] = model.store("image", image)
+            outputs = model.invoke(inputs)
+            carried.update(outputs)
+            logits = model.real("logits", outputs["logits"])[0]
+            score = self._confidence(model, outputs, logits)
+            scores.append(float(score))
+            if choice == len(self.steps) - 1 or score > self._thresholds[choice]:
+                break
         class_index = int(logits.argmax())
         probability = float(confidence.max_softmax(logits))
         latency_ms = (time.perf_counter() - start) * 1e3
-        return Prediction(self.labels[class_index], class_index, probability, score, choice, latency_ms)
+        return Prediction(
+            self.labels[class_index],
+            class_index,
+            probability,
+            scores[-1],
+            choice,
+            model.name,
+            latency_ms,
+            tuple(scores),
+        )
+
+    def warm_up(self) -> None:
+        """Runs every step once, so that the first answer does not pay for what is set up on first use."""
+        thresholds, self._thresholds = self._thresholds, [np.float32(np.inf)] * len(self._thresholds)
+        try:
+            self.predict(np.zeros(self.image_shape, np.uint8))
+        finally:
+            self._thresholds = thresholds
+
+    def inputs_of(self, name: str, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What a net, a step or a whole one, is given for an image: real values by input name."""
+        known: dict[str, np.ndarray] = {"image": self._checked(image)}
+        wanted, steps = self._open(name).inputs, iter(self.steps)
+        while not set(wanted) <= set(known):
+            model = next(steps)
+            known.update(model.run({key: known[key] for key in model.inputs}))
+        return {key: known[key] for key in wanted}
+
+    def _checked(self, image: np.ndarray | str | Path) -> np.ndarray:
+        if isinstance(image, (str, Path)):
+            where, image = f"{image} is", photos.read(image, self.image_shape[-1])
+        elif isinstance(image, np.ndarray):
+            where = "the image is"
+        else:
+            raise ValueError(f"an image is a uint8 array or a path, not {type(image).__name__}")
+        if image.dtype != np.uint8:
+            raise ValueError(f"images are uint8 in [0, 255], not {image.dtype}: convert them first")
+        if image.shape != self.image_shape:
+            raise ValueError(f"{where} {list(image.shape)}, the nets read {list(self.image_shape)}: resize it first")
+        return image
+
+    def _confidence(self, model: engines.Model, outputs: dict, logits: np.ndarray) -> np.float32:
+        if self._score is not None:
+            return self._score(logits)
+        if "score" not in outputs:  # a last step need not judge itself
+            return confidence.max_softmax(logits)
+        return model.real("score", outputs["score"]).reshape(-1)[0]
+
+    def _open(self, name: str) -> engines.Model:
+        file = self.files[name]
+        if file not in self._opened:
+            self._opened[file] = engines.load(file, self.threads, self.delegate)
+        nets = self._opened[file]
+        if name not in nets:
+            told = self.metadata.get("signatures", {}).get(name)
+            if len(nets) != 1 or told is None:
+                raise ValueError(f"{file.name} holds {', '.join(nets)}, not {name}: the folder mixes two exports")
+            nets[name] = engines.renamed(*nets.values(), name, told["inputs"], told["outputs"])
+        self._check_net(nets[name])
+        return nets[name]
+
+    def _check_net(self, model: engines.Model) -> None:
+        wanted = {"image": model.inputs, "logits": model.outputs}
+        shapes = {"image": (1, *self.image_shape), "logits": (1, len(self.labels))}
+        for tensor, tensors in wanted.items():
+            if tensor in tensors and tensors[tensor].shape != shapes[tensor]:
+                raise ValueError(f"{model.label} has {tensor} of {tensors[tensor].shape}, not {shapes[tensor]}")
+        if "logits" not in model.outputs:
+            raise ValueError(f"{model.label} has no output `logits`: it cannot answer")
+
+    def _sources(self, place: int) -> dict:
+        """How each input of a step is made of the outputs before it; None for the image itself."""
+        model, sources = self.steps[place], {}
+        for name, taken in model.inputs.items():
+            giver = next((step for step in reversed(self.steps[:place]) if name in step.outputs), None)
+            if name == "image":
+                sources[name] = None
+            elif giver is None or giver.outputs[name].shape != taken.shape:
+                raise ValueError(f"{model.label} takes {name} of {taken.shape}, which no step before it gives")
+            else:
+                sources[name] = engines.passing(giver.outputs[name], taken)
+        if self._score is None and place < len(self.steps) - 1 and "score" not in model.outputs:
+            raise ValueError(f"{model.label} has no output `score`, which the policy asks for")
+        return sources
 
 
-def _passing(given: _Scale, taken: _Scale) -> Callable[[np.ndarray], np.ndarray]:
-    """The stem's stored tensor, from the little net's scale to the big one's."""
-    if given.equals(taken):
-        return lambda stored: stored
-    stored = np.arange(256, dtype=np.uint8)
-    table = taken.quantise(given.dequantise(stored.view(np.int8)))  # by the stored value's bit pattern
-    return lambda stored: table[stored.view(np.uint8)]
+class _Parser(argparse.ArgumentParser):
+    """One plain line for a mistake."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
 
 
-def bench(target: Model | Callable, inputs: Sequence[np.ndarray], *, runs: int = 1000, warm_up: int = 100) -> Latency:
-    """Times single calls, one input after the other and round again.
+def _parser() -> argparse.ArgumentParser:
+    import bench_command  # beside this file: the command line is of the folder alone
 
-    Args:
-      target: a `Model` (its `run` is timed: scaling in and out included), or a callable of one input.
-      inputs: at least one.
-      runs: calls that count; warm_up: calls before them.
-    """
-    if len(inputs) == 0 or runs < 1:
-        raise ValueError(f"bench needs at least one input and one run, not {len(inputs)} and {runs}")
-    call = target.run if isinstance(target, Model) else target
-    durations = np.empty(runs)
-    for step in range(-warm_up, runs):
-        values = inputs[step % len(inputs)]
-        start = time.perf_counter()
-        call(values)
-        if step >= 0:
-            durations[step] = time.perf_counter() - start
-    median, p10, p90, p95 = (float(value) for value in np.percentile(durations * 1e3, (50, 10, 90, 95)))
-    return Latency(median, p10, p90, p95, float(durations.mean() * 1e3))
+    parser = _Parser(prog="runtime.py", description="Runs the classifier of this folder.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    classify = commands.add_parser("classify", help="what is on a picture", allow_abbrev=False)
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of any size")
+    measure = commands.add_parser("bench", help="how fast it is here", allow_abbrev=False)
+    show = commands.add_parser("show", help="the metadata of the export, as JSON", allow_abbrev=False)
+    for sub in (classify, measure, show):
+        sub.add_argument("--model", default=str(Path(__file__).parent), help="another export folder, or a model file")
+        add_arguments(sub)
+    bench_command.add_arguments(measure)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how an export is opened."""
+    parser.add_argument("--precision", choices=metadata.PRECISIONS, help="where the folder has several")
+    parser.add_argument("--threshold", type=thresholds, metavar="T[,T...]", help="instead of the export's own")
+    parser.add_argument("--threads", type=int, default=1, help="of LiteRT or onnxruntime (1)")
+    parser.add_argument("--delegate", help="a library such as libedgetpu.so.1; with ONNX an execution provider")
+
+
+def thresholds(text: str) -> list[float]:
+    """Numbers with commas between them."""
+    return [float(part) for part in text.split(",")]
+
+
+def open_as(known: argparse.Namespace, path: str | Path) -> DynamicClassifier:
+    """The export at a path, as the arguments of `add_arguments` say."""
+    classifier = DynamicClassifier(path, known.precision, known.threads, known.delegate)
+    if known.threshold is not None:
+        classifier.thresholds = known.threshold
+    return classifier
+
+
+def classify(known: argparse.Namespace) -> bool:
+    """Prints a line for each image; returns whether all could be read."""
+    classifier = open_as(known, known.model)
+    classifier.warm_up()
+    share, complete = classifier.metadata.get("central_share", 1.0), True
+    for path in known.images:
+        try:
+            pixels, done = photos.fitted(path, classifier.image_shape, share)
+        except ValueError as error:
+            print(f"runtime.py: {error}", file=sys.stderr)
+            complete = False
+            continue
+        answer = classifier.predict(pixels)
+        print(
+            f"{path}: {answer.label}, {answer.probability:.1%} (exit {answer.choice + 1} of {len(classifier.steps)}, "
+            f"{answer.step}; score {answer.score:.3f}; {answer.latency_ms:.2f} ms{done and f'; {done}'})"
+        )
+    return complete
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of an export folder; a mistake of the user's is one plain line and exit code 2."""
+    known = _parser().parse_args(arguments)
+    try:
+        if known.command == "classify":
+            sys.exit(0 if classify(known) else 2)
+        if known.command == "show":
+            told, _ = metadata.find(known.model, known.precision, known.delegate)
+            return print(json.dumps(told, ensure_ascii=False, indent=1))
+        import bench_command
+        import energy
+
+        bench_command.run(known, lambda: open_as(known, known.model), energy)
+    except (ValueError, OSError) as error:
+        print(f"runtime.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,8 @@
 A copy of this module lies beside `flatbuffer.py` in every export folder; numpy alone.
 """
 
+from __future__ import annotations
+
 import functools
 import struct
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ _TABLES = {
     "metadata_buffer:[i32] metadata:[Metadata] signature_defs:[SignatureDef] external_buffer_groups:[Named] "
     "external_buffers:[ExternalBuffer]",
     "OperatorCode": "deprecated_builtin_code:i8 custom_code:str version:i32=1 builtin_code:i32",
-    "SubGraph": "tensors:[Tensor] inputs:[i32] outputs:[i32] operators:[Operator] name:str debug_metadata_index:i32",
+    "SubGraph": "tensors:[Tensor] inputs:[i32] outputs:[i32] operators:[Operator] name:str debug_metadata_index:i32=-1",
     "Tensor": "shape:[i32] type:i8 buffer:u32 name:str quantization:Quantization is_variable:u8 sparsity:Sparsity "
     "shape_signature:[i32] has_rank:u8 variant_tensors:[Variant] external_buffer:u32",
     "Quantization": "min:[f32] max:[f32] scale:[f32] zero_point:[i64] details:Details? quantized_dimension:i32",
@@ -32,7 +34,7 @@ _TABLES = {
     "Variant": "shape:[i32] type:i8 has_rank:u8",
     "Operator": "opcode_index:u32 inputs:[i32] outputs:[i32] builtin_options:Options? custom_options:[u8] "
     "custom_options_format:i8 mutating_variable_inputs:[u8] intermediates:[i32] large_custom_options_offset:u64 "
-    "large_custom_options_size:u64 builtin_options_2:Options2? debug_metadata_index:i32",
+    "large_custom_options_size:u64 builtin_options_2:Options2? debug_metadata_index:i32=-1",
     "Buffer": "data:[u8] offset:u64 size:u64",
     "Named": "name:str",
     "ExternalBuffer": "id:u32 group:u32 offset:u64 length:u64 packing:str",

@@ -11,6 +11,7 @@ import numpy as np
 from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.export import targets
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
 from dynnas_jax.networks import template, weights
 from dynnas_jax.search import predictor
@@ -180,7 +181,14 @@ def starting_variables(job: Job, *, start_from: str | None = None, new_classifie
             )
         return None
     path = str(start_from)
-    loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
+    try:
+        loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
+    except ValueError as error:
+        if targets.target(job.target).space == targets.EVERYTHING:
+            raise
+        raise ValueError(
+            f"{error}; target {job.target} restricts the space, weights of the whole one do not fit"
+        ) from error
     if loaded.network is not job.supernet:
         base = loaded.network.arch.template.base
         raise ValueError(

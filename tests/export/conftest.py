@@ -1,5 +1,6 @@
 """One small pair of nets with random weights, exported once for all tests of this folder."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,3 +143,68 @@ def exported(tmp_path_factory) -> Pair:
         facts = dynamic.export(network, promise, unchecked, target="x86", calibration=images, **options)
         device_folder.write(unchecked)
     return Pair(little, big_after_stem, big, images, network, promise, folder, facts)
+
+
+def converted(hswish: bool, per_tensor: bool, folder: Path) -> bytes:
+    """A net of 8x8 images that TensorFlow itself made: full int8, one signature; hard-swish behind the first convolution."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    first, depthwise, pointwise, dense = (
+        (generator.normal(size=shape) / np.prod(shape[:-1]) ** 0.5).astype(np.float32)
+        for shape in ((3, 3, 3, 8), (3, 3, 8, 1), (1, 1, 8, 16), (16, 5))
+    )
+
+    def net(images):
+        y = tf.nn.conv2d(images / 128.0 - 1.0, first, 1, "SAME")
+        y = y * tf.nn.relu6(y + 3.0) / 6.0 if hswish else tf.nn.relu6(y)
+        y = tf.nn.relu6(tf.nn.depthwise_conv2d(y, depthwise, (1, 2, 2, 1), "SAME"))
+        y = tf.nn.relu6(tf.nn.conv2d(y, pointwise, 1, "SAME"))
+        return {"logits": tf.reshape(tf.nn.avg_pool2d(y, 4, 4, "VALID"), (1, 16)) @ dense}
+
+    module = tf.Module()
+    module.net = tf.function(net, input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32, name="image")])
+    tf.saved_model.save(module, str(folder), signatures={"net": module.net.get_concrete_function()})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    images = np.random.default_rng(1).integers(0, 256, (16, 1, 8, 8, 3)).astype(np.float32)
+    converter.representative_dataset = lambda: ([image] for image in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = per_tensor
+    return converter.convert()
+
+
+@pytest.fixture(scope="session")
+def int8_file(tmp_path_factory) -> Path:
+    """What the Edge TPU runs whole: MUL, SUB, CONV_2D, DEPTHWISE_CONV_2D, CONV_2D, AVERAGE_POOL_2D, FULLY_CONNECTED."""
+    folder = tmp_path_factory.mktemp("int8_file")
+    with warnings.catch_warnings(action="ignore"):
+        (folder / "net.tflite").write_bytes(converted(False, True, folder / "saved"))
+    return folder / "net.tflite"
+
+
+@pytest.fixture(scope="session")
+def unmapped_file(tmp_path_factory) -> Path:
+    """The same with HARD_SWISH as operator 3, and a dense layer (operator 7) with a scale per channel."""
+    folder = tmp_path_factory.mktemp("unmapped_file")
+    with warnings.catch_warnings(action="ignore"):
+        (folder / "net.tflite").write_bytes(converted(True, False, folder / "saved"))
+    return folder / "net.tflite"
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """edited(path, change) -> a copy of the file at `path` whose tree of schema objects `change` has worked on."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    def edit(path, change, name="edited.tflite"):
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+        change(model)
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        (tmp_path / name).write_bytes(builder.Output())
+        return tmp_path / name
+
+    return edit

@@ -1,0 +1,297 @@
+"""Opens TFLite and ONNX files and runs the nets in them: numpy, and ai-edge-litert or onnxruntime.
+
+A copy of this module lies in every export folder. Files are data: they are checked before LiteRT or onnxruntime sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+if __package__:
+    from dynnas_jax.export import flatbuffer, metadata
+else:  # lying alone in an export folder
+    import flatbuffer
+    import metadata
+
+UNNAMED = "net"  # what the one net of a file without signatures is called
+MOST_VALUES = 2**28  # in all tensors of one net: 1 GiB in float32
+EDGETPU_OPERATOR = "edgetpu-custom-op"
+_CPU_PROVIDER = "CPUExecutionProvider"
+
+
+class Tensor(NamedTuple):
+    """An input or output: real = scale * (stored - zero_point); scale 0 where the file holds real values."""
+
+    shape: tuple[int, ...]  # the batch (1) included
+    dtype: str  # "float32" or "int8"
+    scale: float
+    zero_point: int
+
+    def quantise(self, values: np.ndarray) -> np.ndarray:
+        """Real values as int8, the nearest that there is."""
+        stored = np.rint(values.astype(np.float32) / np.float32(self.scale)) + self.zero_point
+        return np.clip(stored, -128, 127).astype(np.int8)
+
+    def dequantise(self, stored: np.ndarray) -> np.ndarray:
+        """int8 as real values, float32."""
+        return (stored.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+
+
+class Model:
+    """One net of a file: named inputs, named outputs, and a way to run it."""
+
+    def __init__(self, path: Path, name: str, inputs: dict, outputs: dict, invoke: Callable):
+        """Args: inputs, outputs: `Tensor`s by name; invoke: stored inputs by name -> stored outputs by name."""
+        self.path, self.name = path, name
+        self.inputs: dict[str, Tensor] = inputs
+        self.outputs: dict[str, Tensor] = outputs
+        self.invoke: Callable[[dict], dict] = invoke
+        bytes_as_stored = np.arange(256, dtype=np.float32)  # the stored value of each uint8
+        self._bytes = {name: tensor.quantise(bytes_as_stored) for name, tensor in inputs.items() if tensor.scale}
+
+    def run(self, values: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Real-valued outputs by name, float32 with the batch (1).
+
+        Args: values: uint8 or float32 of an input's shape, or without its leading 1; by name where there are several inputs.
+        Raises: ValueError for another shape or type, or other names.
+        """
+        if not isinstance(values, dict):
+            if len(self.inputs) != 1:
+                raise ValueError(f"{self.label} takes {', '.join(self.inputs)}: give each by its name")
+            values = dict.fromkeys(self.inputs, values)
+        if set(values) != set(self.inputs):
+            raise ValueError(f"{self.label} takes {', '.join(self.inputs)}, not {', '.join(values)}")
+        stored = self.invoke({name: self.store(name, value) for name, value in values.items()})
+        return {name: self.real(name, value) for name, value in stored.items()}
+
+    def store(self, name: str, values: np.ndarray) -> np.ndarray:
+        """uint8 or float32 values as the file's input: float32, or int8 by its scale."""
+        tensor = self.inputs[name]
+        if values.shape not in (tensor.shape, tensor.shape[1:]):
+            raise ValueError(
+                f"{self.label} takes {name} of {list(tensor.shape[1:])}, not {list(values.shape)}: resize first"
+            )
+        if values.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"{self.label} takes uint8 or float32 values, not {values.dtype}: convert them first")
+        values = values.reshape(tensor.shape)
+        if not tensor.scale:
+            return values.astype(np.float32, copy=False)
+        return self._bytes[name][values] if values.dtype == np.uint8 else tensor.quantise(values)
+
+    def real(self, name: str, stored: np.ndarray) -> np.ndarray:
+        """A stored output as float32."""
+        tensor = self.outputs[name]
+        return tensor.dequantise(stored) if tensor.scale else stored
+
+    @property
+    def label(self) -> str:
+        """The file and the net, for messages."""
+        return f"{self.path.name}, {self.name}," if self.name != UNNAMED else self.path.name
+
+
+def load(path: str | Path, threads: int = 1, delegate: str | None = None) -> dict[str, Model]:
+    """The nets of a file by the names of its signatures, in the file's order; they share one interpreter.
+
+    Args:
+      path: a `.tflite` file of float32 or int8 inputs and outputs, or an `.onnx` file of float32 ones.
+      threads: of LiteRT or onnxruntime.
+      delegate: a shared library for LiteRT, such as libedgetpu.so.1; for ONNX an execution provider of onnxruntime.
+
+    Raises: ValueError if the file is absent, damaged or of another kind, or cannot run here.
+    """
+    path = Path(path)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads={threads}: give a whole number of at least 1")
+    if path.suffix == ".onnx":
+        return {name: _checked(model) for name, model in _onnx(path, threads, delegate).items()}
+    return {name: _checked(model) for name, model in _litert(path, threads, delegate).items()}
+
+
+def renamed(model: Model, name: str, inputs: dict, outputs: dict) -> Model:
+    """The same net under other names, which its compiler has dropped; tensors are told apart by their shapes.
+
+    Args: name: of the net; inputs, outputs: shapes by the names that they shall have.
+    Raises: ValueError where a shape fits none, or more than one.
+    """
+    new = []
+    for wanted, tensors in ((inputs, model.inputs), (outputs, model.outputs)):
+        if set(wanted) == set(tensors):
+            new.append({key: key for key in wanted})
+            continue
+        fitting = {key: [old for old in tensors if tensors[old].shape == tuple(wanted[key])] for key in wanted}
+        if len(wanted) != len(tensors) or any(len(found) != 1 for found in fitting.values()):
+            raise ValueError(f"{model.path.name} holds {', '.join(tensors)}, not {', '.join(wanted)} of net {name}")
+        new.append({key: found[0] for key, found in fitting.items()})
+    old_in, old_out = new
+
+    def invoke(stored):
+        found = model.invoke({old_in[key]: value for key, value in stored.items()})
+        return {key: found[old] for key, old in old_out.items()}
+
+    tensors = (
+        {key: model.inputs[old] for key, old in old_in.items()},
+        {k: model.outputs[o] for k, o in old_out.items()},
+    )
+    return Model(model.path, name, *tensors, invoke)
+
+
+def _checked(model: Model) -> Model:
+    """The same model, if its inputs and outputs are of kinds that are understood."""
+    for name, tensor in (*model.inputs.items(), *model.outputs.items()):
+        if tensor.dtype not in ("float32", "int8"):
+            raise ValueError(f"{model.label} has {name} of {tensor.dtype}: this runtime knows float32 and int8")
+        if tensor.dtype == "int8" and not 0 < tensor.scale < float("inf"):
+            raise ValueError(f"{model.label} does not say what its int8 {name} means (scale {tensor.scale})")
+    return model
+
+
+def _litert(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
+    model = flatbuffer.load(path)  # LiteRT itself may crash on a damaged file
+    _check_memory(path, model)
+    if delegate is None and any(code.custom_code == EDGETPU_OPERATOR for code in model.operator_codes):
+        raise ValueError(f"{path.name} is compiled for the Edge TPU: add --delegate=libedgetpu.so.1")
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ValueError(f"{path.name} needs ai-edge-litert: pip install ai-edge-litert ({error})") from error
+    delegates = [_delegate(delegate)] if delegate is not None else None
+    try:
+        with _quiet():
+            interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
+            interpreter.allocate_tensors()
+        signatures = list(interpreter.get_signature_list())
+        if not signatures:
+            return {UNNAMED: _plain_graph(path, interpreter)}
+        return {name: _signature(path, interpreter, name) for name in signatures}
+    except (RuntimeError, ValueError) as error:  # RuntimeError: an operator that this LiteRT or delegate lacks
+        raise ValueError(f"LiteRT cannot run {path.name}: {_first_line(error)}") from error
+
+
+def _check_memory(path: Path, model) -> None:
+    """Refuses a file whose tensors would take more memory than any classifier of a small device."""
+    for graph in model.subgraphs:
+        total = sum(flatbuffer.count(tensor.shape) for tensor in graph.tensors)
+        if total > MOST_VALUES:
+            raise ValueError(f"{path.name} asks for tensors of {total:,} values: no file for this runtime")
+
+
+def _delegate(library: str):
+    from ai_edge_litert.interpreter import load_delegate
+
+    try:
+        ctypes.CDLL(
+            library
+        )  # first, since a Delegate of LiteRT whose library is absent prints a traceback when it goes
+        return load_delegate(library)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"cannot load the delegate {library}: {_first_line(error)}") from error
+
+
+def _signature(path: Path, interpreter, name: str) -> Model:
+    runner = interpreter.get_signature_runner(name)
+    inputs = {key: _tensor(details) for key, details in runner.get_input_details().items()}
+    outputs = {key: _tensor(details) for key, details in runner.get_output_details().items()}
+    return Model(path, name, inputs, outputs, lambda stored: runner(**stored))
+
+
+def _plain_graph(path: Path, interpreter) -> Model:
+    inputs = {details["name"]: details for details in interpreter.get_input_details()}
+    outputs = {details["name"]: details for details in interpreter.get_output_details()}
+
+    def invoke(stored):
+        for name, value in stored.items():
+            interpreter.set_tensor(inputs[name]["index"], value)
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(details["index"]) for name, details in outputs.items()}
+
+    tensors = [{name: _tensor(details) for name, details in side.items()} for side in (inputs, outputs)]
+    return Model(path, UNNAMED, *tensors, invoke)
+
+
+def _tensor(details: dict) -> Tensor:
+    scale, zero_point = details["quantization"]
+    shape = tuple(int(size) for size in details["shape"])
+    return Tensor(shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point))
+
+
+def _onnx(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
+    told = metadata.read_onnx(path)  # also sees whether the file is whole
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(f"{path.name} needs onnxruntime: pip install onnxruntime ({error})") from error
+    providers = onnxruntime.get_available_providers()
+    if delegate is not None and delegate not in providers:
+        raise ValueError(f"delegate {delegate!r} is no execution provider of this onnxruntime: {', '.join(providers)}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    names = [_CPU_PROVIDER] if delegate in (None, _CPU_PROVIDER) else [delegate, _CPU_PROVIDER]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=names)
+    except Exception as error:  # its exceptions have no base of their own
+        raise ValueError(f"onnxruntime cannot run {path.name}: {_first_line(error)}") from error
+    # The exporter names each file by its one net: NET_PRECISION.onnx.
+    name = next((net for net, file in told.get("files", {}).items() if file == path.name), path.stem.rpartition("_")[0])
+    inputs = {node.name: _onnx_tensor(path, node) for node in session.get_inputs()}
+    outputs = {node.name: _onnx_tensor(path, node) for node in session.get_outputs()}
+    order = list(outputs)
+    return {
+        name: Model(path, name, inputs, outputs, lambda stored: dict(zip(order, session.run(order, stored))))  # noqa: B905
+    }
+
+
+def _onnx_tensor(path: Path, node) -> Tensor:
+    if not all(isinstance(size, int) and size > 0 for size in node.shape):
+        raise ValueError(f"{path.name} has {node.name} of shape {node.shape}: this runtime needs static shapes")
+    return Tensor(tuple(node.shape), "float32" if node.type == "tensor(float)" else node.type, 0.0, 0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what LiteRT writes to descriptor 2 of its delegates; what is wrong comes as an exception too."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def passing(given: Tensor, taken: Tensor) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from a stored output of one net to the stored input of the next.
+
+    int8 to int8 goes by a table of 256 entries, or untouched where both scales agree: never through floats.
+    """
+    if not given.scale and not taken.scale:
+        return _same
+    if given.scale and taken.scale:
+        if given.zero_point == taken.zero_point and abs(given.scale / taken.scale - 1) <= 1e-4:
+            return _same  # to less than 1/30 of a step at the ends of int8
+        stored = np.arange(256, dtype=np.uint8)
+        table = taken.quantise(given.dequantise(stored.view(np.int8)))  # by the stored value's bit pattern
+        return functools.partial(_by_table, table)
+    return taken.quantise if taken.scale else given.dequantise
+
+
+def _same(stored: np.ndarray) -> np.ndarray:
+    return stored
+
+
+def _by_table(table: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return table[stored.view(np.uint8)]

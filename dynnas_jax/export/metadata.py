@@ -1,0 +1,220 @@
+"""The `dynnas` metadata of an exported file: what the nets are, how they follow each other, and when one answers.
+
+A copy of this module lies in every export folder. Light: numpy at most.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+if __package__:
+    from dynnas_jax import confidence
+    from dynnas_jax.export import flatbuffer, targets
+else:  # lying alone in an export folder
+    import confidence
+    import flatbuffer
+    import targets
+
+VERSION = 2
+RULE = "first_above"  # the first step whose score is strictly above its threshold answers, else the last
+OWN_SCORE = "own"  # the policy's score where each step computes it itself, as its output `score`
+ONNX_KEY = "dynnas"
+PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
+_FILE = re.compile(rf".+_({'|'.join(PRECISIONS)})\.(tflite|onnx)")
+_COMPILED = "_edgetpu.tflite"  # how the Edge TPU compiler names its output
+_GRAPH, _PROPERTIES = 7, 14  # fields of ONNX's ModelProto
+_ONNX_FIELDS = frozenset((*range(1, 9), _PROPERTIES, 20, 25, 26))
+_LARGEST_BYTES = 2**24  # of one metadata entry
+
+
+def read(path: str | Path) -> dict:
+    """The metadata of a `.tflite` or `.onnx` file, checked.
+
+    Raises: ValueError if the file is absent or damaged, carries none, or one that this version does not understand.
+    """
+    path = Path(path)
+    content = read_onnx(path) if path.suffix == ".onnx" else flatbuffer.read_metadata(path)
+    if not content:
+        raise ValueError(f"{path} carries no `dynnas` metadata: it was not exported by dynnas")
+    return check(content, path.name)
+
+
+def check(content: dict, where: str) -> dict:
+    """The same metadata, if it is complete and of the right kinds; `where` names its origin in messages.
+
+    Raises: ValueError naming what is wrong.
+    """
+    wrong = _first_wrong(content)
+    if wrong:
+        raise ValueError(f"the metadata of {where} {wrong}: export it again, or take the runtime of its own folder")
+    return content
+
+
+def _first_wrong(content: dict) -> str | None:
+    """What is wrong with the metadata, or None."""
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        return f"is not of version {VERSION}"
+    texts, shape = content.get("labels"), content.get("image_shape")
+    if not _all(texts, str) or len(texts) < 2:
+        return "has no two labels"
+    if not _all(shape, int) or len(shape) != 3 or min(shape) < 1:
+        return "has no image_shape of height, width, channels"
+    steps, files = content.get("steps"), content.get("files")
+    if not _all(steps, str) or not steps or not _all(content.get("whole", []), str):
+        return "names no steps"
+    names = (*steps, *content.get("whole", []))
+    if not isinstance(files, dict) or not all(_is_plain_name(files.get(name)) for name in names):
+        return "does not give a file of this folder for each net"
+    return _wrong_policy(content, len(steps))
+
+
+def _wrong_policy(content: dict, steps: int) -> str | None:
+    policy, thresholds = content.get("policy"), content.get("thresholds")
+    if not _all(thresholds, (int, float)) or len(thresholds) != steps - 1 or not all(0 <= t <= 1 for t in thresholds):
+        return f"does not give {steps - 1} thresholds in [0, 1] for {steps} steps"
+    if not _all(content.get("cost"), int) or len(content["cost"]) != steps:
+        return "does not give the cost of each step"
+    if not isinstance(policy, dict) or policy.get("rule") != RULE:
+        return f"has another policy than {RULE!r}"
+    if policy.get("score") not in (*confidence.SCORES, OWN_SCORE):
+        return f"has an unknown score {policy.get('score')!r}"
+    share = content.get("central_share", 1.0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        return f"has a central_share of {share!r}"
+    return None
+
+
+def _all(values, kind) -> bool:
+    """Whether this is a list of values of a kind (True is no number)."""
+    return isinstance(values, list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+
+
+def _is_plain_name(name) -> bool:
+    """Whether this names a file in the folder itself: nothing in a file leads the runtime elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def find(path: str | Path, precision: str | None, delegate: str | None) -> tuple[dict, dict[str, Path]]:
+    """(metadata, the file of each net) of an export, by its folder or one of its files.
+
+    Raises: ValueError where there is none, or not of that precision.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _of_folder(path, precision)
+    elif precision is not None and path.is_file() and _precision(path) != precision:
+        path = _of_folder(path.parent, precision)
+    compiled = path.name.endswith(_COMPILED)
+    plain = path.with_name(path.name[: -len(_COMPILED)] + ".tflite") if compiled else path
+    told = read(plain if plain.exists() else path)
+    names = {name: told["files"][name] for name in (*told["steps"], *told.get("whole", []))}
+    if plain.name not in names.values():  # renamed: then it holds all nets itself
+        return told, dict.fromkeys(names, path)
+    files = {name: path.parent / file for name, file in names.items()}
+    if compiled or (delegate is not None and told.get("target") == "edgetpu"):
+        files = {name: file.with_name(f"{file.stem}{_COMPILED}") for name, file in files.items()}
+    for name in told["steps"]:
+        if not files[name].exists():
+            why = "run the Edge TPU compiler first" if files[name].name.endswith(_COMPILED) else "copy the whole folder"
+            raise ValueError(f"{path.parent} has no {files[name].name}: {why}")
+    return told, files
+
+
+def _precision(path: Path) -> str | None:
+    match = _FILE.fullmatch(path.name.replace(_COMPILED, ".tflite"))
+    return match.group(1) if match else None
+
+
+def _of_folder(folder: Path, precision: str | None) -> Path:
+    """A file of the precision that is asked for, or that the folder's target runs best; TFLite where it can be run."""
+    litert = importlib.util.find_spec("ai_edge_litert") is not None
+    order = (".tflite", ".onnx") if litert else (".onnx", ".tflite")
+    files = sorted((file for file in folder.iterdir() if _FILE.fullmatch(file.name)), key=lambda f: f.name)
+    files = [file for suffix in order for file in files if file.suffix == suffix]
+    if not files:
+        raise ValueError(f"{folder} holds no exported model (such as model_int8.tflite)")
+    there = list(dict.fromkeys(_precision(file) for file in files))
+    if precision is not None and precision not in there:
+        raise ValueError(f"{folder} has no {precision} files, but {', '.join(there)}")
+    if precision is None:
+        target = targets.TARGETS.get(read(files[0]).get("target"))
+        best = [name for name in (target.precisions if target else ()) if name in there]
+        precision = best[-1] if best else there[-1]
+    return next(file for file in files if _precision(file) == precision)
+
+
+def read_onnx(path: str | Path) -> dict:
+    """The `dynnas` entry of an ONNX file, {} without one, read field by field: the graph itself is skipped.
+
+    Raises: ValueError if the file is absent, truncated or no ONNX file, or the entry is no JSON object.
+    """
+    path, found, fields = Path(path), {}, set()
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            while file.tell() < size:
+                field, length = _next_field(file, size)
+                fields.add(field)
+                if field == _PROPERTIES:
+                    found |= _property(file.read(length))
+                else:
+                    file.seek(length, 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated, damaged or not an ONNX file: export it again") from error
+    if _GRAPH not in fields or not fields <= _ONNX_FIELDS:
+        raise ValueError(f"{path} is not an ONNX file")
+    try:
+        content = json.loads(found.get(ONNX_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the `dynnas` metadata of {path} is not JSON: export it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"the `dynnas` metadata of {path} is no JSON object: export it again")
+    return content
+
+
+def _next_field(file, size: int) -> tuple[int, int]:
+    """(number, bytes that follow) of the protobuf field at the file's position. Raises EOFError past the end."""
+    key = _varint(file)
+    kind = key & 7
+    if kind == 0:
+        start = file.tell()
+        _varint(file)
+        length = file.tell() - start
+        file.seek(start)
+    elif kind in (1, 5):
+        length = 8 if kind == 1 else 4
+    elif kind == 2:
+        length = _varint(file)
+    else:
+        raise EOFError
+    if file.tell() + length > size or (key >> 3 == _PROPERTIES and length > _LARGEST_BYTES):
+        raise EOFError
+    return key >> 3, length
+
+
+def _varint(file) -> int:
+    value = 0
+    for place in range(10):
+        byte = file.read(1)
+        if not byte:
+            raise EOFError
+        value |= (byte[0] & 127) << 7 * place
+        if byte[0] < 128:
+            return value
+    raise EOFError
+
+
+def _property(entry: bytes) -> dict[str, str]:
+    """{key: value} of one of ONNX's metadata_props: field 1 is the key, field 2 the value."""
+    import io
+
+    file, parts = io.BytesIO(entry), {}
+    while file.tell() < len(entry):
+        field, length = _next_field(file, len(entry))
+        parts[field] = file.read(length)
+    return {parts.get(1, b"").decode(): parts.get(2, b"").decode()}

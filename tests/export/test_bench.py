@@ -1,0 +1,272 @@
+"""Measurements: what is counted, what energy is made of, and the command from arguments to JSON."""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from hand_made import MACS, STEPS, hand_made, tell  # noqa: F401 (a fixture)
+from PIL import Image
+
+from dynnas_jax.__main__ import main
+from dynnas_jax.costs import energy
+from dynnas_jax.export import bench, machine, runtime, targets
+
+
+def test_the_counted_runs_only():
+    calls = []
+    latency = bench.timed(calls.append, ["a", "b", "c"], runs=6, warm_up=3)
+    assert calls == ["a", "b", "c"] * 3
+    assert 0 < latency.p10_ms <= latency.median_ms <= latency.p90_ms <= latency.p95_ms
+    assert latency.p10_ms / 6 <= latency.mean_ms
+    for inputs, runs, warm_up in (([], 1, 1), (["a"], 0, 1), (["a"], 1, -1)):
+        with pytest.raises(ValueError, match="at least one input and one run"):
+            bench.timed(calls.append, inputs, runs=runs, warm_up=warm_up)
+
+
+def test_percentiles_are_of_the_durations():
+    naps = iter([0.0, 0.001, 0.001, 0.001, 0.02])
+    latency = bench.timed(lambda _: time.sleep(next(naps)), [None], runs=4, warm_up=1)
+    assert 1 <= latency.median_ms < 15 < latency.p95_ms
+    assert latency.mean_ms >= (3 * 1 + 20) / 4
+
+
+class Meter:
+    """Counters that show 2 W, and nothing else of the module `energy`."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def rapl(self):
+        return ("package-0",)
+
+    def read_uj(self, counters):
+        return tuple(int(2e6 * (time.perf_counter() - self.start)) for _ in counters)
+
+    elapsed_j = staticmethod(energy.elapsed_j)
+
+
+def test_the_time_for_energy(monkeypatch):
+    meter, calls = Meter(), []
+    monkeypatch.setattr(meter, "elapsed_j", lambda _, before, after: (after[0] - before[0]) / 1e6)
+    window = bench.repeated(lambda value: (calls.append(value), time.sleep(0.001)), [1, 2, 3], 0.1, meter)
+    assert window.calls == len(calls) <= 100
+    assert 0.1 <= window.end_s - window.start_s < 5
+    assert window.rapl_j == pytest.approx(2 * (window.end_s - window.start_s), rel=0.1)
+    assert abs(window.end_s - time.time()) < 5
+    assert bench.repeated(calls.append, [1, 2, 3], 0.0, meter).calls == 3  # each input once at least
+
+
+# Energy of results.
+
+
+@pytest.fixture
+def results():
+    """results(target=..., ...): of one section of 1000 calls of 2 ms in 4 s."""
+
+    def make(target="pi4", board="Raspberry Pi 4 Model B Rev 1.4", delegate=None, rapl_j=None, window=True):
+        latency = {"median_ms": 1.9, "p10_ms": 1.8, "p90_ms": 2.2, "p95_ms": 2.5, "mean_ms": 2.0}
+        own = {"start_s": 100.0, "end_s": 104.0, "calls": 1000, "rapl_j": rapl_j}
+        section = {"latency_ms": latency, "throughput_per_s": 500.0, "window": own if window else None}
+        return {
+            "sections": {"decision": section},
+            "model": {"target": target},
+            "machine": {"board": board},
+            "settings": {"delegate": delegate},
+        }
+
+    return make
+
+
+def spent(content, log=None):
+    return bench.add_energy(content, energy, log)["sections"]["decision"]["energy"]
+
+
+def test_energy_says_where_it_is_from(results):
+    meter = energy.power_log.Log(tuple(range(98, 108)), (5.0,) * 10, "meter.csv (power_w)")
+    assert spent(results(rapl_j=6.0), meter) == {
+        "energy_mj": pytest.approx(5 * 4 / 1000 * 1e3),
+        "source": "log",
+        "detail": "meter.csv (power_w)",
+    }
+    assert spent(results(rapl_j=6.0))["energy_mj"] == pytest.approx(6.0)
+    assert spent(results(rapl_j=6.0))["source"] == "rapl"
+    figure = spent(results())
+    assert figure["energy_mj"] == pytest.approx(targets.TARGETS["pi4"].power.watts * 2.0)
+    assert figure["source"] == "power_figure"
+    assert figure["detail"].startswith("not measured: 3.06 W (Raspberry Pi documentation")
+
+
+def test_a_figure_is_for_its_own_board_only(results):
+    assert spent(results(board=None)) is None  # a Pi's export on a computer
+    assert spent(results(board="Raspberry Pi 5 Model B")) is None
+    assert spent(results("pi5", "Raspberry Pi 5 Model B"))["source"] == "power_figure"
+    assert spent(results("edgetpu", None)) is None
+    assert spent(results("edgetpu", None, delegate="libedgetpu.so.1"))["source"] == "power_figure"
+    assert spent(results("x86", None)) is None
+    assert spent(results("unknown", None)) is None
+
+
+def test_a_log_that_does_not_fit(results):
+    meter = energy.power_log.Log((0.0, 50.0), (5.0, 5.0), "meter.csv (power_w)")
+    with pytest.raises(ValueError, match="the log must cover it"):
+        spent(results(), meter)
+    with pytest.raises(ValueError, match="measure again, with --energy_s=30"):
+        spent(results(window=False), meter)
+
+
+# The command.
+
+
+@pytest.fixture
+def folder(hand_made, tmp_path):  # noqa: F811
+    return shutil.copytree(hand_made.one_file, tmp_path / "export")
+
+
+@pytest.fixture
+def pictures(hand_made, tmp_path):  # noqa: F811
+    for index, image in enumerate(hand_made.images):
+        path = tmp_path / "pictures" / str(index % 3) / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return tmp_path / "pictures"
+
+
+QUICK = ("--runs=40", "--warm_up=2")
+
+
+def test_from_arguments_to_results(folder, pictures, capsys, tmp_path, hand_made):  # noqa: F811
+    output = tmp_path / "bench.json"
+    main(
+        [
+            "bench",
+            str(folder),
+            "--precision=fp32",
+            f"--images={pictures}",
+            "--energy_s=0.05",
+            f"--output={output}",
+            *QUICK,
+        ]
+    )
+    content = bench.read(output)
+    assert list(content["sections"]) == ["decision", *STEPS, "large"]
+    for own in content["sections"].values():
+        latency = own["latency_ms"]
+        assert 0 < latency["p10_ms"] <= latency["median_ms"] <= latency["p95_ms"]
+        assert own["throughput_per_s"] == pytest.approx(1e3 / latency["mean_ms"])
+        assert own["window"]["end_s"] - own["window"]["start_s"] >= 0.05
+    classifier = runtime.DynamicClassifier(folder, "fp32")
+    choices = [classifier.predict(image).choice for image in hand_made.images]  # 40 runs over 40 images, each once
+    assert content["exit_rate"] == pytest.approx(np.bincount(choices, minlength=3) / 40)
+    assert [median > 0 for median in content["exit_median_ms"]] == [True] * 3
+    digest = hashlib.sha256((folder / "model_fp32.tflite").read_bytes()).hexdigest()
+    assert content["model"]["files"]["model_fp32.tflite"]["sha256"] == digest
+    assert set(content["model"]["files"]["model_fp32.tflite"]["nets"]) == set(MACS)
+    assert content["settings"]["image_count"] == 40
+    assert 0 < content["before_opening_bytes"] <= content["peak_memory_bytes"] < 2**33
+    told = capsys.readouterr().out
+    assert re.search(r"^decision( +[\d.]+){3} +(-|[\d.e-]+)$", told, re.M)
+    assert "answered by: 50.0% first, 27.5% second, 22.5% third" in told
+
+
+def test_the_images_are_spread_over_the_folder(folder, pictures, tmp_path):
+    output = tmp_path / "bench.json"
+    main(["bench", str(folder), f"--images={pictures}", "--most_images=3", f"--output={output}", *QUICK])
+    assert bench.read(output)["settings"]["image_count"] == 3
+
+
+def test_a_single_net_has_one_section(folder, tmp_path, capsys):
+    path = folder / "model_fp32.tflite"
+    tell(path, steps=["large"], whole=[], thresholds=[], cost=[1], files={"large": path.name})
+    main(["bench", str(path), f"--output={tmp_path / 'bench.json'}", *QUICK])
+    assert list(bench.read(tmp_path / "bench.json")["sections"]) == ["decision"]
+    assert "20 images of noise, so the exits are not those of photos" in capsys.readouterr().out
+
+
+def test_a_log_may_come_later(folder, tmp_path, capsys):
+    first, second, csv = tmp_path / "bench.json", tmp_path / "with_energy.json", tmp_path / "log.csv"
+    main(["bench", str(folder), "--energy_s=0.05", f"--output={first}", *QUICK])
+    content = bench.read(first)
+    windows = [own["window"] for own in content["sections"].values()]
+    begun = windows[0]["start_s"] - 1
+    steps = np.arange(0, windows[-1]["end_s"] + 1 - begun, 0.005)
+    csv.write_text("time_s,power_mw\n" + "".join(f"{step:.3f},4000\n" for step in steps))
+    main(["bench", str(first), f"--energy_log={csv}", f"--energy_log_start={begun}", f"--output={second}"])
+    for own, window in zip(bench.read(second)["sections"].values(), windows, strict=True):
+        expected = 4.0 * (window["end_s"] - window["start_s"]) / window["calls"] * 1e3
+        assert own["energy"]["energy_mj"] == pytest.approx(expected, rel=1e-6)
+        assert own["energy"]["source"] == "log"
+    assert "energy: log, log.csv (power_mw)" in capsys.readouterr().out
+
+
+def test_mistakes_leave_nothing(folder, tmp_path, capsys):
+    output, csv = tmp_path / "bench.json", tmp_path / "log.csv"
+    output.write_text("kept")
+    csv.write_text("time_s,power\n0,1\n")
+    (tmp_path / "other.json").write_text(json.dumps({"version": 99, "kind": bench.KIND}))
+    for arguments, said in (
+        ([folder, "--runs=0"], "at least one input and one run"),
+        ([folder, "--energy_s=-1"], "--energy_s=-1"),
+        ([folder, "--most_images=0"], "--most_images=0"),
+        ([folder, f"--energy_log={csv}", "--energy_s=0.05"], "column 'power' names no unit"),
+        (
+            [folder, f"--energy_log={csv}", "--energy_s=0.05", "--energy_log_start=soon"],
+            "--energy_log_start=soon: give",
+        ),
+        ([folder, "--images=nowhere"], "no images there"),
+        ([tmp_path], "holds no exported model"),
+        ([tmp_path / "none.tflite"], "cannot read"),
+        ([output, f"--energy_log={csv}"], "is not JSON"),
+        ([tmp_path / "other.json", f"--energy_log={csv}"], "holds no results of bench, version 1"),
+        ([tmp_path / "other.json"], "--energy_log=CSV adds the energy"),
+        ([tmp_path / "none.json", f"--energy_log={csv}"], "cannot read"),
+    ):
+        quick = [] if "--runs=0" in arguments else ["--runs=1"]
+        with pytest.raises(SystemExit) as stopped:
+            main(["bench", *map(str, arguments), f"--output={output}", "--warm_up=0", *quick])
+        wrong = capsys.readouterr().err
+        assert (stopped.value.code, wrong.count("\n")) == (2, 1), wrong
+        assert said in wrong
+        assert output.read_text() == "kept"
+
+
+def test_a_file_that_cannot_be_measured_is_named_before_anything_runs(folder, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["bench", str(folder), f"--output={tmp_path / 'none' / 'bench.json'}"])
+    assert "there is no folder" in capsys.readouterr().err
+
+
+# The machine.
+
+
+def test_a_board_describes_itself(tmp_path):
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("Raspberry Pi 5 Model B Rev 1.0\0")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n")
+    for core, name in enumerate(("ondemand", "ondemand")):
+        path = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{name}\n")
+    for zone, temperature in enumerate(("48312", "51200", "-", "")):
+        path = tmp_path / f"sys/class/thermal/thermal_zone{zone}/temp"
+        path.parent.mkdir(parents=True)
+        path.write_text(temperature)
+    assert machine.facts(tmp_path)["board"] == "Raspberry Pi 5 Model B Rev 1.0"
+    assert machine.governor(tmp_path) == "ondemand"
+    assert machine.temperature_c(tmp_path) == 51.2
+
+
+def test_what_cannot_be_read_is_none(tmp_path):
+    assert machine.facts(tmp_path)["board"] is None
+    assert machine.governor(tmp_path) is None
+    assert machine.temperature_c(tmp_path) is None
+
+
+def test_peak_memory_is_the_kernel_s(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t   51200 kB\nVmRSS:\t 40960 kB\n")
+    assert machine.peak_memory_bytes(tmp_path / "status") == 50 * 2**20
+    large = np.ones(8_000_000)  # 64 MB, touched
+    assert machine.peak_memory_bytes() >= machine.resident_bytes() >= large.nbytes
