@@ -171,7 +171,7 @@ def unknown_names(text, known):
     given = re.findall(rf"\bconfig\.({SECTION}[\w.]*\w)", text)
     unknown = [key for key in given if key not in known]
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
-        if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack)\w+)+)(?: = .*|\(.*)?$", code):
+        if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack|json)\w+)+)(?: = .*|\(.*)?$", code):
             if match[1] not in known and not exists(f"dynnas_jax.{match[1]}"):
                 unknown.append(match[1])
         elif (
@@ -228,7 +228,7 @@ def test_commands_are_accepted(text_with_commands):
 
 def test_every_command_of_dynnas_is_shown():
     shown = {arguments[0] for page in PAGES for arguments in commands(page.read_text())}
-    assert shown == {"run", "augment", "cost", "search", "report", "status"}
+    assert shown == {"run", "augment", "cost", "search", "export", "report", "status"}
     assert all(commands(f"```\n{ast.get_docstring(ast.parse(file.read_text()))}\n```") for file in RECIPES)
 
 

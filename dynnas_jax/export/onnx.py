@@ -21,6 +21,7 @@ METADATA_KEY = flatbuffer.METADATA_NAME  # of the entry in metadata_props
 PRECISIONS = ("fp32", "int8")  # that are written as ONNX: TensorRT makes its own fp16 of fp32
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _INT8_LARGEST = 127
+_HARD_SWISH_OPSET = 14  # the first with this operator; tf2onnx writes it into older ones as well
 
 
 def convert(
@@ -75,6 +76,8 @@ def _converted(source: Path, opset: int):
             model, _ = tf2onnx.convert.from_tflite(str(flat), opset=opset)
         except Exception as error:  # tf2onnx raises what its handlers meet
             raise ValueError(f"tf2onnx cannot express {source.name}: {_first_line(error)}") from error
+    if opset < _HARD_SWISH_OPSET:
+        _spell_out_hard_swish(model.graph)
     _rename(model.graph, source)
     return model
 
@@ -142,6 +145,21 @@ def _reshape(model, graph, dense):
     )
     dense.inputs = np.array([flat, *dense.inputs[1:]], np.int32)
     return operator
+
+
+def _spell_out_hard_swish(graph) -> None:
+    """x * relu6(x + 3) / 6 as Mul(x, HardSigmoid(x))."""
+    import onnx
+
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "HardSwish":
+            gate = f"{node.output[0]}_gate"
+            nodes.append(onnx.helper.make_node("HardSigmoid", [node.input[0]], [gate], alpha=1 / 6, beta=0.5))
+            node = onnx.helper.make_node("Mul", [node.input[0], gate], [node.output[0]])
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _rename(graph, source: Path) -> None:
