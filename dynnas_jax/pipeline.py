@@ -115,7 +115,7 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
     own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
     name = f"export/{target}"
     workdir = Workdir(path, (*STAGES, Stage(name, (*_DATA, "export"), ("evaluate",))), own, _sources(config))
-    _check_inputs(workdir, [name], ())
+    _check_inputs(workdir, ["export"], ())
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
         if workdir.complete(name):
             return _say(f"{name}: done before")

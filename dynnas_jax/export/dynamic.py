@@ -78,26 +78,30 @@ def export(
       whole file), `macs`, `ops`, `max_logit_difference` from JAX, and lint's `warnings`, if there are any.
     Raises: ValueError if an argument is wrong or a file breaks a promise (operators, memory, MACs, outputs); OSError.
     """
-    known, folder = targets.target(target), Path(folder)
-    _check_arguments(network, promise, calibration)
-    inputs = functions.inputs(network, calibration)
-    expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
-    plan = _Plan(network, promise, known, inputs, expected)
-    _check_outputs_of_jax(plan)
-    signatures = {name: tflite.Signature(f.call, f.shapes, inputs[name]) for name, f in network.functions.items()}
-    facts, precisions = {}, tuple(precisions) or known.precisions
+    plan = _plan(network, promise, targets.target(target), calibration)
+    folder, facts = Path(folder), {}
+    signatures = {name: tflite.Signature(*f, plan.inputs[name]) for name, f in network.functions.items()}
     with tflite.saved(signatures) as traced:
-        for precision in precisions:
+        for precision in tuple(precisions) or plan.target.precisions:
             facts |= _write_tflite(traced, plan, folder, precision)
-        if known.onnx if onnx_too is None else onnx_too:
-            for precision in [name for name in onnx.PRECISIONS if name in precisions]:
-                facts |= {
-                    f"{name}_{precision}_onnx": _write_onnx(traced, plan, folder, name, precision)
-                    for name in signatures
-                }
+            if precision in onnx.PRECISIONS and (plan.target.onnx if onnx_too is None else onnx_too):
+                for name in signatures:
+                    facts[f"{name}_{precision}_onnx"] = _write_onnx(traced, plan, folder, name, precision)
     for fact in facts.values():
         fact["max_logit_difference"] = _compare(plan, folder, fact, tolerance)
     return facts
+
+
+def _plan(network: functions.Network, promise: Promise, target: targets.Target, calibration: np.ndarray) -> _Plan:
+    """What is to be exported, with the inputs and JAX's answers to some of them. Raises ValueError where they do not fit."""
+    _check_arguments(network, promise, calibration)
+    inputs = functions.inputs(network, calibration)
+    expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
+    wanted = (1, len(promise.labels))
+    for name, (first, *_) in expected.items():
+        if first[functions.LOGITS].shape != wanted:
+            raise ValueError(f"{name} gives logits {first[functions.LOGITS].shape} for {wanted[1]} labels")
+    return _Plan(network, promise, target, inputs, expected)
 
 
 def _check_arguments(network: functions.Network, promise: Promise, calibration: np.ndarray) -> None:
@@ -113,12 +117,6 @@ def _check_arguments(network: functions.Network, promise: Promise, calibration: 
         raise ValueError(f"{steps} steps have {steps} costs and {steps - 1} thresholds, not {counts}")
     if missing := [name for name in network.functions if name not in promise.macs]:
         raise ValueError(f"the export's MACs lack {', '.join(missing)}")
-
-
-def _check_outputs_of_jax(plan: _Plan) -> None:
-    for name, ((outputs, *_), classes) in ((n, (rows, len(plan.promise.labels))) for n, rows in plan.expected.items()):
-        if outputs[functions.LOGITS].shape != (1, classes):
-            raise ValueError(f"{name} gives logits {outputs[functions.LOGITS].shape} for {classes} labels")
 
 
 def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: str) -> dict[str, dict]:

@@ -31,6 +31,11 @@ class _Group(NamedTuple):
     facts: dict[str, dict]  # by function
     classifier: runtime.DynamicClassifier
 
+    @property
+    def nets(self) -> dict[str, engines.Model]:
+        """The steps in order, then the nets that answer alone."""
+        return {**{model.name: model for model in self.classifier.steps}, **self.classifier.whole}
+
 
 def measure(
     folder: str | Path,
@@ -54,26 +59,24 @@ def measure(
       `latency_ms` (median), `latency_mean_ms` and `latency_spread_ms` (p10, p90); under "cascade" for each precision
       `accuracy`, `agreement_with_jax`, `exit_rate` [S] and the latencies of the whole decision; and what measured it. All are
       timed over the same images, drawn at random, since a cascade's mean depends on how many of them leave early.
-    Raises: ValueError for other numbers of images, labels and answers.
     """
     if not len(images) == len(labels) == len(reference.answers) or len(images) == 0:
-        counts = f"{len(images)} images, {len(labels)} labels and {len(reference.answers)} JAX predictions"
-        raise ValueError(f"{counts}: give one of each")
+        counts = len(images), len(labels), len(reference.answers)
+        raise ValueError("{} images, {} labels and {} JAX predictions: give one of each".format(*counts))
     files, cascade = {name: dict(fact) for name, fact in facts.items()}, {}
-    timed = list(images[np.random.default_rng(0).permutation(len(images))[:runs]])
     groups = list(_groups(Path(folder), files, threads))
+    timed = list(images[np.random.default_rng(0).permutation(len(images))[:runs]])
     with tqdm(total=len(groups) * 2 * len(images), desc="measuring the export", delay=5) as bar:
         for group in groups:
             answers, right = _over(group, images, labels, bar)
             cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.steps))
             cascade[group.key] |= _timed(group.classifier.predict, timed, runs, warm_up)
             for name, fact in group.facts.items():
-                exact = float(np.mean(reference.predictions[name] == labels))
-                fact |= {"accuracy": right[name] / len(images), "accuracy_loss": exact - right[name] / len(images)}
-                inputs = _inputs(group.classifier, name, timed)
-                fact |= _timed(_nets(group.classifier)[name].run, inputs, runs, warm_up)
-    settings = {"threads": threads, "runs": runs, "warm_up": warm_up}
-    return {"files": files, "cascade": cascade, **settings, "machine": machine.facts(), "versions": _versions()}
+                accuracy, exact = right[name] / len(images), float(np.mean(reference.predictions[name] == labels))
+                fact |= {"accuracy": accuracy, "accuracy_loss": exact - accuracy}
+                fact |= _timed(group.nets[name].run, _inputs(group, name, timed), runs, warm_up)
+    about = {"threads": threads, "runs": runs, "warm_up": warm_up, "machine": machine.facts(), "versions": _versions()}
+    return {"files": files, "cascade": cascade, **about}
 
 
 def _groups(folder: Path, files: dict[str, dict], threads: int) -> Iterator[_Group]:
@@ -84,25 +87,21 @@ def _groups(folder: Path, files: dict[str, dict], threads: int) -> Iterator[_Gro
         yield _Group(key, own, runtime.DynamicClassifier(first, threads=threads))
 
 
-def _nets(classifier: runtime.DynamicClassifier) -> dict[str, engines.Model]:
-    return {**{model.name: model for model in classifier.steps}, **classifier.whole}
-
-
-def _inputs(classifier: runtime.DynamicClassifier, name: str, images: list[np.ndarray]) -> list:
+def _inputs(group: _Group, name: str, images: list[np.ndarray]) -> list:
     """What a net reads for these images; of one that reads what others made, fewer."""
-    if set(_nets(classifier)[name].inputs) == {functions.IMAGE}:
+    if set(group.nets[name].inputs) == {functions.IMAGE}:
         return images
-    return [classifier.inputs_of(name, image) for image in images[:TIMED_INPUTS]]
+    return [group.classifier.inputs_of(name, image) for image in images[:TIMED_INPUTS]]
 
 
 def _over(group: _Group, images: np.ndarray, labels: np.ndarray, bar: tqdm) -> tuple[list, dict[str, int]]:
     """The network's answers to all images, and how many of them each of its functions gets right."""
-    answers, right = [], dict.fromkeys(group.facts, 0)
+    answers, right, nets = [], dict.fromkeys(group.facts, 0), group.nets
     for image, label in zip(images, labels, strict=True):
         answers.append(group.classifier.predict(image))
         bar.update()
         known = {functions.IMAGE: image}
-        for name, model in _nets(group.classifier).items():
+        for name, model in nets.items():
             outputs = model.run({key: known[key] for key in model.inputs})
             right[name] += int(outputs[functions.LOGITS].argmax() == label)
             known |= outputs

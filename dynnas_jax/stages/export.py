@@ -51,21 +51,20 @@ def run(
     from dynnas_jax.export import device_folder, dynamic, measuring
 
     network, promise = _network(job)
-    calibration, resolution = _calibration(job, calibration_images), network.image_shape[0]
-    calibration = np.asarray(resized(calibration, resolution))
-    test, where = at_resolution(job.images.test, resolution), folder / job.target
+    resolution, where = network.image_shape[0], folder / job.target
+    calibration = np.asarray(resized(_calibration(job, calibration_images), resolution))
+    test = at_resolution(job.images.test, resolution)
+    timing = {"threads": threads, "runs": runs, "warm_up": warm_up}
     with dynamic.all_or_nothing(where) as unchecked:
         options = {"target": job.target, "precisions": tuple(precisions), "onnx_too": onnx or None}
         facts = dynamic.export(network, promise, unchecked, calibration=calibration, **options)
-        timing = {"threads": threads, "runs": runs, "warm_up": warm_up}
         measured = measuring.measure(unchecked, facts, test.images, test.labels, _reference(job), **timing)
         if lossy := measuring.losses(measured, max_accuracy_loss):
             layers = measuring.lossy_layers(network, [loss.function for loss in lossy], calibration)
             raise ValueError(_too_lossy(lossy, layers, max_accuracy_loss, where))
         write_json(unchecked / "export.json", measured | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
-        files = sorted(path.name for path in unchecked.iterdir())
-    return tuple(f"{job.target}/{name}" for name in files)
+    return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:

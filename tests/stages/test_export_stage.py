@@ -109,6 +109,8 @@ def test_another_target_of_a_finished_run(tiny_run, tmp_path, capsys):
     capsys.readouterr()
     __main__.main(command)
     assert "export/pi4: done before" in capsys.readouterr().out
+    __main__.main(["status", f"--workdir={copy}"])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["export/pi4", "done"]
     pipeline.run(tiny_run.config, copy)
     assert capsys.readouterr().out.count("done before") == len(pipeline.NAMES)
     # A file that is damaged afterwards is noticed, and made anew.
