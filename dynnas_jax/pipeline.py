@@ -13,8 +13,7 @@ from typing import Any
 
 from dynnas_jax import processes, recipe
 from dynnas_jax.data import sources
-from dynnas_jax.export import targets
-from dynnas_jax.workdir import Stage, Workdir, cache_folder, digest, file_digest, read_config, read_json
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config, read_json
 
 _DATA = ("data", "supernet", "seed")
 STAGES = (
@@ -58,6 +57,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
         # What is wrong with the config or the data must come to light before anything is deleted.
         _check_inputs(workdir, todo, doomed)
         job = _prepare(workdir, config, todo)
+        _check_space(workdir, job, doomed)
         processes.wait_for_all("prepared")  # before anything that the others look at changes
         if first and (deleted := workdir.delete(doomed)):
             _say(f"deleted {', '.join(deleted)}")
@@ -74,8 +74,7 @@ def _sources(config: dict) -> dict[str, str | None]:
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
-    space = digest(targets.target(config["target"]).space)  # of networks: targets that restrict nothing are alike
-    return {"data.name": sources.identity(**config["data"]), "target": space, **hashes}
+    return {"data.name": sources.identity(**config["data"]), **hashes}
 
 
 def report(path: Path) -> None:
@@ -197,6 +196,21 @@ def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) ->
     if missing:
         raise ValueError(
             f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; `dynnas run` with them in --stages does them"
+        )
+
+
+def _check_space(workdir: Workdir, job: Any, doomed: tuple[str, ...]) -> None:
+    """What is trained must be of the run's space, which a target may restrict; else ValueError."""
+    if job is None or "train" in doomed or not workdir.folder("train").is_dir() or not workdir.config_file.exists():
+        return
+    from dynnas_jax.job import build_supernet, facts_of
+
+    before = read_config(workdir.path).get("target")
+    trained = build_supernet(workdir.config["supernet"], facts_of(job.images), before)
+    if trained.space.fingerprint != job.supernet.space.fingerprint:
+        raise ValueError(
+            f"{workdir.path}: stage 'train' was made for target {before}, whose space is another than {job.target}'s; "
+            "pass --redo=train, or another --workdir"
         )
 
 

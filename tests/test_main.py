@@ -496,7 +496,7 @@ def test_cost_of_an_attentive_nas_arch_file(capsys, published, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--config.target=../../x",), "target is '../../x', choose from ['x86']"),
+        (("--config.target=../../x",), "target is '../../x', choose from ['edgetpu', 'pi4', "),
         (("--config.train.optimizer.learning_rate=-1.0",), "optimizer: learning_rate is -1.0, must not be negative"),
         (("--config.data.augment.rotate=-1.0",), "rotate=-1.0"),
     ],

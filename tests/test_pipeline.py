@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dynnas_jax import job, pipeline, records, status
-from dynnas_jax.export import flatbuffer
+from dynnas_jax.export import flatbuffer, targets
 from dynnas_jax.search import collect
 from dynnas_jax.stages import search
 from dynnas_jax.train import feed, metrics
@@ -215,6 +215,17 @@ def test_redo_deletes_nothing_that_cannot_be_made_anew(tiny_run, copy, redo, nam
     before = times(copy)
     with pytest.raises(ValueError, match=said):
         pipeline.run(config, copy, names=names, redo=redo)
+    assert times(copy) == before
+
+
+def test_another_target_must_have_the_space_that_was_trained(tiny_run, copy, monkeypatch):
+    narrow = targets.TARGETS["pi4"]._replace(name="narrow", space=targets.Space(activations=("relu",)))
+    monkeypatch.setitem(targets.TARGETS, "narrow", narrow)
+    before = times(copy)
+    with pytest.raises(
+        ValueError, match="'train' was made for target x86, whose space is another than narrow's; pass --redo"
+    ):
+        pipeline.run({**tiny_run.config, "target": "narrow"}, copy, redo="export")
     assert times(copy) == before
 
 

@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,16 +51,27 @@ def run(known: argparse.Namespace, open_classifier: Callable[[], Any], energy: A
         seconds = ENERGY_S if known.energy_log or energy.rapl() else 0.0
     if not 0 <= seconds < 86_400 or known.most_images < 1:
         raise ValueError(f"--energy_s={seconds:g}, --most_images={known.most_images}: give a time, and at least 1")
+    content = _measured(known, open_classifier, energy, seconds)
+    try:
+        finished = bench.add_energy(content, energy, _log(known, content, energy))
+    except ValueError as error:  # of the log; what was measured is not lost
+        _tell(known, bench.add_energy(content, energy))
+        hint = f"; dynnas bench {known.output} --energy_log=CSV adds it later" if known.output else ""
+        raise ValueError(f"no energy of the log: {error}{hint}") from error
+    _tell(known, finished)
+
+
+def _measured(known: argparse.Namespace, open_classifier: Callable[[], Any], energy: Any, energy_s: float) -> dict:
     before_bytes = machine.resident_bytes()
     classifier = open_classifier()
     images, source = _images(classifier, known)
-    temperatures_c, started_s = [machine.temperature_c()], time.time()
-    found = bench.measure(classifier, images, energy, runs=known.runs, warm_up=known.warm_up, energy_s=seconds)
+    started, temperatures_c = datetime.datetime.now().astimezone(), [machine.temperature_c()]
+    found = bench.measure(classifier, images, energy, runs=known.runs, warm_up=known.warm_up, energy_s=energy_s)
     temperatures_c.append(machine.temperature_c())
-    content = {
+    return {
         "version": bench.VERSION,
         "kind": bench.KIND,
-        "started": datetime.datetime.fromtimestamp(started_s).astimezone().isoformat(timespec="seconds"),
+        "started": started.isoformat(timespec="seconds"),
         "model": _model(classifier),
         "machine": {**machine.facts(), "governor": machine.governor(), "temperature_c": temperatures_c},
         "versions": machine.versions(),
@@ -76,7 +86,6 @@ def run(known: argparse.Namespace, open_classifier: Callable[[], Any], energy: A
         "before_opening_bytes": before_bytes,
         **found,
     }
-    _finish(known, content, energy)
 
 
 def import_log(known: argparse.Namespace, path: str | Path, energy: Any) -> None:
@@ -84,18 +93,23 @@ def import_log(known: argparse.Namespace, path: str | Path, energy: Any) -> None
     if not known.energy_log:
         raise ValueError(f"{path} holds results already: --energy_log=CSV adds the energy of a log to them")
     _check_output(known.output)
-    _finish(known, bench.read(path), energy)
+    content = bench.read(path)
+    _tell(known, bench.add_energy(content, energy, _log(known, content, energy)))
 
 
-def _finish(known: argparse.Namespace, content: dict, energy: Any) -> None:
-    log = None
-    if known.energy_log:
-        offset_s = datetime.datetime.fromisoformat(content["started"]).utcoffset().total_seconds()
-        begun_s = _moment(known.energy_log_start, offset_s) if known.energy_log_start else None
-        log = energy.power_log.read_log(
-            known.energy_log, start_s=begun_s, utc_offset_s=offset_s, column=known.energy_column
-        )
-    content = bench.add_energy(content, energy, log)
+def _log(known: argparse.Namespace, content: dict, energy: Any) -> Any:
+    """The log that the arguments name, or None; its dates are those of the machine that was measured."""
+    if not known.energy_log:
+        return None
+    offset_s = datetime.datetime.fromisoformat(content["started"]).utcoffset().total_seconds()
+    begun_s = _moment(known.energy_log_start, offset_s) if known.energy_log_start else None
+    return energy.power_log.read_log(
+        known.energy_log, start_s=begun_s, utc_offset_s=offset_s, column=known.energy_column
+    )
+
+
+def _tell(known: argparse.Namespace, content: dict) -> None:
+    """Prints the results, and writes them where `--output` says."""
     print("\n".join(lines(content)))
     if known.output:
         unfinished = Path(f"{known.output}.unfinished")

@@ -25,6 +25,7 @@ MODULES = (
             "photos",
             "runtime",
             "schema",
+            "soundness",
             "targets",
         )
     ),

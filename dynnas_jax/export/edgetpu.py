@@ -116,11 +116,11 @@ def _limits(step: Step) -> Iterator[tuple[str, str]]:
         yield "limit", f"a convolution dilated by {dilation}: both must be equal"
     if step.name == "FULLY_CONNECTED" and step.option("weights_format"):
         yield "limit", "its weights are in another order than the default one"
-    axes = step.values(1)
-    if step.name == "MEAN" and axes is not None and not {axis % 4 for axis in axes} <= {1, 2}:
-        yield "limit", f"a mean over axes {axes}: only height and width (1, 2) can be reduced"
-    if step.name == "PAD" and axes is not None and any(axes[:2] + axes[6:]):
-        yield "limit", f"padding by {axes}: only height and width can be padded"
+    numbers = step.values(1) if step.name in ("MEAN", "PAD") else None
+    if step.name == "MEAN" and numbers is not None and not {axis % 4 for axis in numbers} <= {1, 2}:
+        yield "limit", f"a mean over the axes {numbers}: only height and width (1, 2) can be reduced"
+    if step.name == "PAD" and numbers is not None and any(numbers[:2] + numbers[6:]):
+        yield "limit", f"padding by {numbers}: only height and width can be padded"
 
 
 def _inside(step: Step) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 if __package__:
-    from dynnas_jax.export import flatbuffer, metadata
+    from dynnas_jax.export import flatbuffer, metadata, soundness
 else:  # lying alone in an export folder
     import flatbuffer
     import metadata
+    import soundness
 
 UNNAMED = "net"  # what the one net of a file without signatures is called
-MOST_VALUES = 2**28  # in all tensors of one net: 1 GiB in float32
 EDGETPU_OPERATOR = "edgetpu-custom-op"
 _CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -156,7 +155,8 @@ def _checked(model: Model) -> Model:
 
 def _litert(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
     model = flatbuffer.load(path)  # LiteRT itself may crash on a damaged file
-    _check_memory(path, model)
+    if wrong := soundness.problem(model):
+        raise ValueError(f"{path} is damaged, or no file for this runtime: {wrong}")
     if delegate is None and any(code.custom_code == EDGETPU_OPERATOR for code in model.operator_codes):
         raise ValueError(f"{path.name} is compiled for the Edge TPU: add --delegate=libedgetpu.so.1")
     try:
@@ -176,21 +176,14 @@ def _litert(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
         raise ValueError(f"LiteRT cannot run {path.name}: {_first_line(error)}") from error
 
 
-def _check_memory(path: Path, model) -> None:
-    """Refuses a file whose tensors would take more memory than any classifier of a small device."""
-    for graph in model.subgraphs:
-        total = sum(flatbuffer.count(tensor.shape) for tensor in graph.tensors)
-        if total > MOST_VALUES:
-            raise ValueError(f"{path.name} asks for tensors of {total:,} values: no file for this runtime")
-
-
 def _delegate(library: str):
     from ai_edge_litert.interpreter import load_delegate
 
     try:
-        ctypes.CDLL(
-            library
-        )  # first, since a Delegate of LiteRT whose library is absent prints a traceback when it goes
+        # First, since a Delegate of LiteRT that has no such library, or another one, prints a traceback when it goes.
+        exports = ctypes.CDLL(library)
+        for name in ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"):
+            getattr(exports, name)
         return load_delegate(library)
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"cannot load the delegate {library}: {_first_line(error)}") from error
@@ -200,7 +193,14 @@ def _signature(path: Path, interpreter, name: str) -> Model:
     runner = interpreter.get_signature_runner(name)
     inputs = {key: _tensor(details) for key, details in runner.get_input_details().items()}
     outputs = {key: _tensor(details) for key, details in runner.get_output_details().items()}
-    return Model(path, name, inputs, outputs, lambda stored: runner(**stored))
+
+    def invoke(stored):
+        try:
+            return runner(**stored)
+        except (RuntimeError, ValueError) as error:  # what is only found out when a net first runs
+            raise ValueError(f"LiteRT cannot run {name} of {path.name}: {_first_line(error)}") from error
+
+    return Model(path, name, inputs, outputs, invoke)
 
 
 def _plain_graph(path: Path, interpreter) -> Model:
@@ -258,8 +258,11 @@ def _onnx_tensor(path: Path, node) -> Tensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences what LiteRT writes to descriptor 2 of its delegates; what is wrong comes as an exception too."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed, as some services have it
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -60,7 +60,7 @@ class Step(NamedTuple):
             return None
         tensor = self.graph.tensors[self.operator.inputs[position]]
         data = self.model.buffers[tensor.buffer].data
-        known = len(data) and flatbuffer.tensor_type(tensor) == "INT32"
+        known = len(data) and len(data) % 4 == 0 and flatbuffer.tensor_type(tensor) == "INT32"
         return data.view("<i4").tolist() if known else None
 
     def option(self, name: str, default: int = 0) -> int:

@@ -24,8 +24,9 @@ import numpy as np
 
 if __package__:
     from dynnas_jax import confidence
-    from dynnas_jax.export import engines, metadata, photos
+    from dynnas_jax.export import bench_command, engines, metadata, photos
 else:  # lying alone in an export folder
+    import bench_command
     import confidence
     import engines
     import metadata
@@ -110,8 +111,7 @@ class DynamicClassifier:
         """
         image = self._checked(image)
         start = time.perf_counter()
-        carried: dict[str, np.ndarray] = {}
-        scores: list[float] = []
+        carried, scores = {}, []
         for choice, (model, sources) in enumerate(zip(self.steps, self._plan)):  # noqa: B905
             inputs = {name: pass_on(carried[name]) for name, pass_on in sources.items() if pass_on is not None}
             if "image" in model.inputs:
@@ -124,7 +124,8 @@ class DynamicClassifier:
             if choice == len(self.steps) - 1 or score > self._thresholds[choice]:
                 break
         class_index = int(logits.argmax())
-        probability = float(confidence.max_softmax(logits))
+        sure = self._score is confidence.max_softmax  # its score is that probability
+        probability = scores[-1] if sure else float(confidence.max_softmax(logits))
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(
             self.labels[class_index],
@@ -220,8 +221,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    import bench_command  # beside this file: the command line is of the folder alone
-
     parser = _Parser(prog="runtime.py", description="Runs the classifier of this folder.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     classify = commands.add_parser("classify", help="what is on a picture", allow_abbrev=False)
@@ -244,7 +243,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def thresholds(text: str) -> list[float]:
-    """Numbers with commas between them."""
+    """Numbers, commas between them."""
     return [float(part) for part in text.split(",")]
 
 
@@ -285,8 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
         if known.command == "show":
             told, _ = metadata.find(known.model, known.precision, known.delegate)
             return print(json.dumps(told, ensure_ascii=False, indent=1))
-        import bench_command
-        import energy
+        import energy  # beside this file: this command line is of the folder alone
 
         bench_command.run(known, lambda: open_as(known, known.model), energy)
     except (ValueError, OSError) as error:

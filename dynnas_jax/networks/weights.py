@@ -22,6 +22,10 @@ from dynnas_jax.networks.mbconv import Arch, Net
 from dynnas_jax.networks.template import build
 
 
+class MisfitError(ValueError):
+    """A state dict holds other arrays than the network needs."""
+
+
 class Loaded(NamedTuple):
     """What a file of weights gives."""
 
@@ -156,7 +160,7 @@ def _check(path: Path, wanted: dict[str, tuple[int, ...]], arrays: dict[str, np.
         if names
     ]
     if problems:
-        raise ValueError(f"{path}: its arrays do not fit the net: {'; '.join(problems)}")
+        raise MisfitError(f"{path}: its arrays do not fit the net: {'; '.join(problems)}")
 
 
 # Networks.

@@ -183,12 +183,11 @@ def starting_variables(job: Job, *, start_from: str | None = None, new_classifie
     path = str(start_from)
     try:
         loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
-    except ValueError as error:
+    except weights.MisfitError as error:
         if targets.target(job.target).space == targets.EVERYTHING:
             raise
-        raise ValueError(
-            f"{error}; target {job.target} restricts the space, weights of the whole one do not fit"
-        ) from error
+        why = f"target {job.target} restricts the space, and weights of the whole one do not fit"
+        raise ValueError(f"{error}; {why}") from error
     if loaded.network is not job.supernet:
         base = loaded.network.arch.template.base
         raise ValueError(

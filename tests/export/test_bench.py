@@ -211,11 +211,6 @@ def test_mistakes_leave_nothing(folder, tmp_path, capsys):
         ([folder, "--runs=0"], "at least one input and one run"),
         ([folder, "--energy_s=-1"], "--energy_s=-1"),
         ([folder, "--most_images=0"], "--most_images=0"),
-        ([folder, f"--energy_log={csv}", "--energy_s=0.05"], "column 'power' names no unit"),
-        (
-            [folder, f"--energy_log={csv}", "--energy_s=0.05", "--energy_log_start=soon"],
-            "--energy_log_start=soon: give",
-        ),
         ([folder, "--images=nowhere"], "no images there"),
         ([tmp_path], "holds no exported model"),
         ([tmp_path / "none.tflite"], "cannot read"),
@@ -231,6 +226,23 @@ def test_mistakes_leave_nothing(folder, tmp_path, capsys):
         assert (stopped.value.code, wrong.count("\n")) == (2, 1), wrong
         assert said in wrong
         assert output.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [([], "column 'power' names no unit"), (["--energy_log_start=soon"], "--energy_log_start=soon: give 2026")],
+)
+def test_what_was_measured_outlives_a_wrong_log(folder, tmp_path, capsys, more, said):
+    output, csv = tmp_path / "bench.json", tmp_path / "log.csv"
+    csv.write_text("time_s,power\n0,1\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", str(folder), f"--energy_log={csv}", "--energy_s=0.05", f"--output={output}", *QUICK, *more])
+    told = capsys.readouterr()
+    assert (stopped.value.code, told.err.count("\n")) == (2, 1)
+    assert said in told.err
+    assert f"dynnas bench {output} --energy_log=CSV adds it later" in told.err
+    assert "answered by" in told.out
+    assert all(own["window"] for own in bench.read(output)["sections"].values())
 
 
 def test_a_file_that_cannot_be_measured_is_named_before_anything_runs(folder, capsys, tmp_path):

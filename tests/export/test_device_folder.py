@@ -158,6 +158,21 @@ def test_ten_true_lines(hand_made):  # noqa: F811
     )
 
 
+def documented(prefix):
+    """The arguments of every `python PREFIX ...` in the pages on boards and the folder's own words."""
+    texts = [page.read_text() for page in sorted((PACKAGE.parent / "docs" / "boards").glob("*.md"))]
+    texts += [(PACKAGE / module).read_text() for module in device_folder.MODULES]
+    return [line.split() for text in texts for line in re.findall(rf"python {re.escape(prefix)} ([^`\n]+)", text)]
+
+
+def test_documented_commands_are_accepted():
+    commands = documented("runtime.py")
+    assert {arguments[0] for arguments in commands} == {"classify", "bench", "show"}
+    for arguments in commands:
+        if "--help" not in arguments:
+            runtime._parser().parse_args([word for word in arguments if not word.startswith("{")])
+
+
 def test_requirements_follow_the_files(hand_made):  # noqa: F811
     written = (hand_made.one_file / "requirements.txt").read_text().splitlines()
     assert written == ["numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1"]

@@ -1,6 +1,9 @@
 """Files as nets: against LiteRT's own calls, across kinds of files, and damaged on purpose."""
 
+import ctypes
 import json
+import shutil
+import subprocess
 import sys
 
 import flatbuffers
@@ -10,7 +13,7 @@ from ai_edge_litert import schema_py_generated as objects
 from ai_edge_litert.interpreter import Interpreter
 from hand_made import OUTPUTS, SHAPES, hand_made, metadata  # noqa: F401 (a fixture)
 
-from dynnas_jax.export import engines, flatbuffer, runtime
+from dynnas_jax.export import engines, flatbuffer, runtime, soundness
 
 
 def rewritten(path, target, change):
@@ -125,9 +128,9 @@ def test_stored_values_pass_on_without_floats_where_scales_agree():
 def test_an_absurd_file_is_refused_before_memory_is_taken(hand_made, tmp_path, monkeypatch):  # noqa: F811
     path = hand_made.one_file / "model_fp32.tflite"
     largest = max(sum(flatbuffer.count(t.shape) for t in graph.tensors) for graph in flatbuffer.load(path).subgraphs)
-    monkeypatch.setattr(engines, "MOST_VALUES", largest - 1)
+    monkeypatch.setattr(soundness, "MOST_VALUES", largest - 1)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # it is not even asked
-    with pytest.raises(ValueError, match=f"asks for tensors of {largest:,} values"):
+    with pytest.raises(ValueError, match=f"its tensors have {largest:,} values"):
         engines.load(path)
 
 
@@ -144,6 +147,70 @@ def test_an_operator_that_litert_lacks_is_one_plain_line(hand_made, tmp_path, ca
     with pytest.raises(ValueError, match=r"^LiteRT cannot run strange.tflite: [^\n]*a_stranger[^\n]*$"):
         engines.load(path)
     assert capfd.readouterr().err == ""
+
+
+# Delegates.
+
+LIBRARY = """
+#include <stdint.h>
+#include <stdlib.h>
+typedef struct Delegate {
+  void* data; int (*prepare)(void*, struct Delegate*); void *to, *from, *gone; int64_t flags; void* builder;
+} Delegate;
+int prepared = 0;
+static int prepare(void* context, Delegate* self) { (void)context; (void)self; prepared++; return 0; }
+Delegate* tflite_plugin_create_delegate(char** k, char** v, size_t n, void (*report)(const char*)) {
+  (void)k; (void)v; (void)n; (void)report;
+  Delegate* made = calloc(1, sizeof(Delegate));
+  made->prepare = prepare;
+  return made;
+}
+void tflite_plugin_destroy_delegate(Delegate* made) { free(made); }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A delegate that counts the graphs it is shown, and takes none of their operators."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: a delegate is a shared library")
+    path = tmp_path_factory.mktemp("delegate") / "libcounting.so"
+    source = path.with_suffix(".c")
+    source.write_text(LIBRARY)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
+    return path
+
+
+def test_a_delegate_is_shown_every_graph(library, hand_made):  # noqa: F811
+    path, image = hand_made.one_file / "model_int8.tflite", hand_made.images[0]
+    prepared = ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "prepared")
+    before = prepared.value
+    (_, found), *_ = sorted(engines.load(path, delegate=str(library)).items())
+    assert prepared.value - before == len(SHAPES)
+    (_, expected), *_ = sorted(engines.load(path).items())
+    np.testing.assert_array_equal(found.run(image)["logits"], expected.run(image)["logits"])
+
+
+def test_the_edge_tpu_s_files_need_a_delegate_and_get_it(library, hand_made, tmp_path):  # noqa: F811
+    """The compiler's output stands beside the files it was made of, without our metadata."""
+    folder = shutil.copytree(hand_made.own_files, tmp_path / "edgetpu")
+    for net in SHAPES:
+        drop = lambda model: setattr(model, "metadata", None)  # noqa: E731
+        rewritten(folder / f"{net}_int8.tflite", folder / f"{net}_int8_edgetpu.tflite", drop)
+    compiled = runtime.DynamicClassifier(folder, delegate=str(library))
+    assert {model.path.name for model in compiled.steps} == {
+        f"{net}_int8_edgetpu.tflite" for net in compiled.metadata["steps"]
+    }
+    plain = runtime.DynamicClassifier(folder)
+    assert [compiled.predict(image)[:6] for image in hand_made.images] == [
+        plain.predict(image)[:6] for image in hand_made.images
+    ]
+
+
+def test_a_library_that_is_no_delegate(hand_made):  # noqa: F811
+    with pytest.raises(ValueError, match=r"^cannot load the delegate libc\.so\.6: [^\n]*$"):
+        engines.load(hand_made.one_file / "model_int8.tflite", delegate="libc.so.6")
 
 
 # ONNX.

@@ -252,6 +252,51 @@ def test_facts_are_json(unmapped_file):
     assert [finding["rule"] for finding in facts["findings"]] == ["operator", "per_channel"]
 
 
+def test_what_the_compiler_made_is_clean(int8_file, edited):
+    def change(model):
+        custom(model)
+        model.operatorCodes[-1].customCode = "edgetpu-custom-op"
+        model.subgraphs[0].operators = model.subgraphs[0].operators[-1:]
+
+    assert lint.check(edited(int8_file, change), "edgetpu").found == ()
+
+
+@pytest.mark.parametrize(
+    ("builtin", "numbers", "text"),
+    [
+        ("MEAN", [1, 2], None),
+        ("MEAN", [-2, 1], None),
+        ("MEAN", [3], r"the axes \[3\]"),
+        ("PAD", [0, 0, 1, 1, 1, 1, 0, 0], None),
+        ("PAD", [0, 0, 0, 0, 0, 0, 0, 3], "only height and width can be padded"),
+    ],
+)
+def test_means_and_padding(int8_file, edited, builtin, numbers, text):
+    """In the place of the pooling."""
+
+    def change(model):
+        graph = model.subgraphs[0]
+        model.buffers.append(schema.BufferT(data=np.asarray(numbers, "<i4").view(np.uint8)))
+        tensor = schema.TensorT(
+            shape=[len(numbers)], type=schema.TensorType.INT32, name="n", buffer=len(model.buffers) - 1
+        )
+        graph.tensors.append(tensor)
+        pool = graph.operators[POOL]
+        pool.opcodeIndex, pool.builtinOptions, pool.builtinOptionsType = (
+            code(model, getattr(schema.BuiltinOperator, builtin)),
+            None,
+            0,
+        )
+        pool.inputs = [pool.inputs[0], len(graph.tensors) - 1]
+
+    path = edited(int8_file, change)
+    if text is None:
+        assert lint.check(path, "edgetpu").found == ()
+    else:
+        with pytest.raises(ValueError, match=f"operator {POOL} {builtin}: .*{text}"):
+            lint.check(path, "edgetpu")
+
+
 def test_unknown_targets_and_files(int8_file, tmp_path):
     with pytest.raises(ValueError, match=r"target is 'pi3', choose from \['edgetpu', 'pi4'"):
         lint.lint(int8_file, "pi3")

@@ -27,12 +27,16 @@ KINDS = {
 }
 
 
+SLOTS = re.findall(r"^def (\w+?)Add(\w+)\(builder, \w+\):\n +builder\.Prepend(\w+?)Slot\((\d+), ", SOURCE, re.M)
+VECTORS = re.findall(r"^def (\w+?)Start(\w+)Vector\(.*\n +return builder\.StartVector\((\d+)", SOURCE, re.M)
+
+
 def members(name):
     """{number: (name in Python, kind of number, or bytes of a vector's item, or None for a text or a table)} of a class."""
-    slots = re.findall(rf"^def {name}Add(\w+)\(builder, \w+\):\n +builder\.Prepend(\w+?)Slot\((\d+), ", SOURCE, re.M)
-    vectors = dict(re.findall(rf"^def {name}Start(\w+)Vector\(.*\n +return builder\.StartVector\((\d+)", SOURCE, re.M))
+    vectors = {field: size for table, field, size in VECTORS if table == name}
+    slots = [(field, kind, int(number)) for table, field, kind, number in SLOTS if table == name]
     offset = "UOffsetTRelative"
-    return {int(n): (field, vectors.get(field) if kind == offset else KINDS[kind]) for field, kind, n in slots}
+    return {number: (field, vectors.get(field) if kind == offset else KINDS[kind]) for field, kind, number in slots}
 
 
 def snake(name):
