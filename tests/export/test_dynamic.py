@@ -94,7 +94,7 @@ def test_a_broken_promise_leaves_nothing(exported, tmp_path, changes, message):
         ({"tolerance": 0.0}, "outputs of little differ from JAX's by"),
         ({"calibration": np.zeros((4, 8, 8, 3), np.uint8)}, r"uint8\[4, 8, 8, 3\], but must be"),
         ({"target": "edgetpu", "precisions": ("int8",)}, r"^target edgetpu: .*HARD_SWISH"),
-        ({"target": "toaster"}, "target is 'toaster', did you mean"),
+        ({"target": "toaster"}, "target is 'toaster', choose from"),
     ],
 )
 def test_a_file_that_breaks_one_leaves_nothing(exported, tmp_path, changes, message):

@@ -124,7 +124,7 @@ def test_what_another_target_refuses(tiny_run, tmp_path, capsys):
     copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
     files = sorted(path.relative_to(copy) for path in copy.rglob("*"))
     for arguments, said in (
-        (["--target=toaster"], "target is 'toaster', did you mean"),
+        (["--target=toaster"], "target is 'toaster', choose from"),
         (["--target=pi4", "--precisions=fp12"], "export.precisions is ('fp12',), choose from"),
         (["--target=x86", "--precisions=fp16"], "x86 is the run's own target"),
     ):
