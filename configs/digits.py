@@ -55,5 +55,5 @@ def get_config(mode: str = "") -> ConfigDict:
         config.train.steps, config.train.evaluate_every = 20, 0
         config.collect.subnets, config.collect.calibration_images = 24, 128
         config.predict.epochs, config.search.generations, config.search.budgets = 10, 10, 3
-        config.export.runs, config.export.warm_up = 20, 5
+        config.export.update({"runs": 20, "warm_up": 5, "max_accuracy_loss": 0.2})
     return config

@@ -62,7 +62,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.search = {"budgets": 32, "population": 100, "generations": 500, "calibration_images": 4096}
     config.dynamic = {"score": "max_softmax", "max_macs_fraction": 0.5}
     config.evaluate = {}
-    config.export = {"precisions": ("fp32", "int8"), "calibration_images": 512, "runs": 500, "warm_up": 50}
+    config.export = {"precisions": ("fp32", "int8"), "calibration_images": 1000, "runs": 500, "warm_up": 50}
     config.report = {"title": "ImageNet: a dynamic classifier"}
     if mode == "tiny":
         tiny(config)
@@ -96,7 +96,7 @@ def tiny(config: ConfigDict) -> None:
     config.train.optimizer.learning_rate = 0.2
     config.collect.update({"subnets": 100, "calibration_images": 512})
     config.search.update({"budgets": 8, "generations": 100, "calibration_images": 1024})
-    config.export.update({"calibration_images": 128, "runs": 200, "warm_up": 20})
+    config.export.update({"calibration_images": 1000, "runs": 200, "warm_up": 20})
 
 
 def pod(config: ConfigDict) -> None:

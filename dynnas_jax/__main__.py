@@ -85,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--max_macs", type=float, required=True)
     search.set_defaults(command=_search)
 
+    export = commands.add_parser("export", help="a finished run's files for another device", allow_abbrev=False)
+    export.add_argument("--workdir", type=Path, required=True)
+    export.add_argument(
+        "--target", required=True, metavar="NAME", help="edgetpu, pi4, pi5, jetson_nano, android or x86"
+    )
+    export.add_argument(
+        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the target's own"
+    )
+    export.set_defaults(command=_export)
+
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
     lint.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
     lint.add_argument("--target", required=True, metavar="NAME")
@@ -187,6 +197,14 @@ def _search(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.stages import search
 
     print(json.dumps(search.best_subnet(known.workdir, known.max_macs), indent=1))
+
+
+def _export(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import pipeline
+
+    pipeline.export(
+        known.workdir, known.target, precisions=tuple(known.precisions.split(",")) if known.precisions else ()
+    )
 
 
 def _lint(known: argparse.Namespace, _: list[str]) -> None:

@@ -26,6 +26,7 @@ STAGES = (
     Stage("report", (*_DATA, "report"), ("collect", "predict", "search", "evaluate", "export")),
 )
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
+ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
 NAMES = tuple(stage.name for stage in STAGES)
 TOGETHER = ("train", "collect", "predict", "search")  # by all processes of a run; the others are the first's alone
 SHARED = ("train", "collect")  # stages that know which process writes what
@@ -91,6 +92,51 @@ def report(path: Path) -> None:
     _print_summary(path)
 
 
+def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None:
+    """Exports a run whose evaluation is done for another target than its own, to `export/TARGET`, and makes its report anew.
+
+    For the run's own target it is the stage `export`. What was exported before stays until the new files are checked.
+
+    Args:
+      precisions: of `metadata.PRECISIONS`; () for the target's own.
+
+    Raises:
+      ValueError: for no working directory, an unknown target, stages that are not done, or a file that breaks a promise.
+    """
+    from dynnas_jax.export import targets
+
+    targets.target(target)
+    config = read_config(path)
+    if target == config["target"]:
+        if precisions:
+            raise ValueError(f"{target} is the run's own target: put export.precisions into its config")
+        return run(config, path, names=("export",))
+    own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
+    name = f"export/{target}"
+    workdir = Workdir(path, (*STAGES, Stage(name, (*_DATA, "export"), ("evaluate",))), own, _sources(config))
+    _check_inputs(workdir, ["export"], ())
+    with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
+        if workdir.complete(name):
+            return _say(f"{name}: done before")
+    _export(workdir, config, name)
+    _say(f"{name}: done")
+    if Workdir(path, STAGES, config).complete("export") and (path / "report" / "manifest.json").exists():
+        report(path)
+
+
+def _export(workdir: Workdir, config: dict, name: str) -> None:
+    """Does the export of `workdir`'s own target, `name` its stage, for a run of `config`."""
+    recipe.check(workdir.config)
+    # The space is the run's own, whatever the new target asks of one.
+    job = _prepare(Workdir(workdir.path, STAGES, config), config, ["evaluate"])
+    _check_export_modules(workdir.config)
+    if not any((workdir.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
+        Workdir(workdir.path, STAGES, config).start("export")  # the folder is a run's from now on
+    target = workdir.config["target"]
+    files = recipe.stage("export")(job._replace(target=target), workdir.folder("export"), **workdir.config["export"])
+    workdir.finish(name, tuple(file.removeprefix(f"{target}/") for file in files))
+
+
 def keep_memory() -> None:
     """Lets glibc keep freed memory; works only before JAX starts its threads.
 
@@ -112,20 +158,31 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
     """
     keep_memory()
     recipe.check(config)
-    if "export" in todo and (absent := [name for name in EXPORT_MODULES if not importlib.util.find_spec(name)]):
-        raise ValueError(
-            f"stage 'export' needs {absent[0]}: pip install \"dynnas_jax[export]\", or name the other stages in --stages"
-        )
+    if "export" in todo:
+        _check_export_modules(config)
     if todo == ["report"]:
         return None
     _use_compilation_cache()
     from dynnas_jax import job
-    from dynnas_jax.stages import train
+    from dynnas_jax.stages import export, train
 
     prepared = job.prepare(workdir, config)
     if "train" in todo:
         train.check(prepared, **config["train"])
+    if "export" in todo:
+        export.check(prepared, **config["export"])
     return prepared
+
+
+def _check_export_modules(config: dict) -> None:
+    from dynnas_jax.export import targets
+
+    onnx = config["export"].get("onnx") or targets.target(config["target"]).onnx
+    needed = (*EXPORT_MODULES, *(ONNX_MODULES if onnx else ()))
+    if absent := [name for name in needed if not importlib.util.find_spec(name)]:
+        raise ValueError(
+            f"stage 'export' needs {absent[0]}: pip install \"dynnas_jax[export]\", or name the other stages in --stages"
+        )
 
 
 def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) -> None:
@@ -206,6 +263,8 @@ def _print_summary(path: Path) -> None:
     for export in found_artifacts.exports.values():
         if losses := tables.lossy_files(export):
             _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")
+        if command := export.get("compiler", {}).get("command"):
+            _say(f"the Edge TPU compiler is not here; where it is: {command}")
     print(f"report: {path / 'report.html'}")
 
 

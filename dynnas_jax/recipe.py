@@ -30,7 +30,7 @@ _LEAST = {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1)},
     },
-    "export": {"calibration_images": 1, "threads": 1, "runs": 1, "warm_up": 0},
+    "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
     "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
 }
 
@@ -90,7 +90,7 @@ def check(config: dict) -> None:
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.export import targets
-    from dynnas_jax.export.tflite import PRECISIONS
+    from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS
 
@@ -100,14 +100,14 @@ def _check_values(config: dict) -> None:
     dynamic = config["dynamic"]
     if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
         raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
-    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", PRECISIONS)
+    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", ())
     if score not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
     if config["collect"].get("form", FORMS[0]) not in FORMS:
         raise ValueError(f"collect.form is {config['collect']['form']!r}, choose from {list(FORMS)}")
-    if not precisions or not set(precisions) <= set(PRECISIONS):
+    if not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
     targets.target(config["target"])
 

@@ -12,7 +12,7 @@ from dynnas_jax.workdir import read_config
 
 
 def lines(path: Path, names: tuple[str, ...], *, now: float | None = None) -> list[str]:
-    """One line for each of these stages of a working directory: done, not started, or how far it is.
+    """One line for each of these stages of a working directory, and for exports to other targets: done, not started, or how far.
 
     Args:
       now: Unix time; by default that of the clock.
@@ -21,6 +21,7 @@ def lines(path: Path, names: tuple[str, ...], *, now: float | None = None) -> li
       ValueError: if it is no working directory.
     """
     config, now = read_config(path), time.time() if now is None else now
+    names += tuple(f"export/{file.parent.name}" for file in sorted(path.glob("export/*/manifest.json")))
     return [f"{name:10s} {_state(path / name, name, config, now)}" for name in names]
 
 

@@ -130,7 +130,7 @@ def get_config(mode=""):
     config.predict = {"epochs": 5}
     config.search = {"budgets": 2, "population": 8, "generations": 5, "calibration_images": 64}
     config.dynamic = {"max_macs_fraction": 0.99}
-    config.export = {"calibration_images": 16, "runs": 5, "warm_up": 1}
+    config.export = {"calibration_images": 16, "runs": 5, "warm_up": 1, "max_accuracy_loss": 1.0}
     config.report = {"title": "tiny"}
     return config
 """

@@ -171,7 +171,7 @@ def unknown_names(text, known):
     given = re.findall(rf"\bconfig\.({SECTION}[\w.]*\w)", text)
     unknown = [key for key in given if key not in known]
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
-        if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack)\w+)+)(?: = .*|\(.*)?$", code):
+        if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack|json)\w+)+)(?: = .*|\(.*)?$", code):
             if match[1] not in known and not exists(f"dynnas_jax.{match[1]}"):
                 unknown.append(match[1])
         elif (

@@ -107,8 +107,8 @@ def test_macs_of_the_exported_files_are_those_the_search_promised(tiny_run):
     exported = content(tiny_run.workdir / "export/x86/export.json")["files"]
     for name, promised in expected.items():
         for precision in ("fp32", "int8"):
-            file = tiny_run.workdir / "export/x86" / f"{name}_{precision}.tflite"
-            assert flatbuffer.macs(file) == promised == exported[f"{name}_{precision}"]["macs"]
+            file = tiny_run.workdir / "export/x86" / f"model_{precision}.tflite"
+            assert flatbuffer.macs(file, name) == promised == exported[f"{name}_{precision}"]["macs"]
 
 
 def test_the_front_holds_its_budgets(tiny_run):
@@ -334,7 +334,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("harm", [truncate, Path.unlink])
-@pytest.mark.parametrize("name", [*DAMAGES, "export/x86/little_int8.tflite"])
+@pytest.mark.parametrize("name", [*DAMAGES, "export/x86/model_int8.tflite"])
 def test_a_file_cut_off_or_deleted_is_named_with_a_way_out(tiny_run, copy, name, harm):
     harm(copy / name)
     with pytest.raises(ValueError, match=rf"{name} is missing or damaged; pass --redo={name.split('/')[0]} to"):

@@ -172,6 +172,8 @@ def _exports(source: Source) -> str | None:
     for target, export in source.found.exports.items():
         body += f"<h3>{markup.escape(target)}</h3>"
         body += _table(source, f"export_{target}", tables.exported_files(export), tables.FILES)
+        for warning in dict.fromkeys(line for file in export["files"].values() for line in file.get("warnings", ())):
+            body += f"<p>{markup.escape(warning)}</p>"
         cascades = tables.cascades(export)
         if cascades:
             body += "<p>The whole decision, little first and big where little is unsure:</p>"
@@ -269,8 +271,9 @@ SECTIONS = (
     ),
     Section(
         "Exported files",
-        "The networks as LiteRT (TFLite) files, in 32-bit floating point and 8-bit integers. <i>Logits off by</i> is "
-        "the largest difference to the JAX network's raw outputs; <i>big_after_stem</i> starts from the layers little "
+        "The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. Nets that stand in one "
+        "file share their weights. <i>Logits off by</i> is the largest difference to the JAX network's raw outputs, "
+        "<i>points lost</i> what the file is less accurate than JAX; <i>big_after_stem</i> starts from the layers little "
         "has run.",
         _exports,
     ),

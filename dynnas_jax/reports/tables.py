@@ -58,11 +58,11 @@ def front(artifacts: Artifacts) -> list[dict]:
 
 
 def exported_files(export: dict) -> list[dict]:
-    """One row for each exported file of a target: size, operators, latency, accuracy, distance to the JAX logits."""
+    """One row for each exported net of a target: its file and that one's size, operators, latency, accuracy, distance to JAX."""
     rows = []
     for name, file in export["files"].items():
         low, high = file.get("latency_spread_ms") or (None, None)
-        keys = ("path", "size_bytes", "macs", "latency_ms", "accuracy")
+        keys = ("path", "size_bytes", "macs", "latency_ms", "accuracy", "accuracy_loss")
         row = {"file": name} | {key: file.get(key) for key in keys}
         distance = file.get("max_logit_difference")
         row["max_logit_difference"] = "" if distance is None and name.endswith("int8") else distance
@@ -73,9 +73,9 @@ def exported_files(export: dict) -> list[dict]:
 
 
 def lossy_files(export: dict) -> list[str]:
-    """The files of a target that lose more of fp32's accuracy than quantisation should, one phrase each."""
-    found = [(fact["path"], fact.get("accuracy_loss", 0.0)) for fact in export["files"].values()]
-    return [f"{path} loses {100 * loss:.1f} points" for path, loss in found if loss > EXPECTED_LOSS]
+    """The nets of a target that lose more of JAX's accuracy than quantisation should, one phrase each."""
+    found = [(name, fact.get("accuracy_loss", 0.0)) for name, fact in export["files"].items()]
+    return [f"{name} loses {100 * loss:.1f} points" for name, loss in found if loss > EXPECTED_LOSS]
 
 
 def cascades(export: dict) -> list[dict]:
@@ -179,8 +179,9 @@ FRONT = (
     Column("holdout_accuracy", "held-out accuracy", percent("holdout_accuracy")),
 )
 FILES = (
-    Column("file", "file", plain("file"), numeric=False),
-    Column("size_bytes", "size (KiB)", number("size_bytes", 1, 1024)),
+    Column("file", "net", plain("file"), numeric=False),
+    Column("path", "file", plain("path"), numeric=False),
+    Column("size_bytes", "file size (KiB)", number("size_bytes", 1, 1024)),
     Column("macs", "MACs (M)", number("macs", 3, 1e6)),
     Column("latency_ms", "latency (ms)", number("latency_ms", 3)),
     Column(
@@ -189,6 +190,7 @@ FILES = (
         lambda row: f"{row['latency_p10_ms']:.3f}–{row['latency_p90_ms']:.3f}",
     ),
     Column("accuracy", "accuracy", percent("accuracy")),
+    Column("accuracy_loss", "points lost", number("accuracy_loss", 2, 0.01)),
     Column("max_logit_difference", "logits off by", lambda row: f"{row['max_logit_difference']:.1e}"),
     Column("operators", "operators", plain("operators"), numeric=False),
 )

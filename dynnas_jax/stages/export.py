@@ -2,80 +2,163 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
+from dynnas_jax.costs import macs
+from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
-from dynnas_jax.export.tflite import PRECISIONS
+from dynnas_jax.dynamic import protocol
 from dynnas_jax.job import Job, found_pair
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
+
+if TYPE_CHECKING:
+    from dynnas_jax.export import dynamic, functions
+
+CALIBRATION_IMAGES = 256
+LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
+_STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
+_LINES = 3  # layers that a message names
 
 
 def run(
     job: Job,
     folder: Path,
     *,
-    precisions: tuple[str, ...] = PRECISIONS,
-    calibration_images: int = 256,
+    precisions: tuple[str, ...] = (),
+    onnx: bool = False,
+    calibration_images: int = CALIBRATION_IMAGES,
+    max_accuracy_loss: float = 0.01,
     threads: int = 1,
     runs: int = 1000,
     warm_up: int = 100,
 ) -> tuple[str, ...]:
-    """The pair as TFLite files in `export/TARGET`, each checked; then the cascade over the test split, timed."""
-    from dynnas_jax.export import pair as exporting
+    """The pair as the files of `export/TARGET`, each checked; then run over the test split and timed. All or nothing.
 
-    saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
-    predicted = saved["prediction"][np.arange(len(saved["choice"])), saved["choice"]]
-    nets, resolution = _exported_nets(job)
-    where, test = folder / job.target, at_resolution(job.images.test, resolution)
-    files = exporting.export_pair(
-        **nets,
-        image_shape=test.images.shape[1:],
-        folder=where,
-        calibration=np.asarray(resized(job.calibration(calibration_images), resolution)),
-        precisions=tuple(precisions),
-    )
-    measured = exporting.measure(
-        where,
-        files,
-        test.images,
-        test.labels,
-        predicted,
-        precisions=tuple(precisions),
-        threads=threads,
-        runs=runs,
-        warm_up=warm_up,
-    )
-    write_json(where / "export.json", measured)
-    return (f"{job.target}/export.json", *(f"{job.target}/{file['path']}" for file in files.values()))
+    Args:
+      precisions: of `metadata.PRECISIONS`; () for the target's own.
+      onnx: ONNX files too, where the target does not ask for them itself.
+      calibration_images: training images, of every class in its share, that set the int8 scales.
+      max_accuracy_loss: how much less accurate on the test split a net may be in int8 than in JAX.
+      threads: of LiteRT and onnxruntime; runs, warm_up: of each latency.
 
-
-def _exported_nets(job: Job) -> tuple[dict[str, Any], int]:
-    """For `export_pair`: the pair's three nets as functions of float images, and what is promised and told of them.
-
-    The second is the resolution of the images they read, in pixels.
+    Raises: ValueError if a file breaks a promise of the target's or of JAX's, or int8 loses more.
     """
+    from dynnas_jax.export import device_folder, dynamic, measuring
+
+    network, promise = _network(job)
+    resolution, where = network.image_shape[0], folder / job.target
+    calibration = np.asarray(resized(_calibration(job, calibration_images), resolution))
+    test = at_resolution(job.images.test, resolution)
+    timing = {"threads": threads, "runs": runs, "warm_up": warm_up}
+    with dynamic.all_or_nothing(where) as unchecked:
+        options = {"target": job.target, "precisions": tuple(precisions), "onnx_too": onnx or None}
+        facts = dynamic.export(network, promise, unchecked, calibration=calibration, **options)
+        measured = measuring.measure(unchecked, facts, test.images, test.labels, _reference(job), **timing)
+        if lossy := measuring.losses(measured, max_accuracy_loss):
+            layers = measuring.lossy_layers(network, [loss.function for loss in lossy], calibration)
+            raise ValueError(_too_lossy(lossy, layers, max_accuracy_loss, where))
+        write_json(unchecked / "export.json", measured | _compiled(unchecked, facts, network, where))
+        device_folder.write(unchecked)
+    return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
+
+
+def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
+    """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
+    classes, labels = job.images.classes, job.images.train.labels
+    absent = np.setdiff1d(np.arange(len(classes)), labels)
+    if len(absent):
+        names = ", ".join(map(str, (classes[i] for i in absent[:3])))
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise ValueError(
+            f"export: no training image is of class {names}{more}, but int8 scales need images of every class; "
+            "give more training images, or leave the stage out of --stages"
+        )
+    if calibration_images < len(classes):
+        raise ValueError(
+            f"export.calibration_images is {calibration_images}, but must be at least {len(classes)}: one of every class"
+        )
+
+
+def _calibration(job: Job, count: int) -> np.ndarray:
+    """uint8[n, h, w, c]: training images, each class in its share and at least once, in random order."""
+    check(job, calibration_images=count)
+    train, generator = job.images.train, np.random.default_rng([job.seed, 1, 2])
+    if count < len(train):
+        train = train[np.flatnonzero(splits.stratified(train.labels, count, generator))]
+    else:
+        train = train[np.arange(len(train))]
+    return train.images[generator.permutation(len(train))]
+
+
+def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """The searched pair as functions of float images, and what its files promise."""
+    from dynnas_jax.export import dynamic, functions
+
     found, pair, variables = found_pair(job)
     pair = big_little.in_form(pair, "conv")
-    cost = big_little.cost(pair)
-
-    def little(images):
-        stem = big_little.run_stem(pair, variables, images)
-        return big_little.after_stem(pair, "little", variables, stem), stem
+    net = protocol.confident_pair(pair, score=found["score"])
+    arch = pair.big.arch
+    shape = (arch.resolution, arch.resolution, arch.channels)
 
     def big(images):
         return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
 
-    metadata = {"labels": list(job.images.classes), "cost": list(cost.cumulative)}
-    nets = {
-        "little": little,
-        "big_after_stem": functools.partial(big_little.after_stem, pair, "big", variables),
-        "big": big,
-        "metadata": {**metadata, "score": found["score"], "thresholds": found["thresholds"]},
-        "macs": {"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big},
-    }
-    return nets, pair.big.arch.resolution
+    steps = dict(zip(_STEPS, net.steps, strict=True))
+    whole = {_WHOLE: functions.whole(big, shape)}
+    network = functions.from_steps(steps, variables, shape, carries=_CARRIES, whole=whole)
+    promise = dynamic.Promise(
+        labels=tuple(job.images.classes),
+        cost=net.cost,
+        macs={name: _macs(function) for name, function in network.functions.items()},
+        thresholds=tuple(found["thresholds"]),
+        score=found["score"],
+        central_share=job.workdir.config["data"].get("central_share", 1.0),
+    )
+    return network, promise
+
+
+def _macs(function: functions.Function) -> int:
+    shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in function.shapes.items()}
+    return macs.macs(function.call, shapes)
+
+
+def _reference(job: Job):
+    """What JAX answered on the test split when it was evaluated."""
+    from dynnas_jax.export import measuring
+
+    saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
+    prediction, choice = saved["prediction"], saved["choice"]
+    by_step = dict(zip(_STEPS, prediction.T, strict=True))
+    return measuring.Reference({**by_step, _WHOLE: prediction[:, -1]}, prediction[np.arange(len(choice)), choice])
+
+
+def _too_lossy(lossy: list, layers: list, limit: float, where: Path) -> str:
+    """What int8 loses and which layers are to blame; the table of all goes where the files would have stood."""
+    from dynnas_jax.export import sqnr
+
+    found = [loss._asdict() for loss in lossy]
+    write_json(where / LAYERS_FILE, {"max_accuracy_loss": limit, "files": found, "layers": sqnr.facts(layers)})
+    first, lines = lossy[0], "; ".join(map(sqnr.line, sqnr.worst(layers, _LINES)))
+    more = f" (as {len(lossy) - 1} more do)" if len(lossy) > 1 else ""
+    return (
+        f"{first.key} loses {100 * first.accuracy_loss:.2f} points of accuracy on the test split{more}, more than "
+        f"export.max_accuracy_loss={limit} allows; most noise is added by {lines}; all layers: {where / LAYERS_FILE}"
+    )
+
+
+def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: Path) -> dict:
+    """For the Edge TPU: what its compiler made of the steps together, or the command that makes it."""
+    if where.name != "edgetpu":
+        return {}
+    from dynnas_jax.export import edgetpu
+
+    files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.steps]
+    if not edgetpu.is_installed():
+        return {"compiler": {"command": edgetpu.command([where / file for file in files], where)}}
+    compiled = edgetpu.run_compiler([unchecked / file for file in files], unchecked)
+    return {"compiler": {"models": [model._asdict() for model in compiled]}}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.export import pair
+from dynnas_jax.export import device_folder, dynamic, functions, metadata
 
 SIZE, CLASSES, STEM = 16, 5, 8
 THRESHOLD = 0.9  # about half of the images lie above it
@@ -59,10 +59,14 @@ class Pair(NamedTuple):
     big_after_stem: object
     big: object
     images: np.ndarray  # uint8[n, SIZE, SIZE, 3]
-    macs: dict
-    metadata: dict
-    folder: Path
+    network: functions.Network
+    promise: dynamic.Promise
+    folder: Path  # one file a precision, ONNX files too
     facts: dict
+
+    @property
+    def macs(self):
+        return self.promise.macs
 
 
 def random_variables(net, key, x):
@@ -119,20 +123,26 @@ def exported(tmp_path_factory) -> Pair:
         "big_after_stem": body_macs(32),
         "big": STEM_MACS + body_macs(32),
     }
-    cost = [macs["little"], macs["little"] + macs["big_after_stem"]]
-    metadata = {"labels": LABELS, "cost": cost, "score": "max_softmax", "thresholds": [THRESHOLD]}
-    folder = tmp_path_factory.mktemp("export") / "x86"
-    facts = pair.export_pair(
-        little,
-        big_after_stem,
-        big,
-        image_shape=(SIZE, SIZE, 3),
-        folder=folder,
-        calibration=images,
-        metadata=metadata,
-        macs=macs,
+    network = functions.Network(
+        {
+            "little": functions.Function(
+                lambda inputs: dict(zip(("logits", "stem"), little(inputs["image"]), strict=True)),
+                {"image": (1, SIZE, SIZE, 3)},
+            ),
+            "big_after_stem": functions.Function(
+                lambda inputs: {"logits": big_after_stem(inputs["stem"])}, {"stem": features.shape}
+            ),
+        },
+        {"big": functions.whole(big, (SIZE, SIZE, 3))},
     )
-    return Pair(little, big_after_stem, big, images, macs, metadata, folder, facts)
+    cost = (macs["little"], macs["little"] + macs["big_after_stem"])
+    promise = dynamic.Promise(tuple(LABELS), cost, macs, (THRESHOLD,))
+    folder = tmp_path_factory.mktemp("export") / "x86"
+    with dynamic.all_or_nothing(folder) as unchecked:
+        options = {"precisions": metadata.PRECISIONS, "onnx_too": True}
+        facts = dynamic.export(network, promise, unchecked, target="x86", calibration=images, **options)
+        device_folder.write(unchecked)
+    return Pair(little, big_after_stem, big, images, network, promise, folder, facts)
 
 
 def converted(hswish: bool, per_tensor: bool, folder: Path) -> bytes:

@@ -11,53 +11,90 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from dynnas_jax.export import flatbuffer, tflite
+from dynnas_jax.export import flatbuffer, functions, tflite
 
 
-def litert(path, values):
+def litert(path, values, signature=None):
     """Outputs by name, from LiteRT's signature runner alone (nothing of this package)."""
-    return Interpreter(model_path=str(path)).get_signature_runner()(**{tflite.INPUT_NAME: values})
+    runner = Interpreter(model_path=str(path)).get_signature_runner(signature)
+    return runner(**dict.fromkeys(runner.get_input_details(), values))
 
 
 def test_fp32_equals_jax(exported):
+    path = exported.folder / "model_fp32.tflite"
     for image in exported.images[:10]:
         image = image[None].astype(np.float32)
         logits, stem = exported.little(image)
-        found = litert(exported.folder / "little_fp32.tflite", image)
+        found = litert(path, image, "little")
         np.testing.assert_allclose(found["logits"], logits, atol=1e-4)
         np.testing.assert_allclose(found["stem"], stem, atol=1e-4)
-        found = litert(exported.folder / "big_after_stem_fp32.tflite", np.asarray(stem))
+        found = litert(path, np.asarray(stem), "big_after_stem")
         np.testing.assert_allclose(found["logits"], exported.big(image), atol=1e-4)
 
 
-@pytest.mark.parametrize("net", ["little", "big"])
-def test_int8_takes_and_gives_int8_and_keeps_the_signal(exported, net):
-    path = exported.folder / f"{net}_int8.tflite"
-    runner = Interpreter(model_path=str(path)).get_signature_runner()
-    taken, given = runner.get_input_details()[tflite.INPUT_NAME], runner.get_output_details()["logits"]
-    assert taken["dtype"] is np.int8
-    assert given["dtype"] is np.int8
-    scale, zero_point = given["quantization"]
+def signal_to_noise_db(exported, precision, net):
+    """Of the logits over all images, in LiteRT against JAX."""
+    runner = Interpreter(model_path=str(exported.folder / f"model_{precision}.tflite")).get_signature_runner(net)
+    taken, given = runner.get_input_details()["image"], runner.get_output_details()["logits"]
+    integers = precision == "int8"
+    assert taken["dtype"] is given["dtype"] is (np.int8 if integers else np.float32)
     signal, noise = 0.0, 0.0
     for image in exported.images:
         image = image[None].astype(np.float32)
-        expected = tflite.named(getattr(exported, net))(image)["logits"]
-        stored = np.rint(image / taken["quantization"][0] + taken["quantization"][1]).clip(-128, 127)
-        found = (
-            runner(**{tflite.INPUT_NAME: stored.astype(np.int8)})["logits"].astype(np.float32) - zero_point
-        ) * scale
+        expected = functions.outputs(exported.network.functions[net], {"image": image})[0]["logits"]
+        if integers:
+            stored = np.rint(image / taken["quantization"][0] + taken["quantization"][1]).clip(-128, 127)
+            scale, zero_point = given["quantization"]
+            found = (runner(image=stored.astype(np.int8))["logits"].astype(np.float32) - zero_point) * scale
+        else:
+            found = runner(image=image)["logits"]
         signal, noise = signal + np.sum(np.square(expected)), noise + np.sum(np.square(found - expected))
-    assert 10 * np.log10(signal / noise) > 25  # dB
+    return 10 * np.log10(signal / noise)
+
+
+@pytest.mark.parametrize(("precision", "least_db"), [("fp16", 50), ("dynamic_range", 30), ("int8", 25)])
+@pytest.mark.parametrize("net", ["little", "big"])
+def test_every_precision_keeps_the_signal(exported, net, precision, least_db):
+    assert signal_to_noise_db(exported, precision, net) > least_db
+
+
+def test_smaller_precisions_make_smaller_weights(exported):
+    """Of big's head convolution, 8 x 24 weights: 4 bytes each, 2, and 1."""
+    sizes = {}
+    for precision in ("fp32", "fp16", "int8"):
+        model = flatbuffer.load(exported.folder / f"model_{precision}.tflite")
+        tensors = [t for graph in model.subgraphs for t in graph.tensors if t.shape.tolist() == [24, 1, 1, 8]]
+        sizes[precision] = max(len(model.buffers[tensor.buffer].data) for tensor in tensors)
+    assert sizes == {"fp32": 768, "fp16": 384, "int8": 192}
 
 
 def test_int8_dense_weights_have_one_scale_and_convolutions_one_per_channel(exported):
-    model = flatbuffer.load(exported.folder / "big_int8.tflite")
+    model = flatbuffer.load(exported.folder / "model_int8.tflite")
     scales = {
         name: len(graph.tensors[operator.inputs[1]].quantization.scale)
-        for name, operator, graph in flatbuffer.operators(model)
+        for name, operator, graph in flatbuffer.operators(model, flatbuffer.signatures(model)["big"].subgraph)
         if name in ("FULLY_CONNECTED", "DEPTHWISE_CONV_2D")
     }
     assert scales == {"FULLY_CONNECTED": 1, "DEPTHWISE_CONV_2D": 32}
+
+
+def test_a_file_of_some_signatures(tmp_path):
+    def scaled(factor):
+        shape = {"left": (1, 2), "right": (1, 3)}
+        return tflite.Signature(
+            lambda i: {"sum": i["left"].sum() * factor + i["right"], "left": i["left"] * 2.0}, shape
+        )
+
+    left, right = np.array([[1, 2]], np.float32), np.array([[1, 2, 3]], np.float32)
+    with tflite.saved({"a": scaled(1.0), "b": scaled(10.0), "c": scaled(100.0)}) as traced:
+        traced.write(tmp_path / "two.tflite", only=("c", "a"), metadata={"what": "two of them"})
+    interpreter = Interpreter(model_path=str(tmp_path / "two.tflite"))
+    assert set(interpreter.get_signature_list()) == {"a", "c"}
+    for name, factor in (("a", 1), ("c", 100)):
+        found = interpreter.get_signature_runner(name)(left=left, right=right)
+        np.testing.assert_allclose(found["sum"], 3 * factor + right)
+        np.testing.assert_allclose(found["left"], 2 * left)
+    assert flatbuffer.read_metadata(tmp_path / "two.tflite") == {"what": "two of them"}
 
 
 @pytest.mark.parametrize(

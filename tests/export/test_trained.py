@@ -1,4 +1,4 @@
-"""A trained net keeps its accuracy in the files: fp32 answers as JAX does, int8 loses at most a point."""
+"""A trained net keeps its accuracy in the files: fp32 answers as JAX does, the others lose at most a point."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from dynnas_jax import devices
 from dynnas_jax.data import sources
-from dynnas_jax.export import runtime, tflite
+from dynnas_jax.export import engines, metadata, tflite
 from dynnas_jax.networks import ofa
 from dynnas_jax.train import calibration, loop, sandwich
 
@@ -44,13 +44,14 @@ def test_accuracy_in_every_precision(trained, tmp_path):
     accuracy = (expected == test.labels).mean()
     assert accuracy > 0.9  # it has learnt
     answers = {}
-    for precision in tflite.PRECISIONS:
+    for precision in metadata.PRECISIONS:
         path = tmp_path / f"{precision}.tflite"
         inputs = digits.train.images[:128]
         tflite.convert(
             lambda x: net.apply(variables, x)[0], (1, 8, 8, 1), path, precision=precision, calibration=inputs
         )
-        model = runtime.Model(path)
+        (model,) = engines.load(path).values()
         answers[precision] = np.array([model.run(image)["logits"].argmax() for image in test.images])
     np.testing.assert_array_equal(answers["fp32"], expected)
-    assert (answers["int8"] == test.labels).mean() >= accuracy - 0.01
+    for precision in metadata.PRECISIONS:
+        assert (answers[precision] == test.labels).mean() >= accuracy - 0.01, precision

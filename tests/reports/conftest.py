@@ -111,12 +111,15 @@ def export(rng, evaluated) -> dict:
             latency = macs / 7e6 * factor
             accuracy = evaluated[name.split("_")[0]]["accuracy"] - (0.0025 if precision == "int8" else 0.0)
             files[f"{name}_{precision}"] = {
-                "path": f"{name}_{precision}.tflite",
+                "function": name,
+                "precision": precision,
+                "path": f"model_{precision}.tflite",
                 "size_bytes": int(macs / 20 * (1 if precision == "fp32" else 0.3)),
                 "macs": macs,
                 "ops": {"CONV_2D": 14, "DEPTHWISE_CONV_2D": 5, "ADD": 3, "FULLY_CONNECTED": 1, "MEAN": 1},
                 "max_logit_difference": 4.1e-6 if precision == "fp32" else None,
                 "accuracy": accuracy,
+                "accuracy_loss": 0.0025 if precision == "int8" else 0.0,
                 "latency_ms": latency,
                 "latency_mean_ms": 1.02 * latency,
                 "latency_spread_ms": [0.95 * latency, 1.2 * latency],

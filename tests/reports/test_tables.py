@@ -125,4 +125,4 @@ def test_what_loses_more_than_a_point_is_told():
         name: {"path": f"{name}.tflite", "accuracy_loss": loss}
         for name, loss in (("a", 0.01), ("b", 0.0234), ("c", -0.5))
     }
-    assert tables.lossy_files({"files": files}) == ["b.tflite loses 2.3 points"]
+    assert tables.lossy_files({"files": files}) == ["b loses 2.3 points"]

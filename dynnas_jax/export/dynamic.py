@@ -1,0 +1,230 @@
+"""Exports a dynamic network, or a single net, as the files of one folder, and holds each to its promises.
+
+Every function of the network becomes a signature: of one file that all share, or of a file of its own, as the target asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax import confidence
+from dynnas_jax.export import engines, flatbuffer, functions, lint, metadata, onnx, targets, tflite
+
+PARITY_IMAGES = 16
+TOLERANCE = 1e-4  # of a fp32 file's outputs, against JAX's
+LEAST_SQNR_DB = 20  # of an int8 ONNX file's outputs, against those of the TFLite file it was made of
+
+
+class Promise(NamedTuple):
+    """What every file of an export says, and what it is held to."""
+
+    labels: tuple[str, ...]  # [C]
+    cost: tuple[int, ...]  # [S], all MACs spent when step s answers
+    macs: dict[str, int]  # of each function, counted by JAX
+    thresholds: tuple[float, ...] = ()  # [S - 1]
+    score: str = confidence.DEFAULT_SCORE  # or `metadata.OWN_SCORE`: each step gives its own
+    central_share: float = 1.0  # of a photo's side that the data pipeline keeps
+
+
+class _Plan(NamedTuple):
+    network: functions.Network
+    promise: Promise
+    target: targets.Target
+    inputs: dict[str, dict[str, np.ndarray]]  # calibration, by function and input
+    expected: dict[str, list[dict[str, np.ndarray]]]  # what JAX answers to the first of them
+
+
+@contextlib.contextmanager
+def all_or_nothing(folder: str | Path) -> Iterator[Path]:
+    """A neighbour of `folder` to write to; it takes the folder's place if the block succeeds, and vanishes if not."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}_unchecked_", dir=folder.parent) as scratch:
+        unchecked = Path(scratch) / "new"
+        unchecked.mkdir()
+        yield unchecked
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        unchecked.rename(folder)
+
+
+def export(
+    network: functions.Network,
+    promise: Promise,
+    folder: str | Path,
+    *,
+    target: str,
+    calibration: np.ndarray,
+    precisions: Sequence[str] = (),
+    onnx_too: bool | None = None,
+    tolerance: float = TOLERANCE,
+) -> dict[str, dict]:
+    """Writes the model files of a target to an existing folder (of `all_or_nothing`) and checks each.
+
+    Args:
+      target: of `targets.TARGETS`.
+      calibration: uint8[n, h, w, c] real training images: they set the int8 scales and check the outputs.
+      precisions: of `metadata.PRECISIONS`; () for the target's own.
+      onnx_too: whether fp32 and int8 files are written as ONNX as well; None: as the target says.
+      tolerance: the largest difference between the outputs of a fp32 file and JAX's.
+
+    Returns: by "{function}_{precision}", for ONNX with "_onnx" behind: `function`, `precision`, `path`, `size_bytes` (of the
+      whole file), `macs`, `ops`, `max_logit_difference` from JAX, and lint's `warnings`, if there are any.
+    Raises: ValueError if an argument is wrong or a file breaks a promise (operators, memory, MACs, outputs); OSError.
+    """
+    plan = _plan(network, promise, targets.target(target), calibration)
+    folder, facts = Path(folder), {}
+    signatures = {name: tflite.Signature(*f, plan.inputs[name]) for name, f in network.functions.items()}
+    with tflite.saved(signatures) as traced:
+        for precision in tuple(precisions) or plan.target.precisions:
+            facts |= _write_tflite(traced, plan, folder, precision)
+            if precision in onnx.PRECISIONS and (plan.target.onnx if onnx_too is None else onnx_too):
+                for name in signatures:
+                    facts[f"{name}_{precision}_onnx"] = _write_onnx(traced, plan, folder, name, precision)
+    for fact in facts.values():
+        fact["max_logit_difference"] = _compare(plan, folder, fact, tolerance)
+    return facts
+
+
+def _plan(network: functions.Network, promise: Promise, target: targets.Target, calibration: np.ndarray) -> _Plan:
+    """What is to be exported, with the inputs and JAX's answers to some of them. Raises ValueError where they do not fit."""
+    _check_arguments(network, promise, calibration)
+    inputs = functions.inputs(network, calibration)
+    expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
+    wanted = (1, len(promise.labels))
+    for name, (first, *_) in expected.items():
+        if first[functions.LOGITS].shape != wanted:
+            raise ValueError(f"{name} gives logits {first[functions.LOGITS].shape} for {wanted[1]} labels")
+    return _Plan(network, promise, target, inputs, expected)
+
+
+def _check_arguments(network: functions.Network, promise: Promise, calibration: np.ndarray) -> None:
+    shape, steps = network.image_shape, len(network.steps)
+    if calibration.dtype != np.uint8 or tuple(calibration.shape[1:]) != shape or len(calibration) == 0:
+        raise ValueError(
+            f"calibration is {calibration.dtype}{list(calibration.shape)}, but must be uint8 {['n', *shape]}"
+        )
+    if promise.score not in (*confidence.SCORES, metadata.OWN_SCORE):
+        raise ValueError(f"score {promise.score!r} is unknown: use one of {', '.join(confidence.SCORES)}")
+    if len(promise.cost) != steps or len(promise.thresholds) != steps - 1:
+        counts = f"{len(promise.cost)} and {len(promise.thresholds)}"
+        raise ValueError(f"{steps} steps have {steps} costs and {steps - 1} thresholds, not {counts}")
+    if missing := [name for name in network.functions if name not in promise.macs]:
+        raise ValueError(f"the export's MACs lack {', '.join(missing)}")
+
+
+def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: str) -> dict[str, dict]:
+    """The TFLite files of one precision, with their metadata; holds them to the target and to JAX's MACs."""
+    names = list(plan.network.functions)
+    files = {name: f"{'model' if plan.target.one_file else name}_{precision}.tflite" for name in names}
+    about = _metadata(plan, precision, files)
+    for file in dict.fromkeys(files.values()):
+        inside = tuple(name for name in names if files[name] == file)
+        traced.write(folder / file, precision=precision, only=inside, metadata=about)
+    # What runs one after the other shares the memory; a net that answers alone has it to itself.
+    together = [
+        dict.fromkeys(files[name] for name in plan.network.steps),
+        *([files[name]] for name in plan.network.whole),
+    ]
+    warnings = [
+        w for group in together for w in lint.check([folder / file for file in group], plan.target.name).warnings
+    ]
+    facts = {}
+    for name, file in files.items():
+        counted, promised = flatbuffer.macs(folder / file, name), plan.promise.macs[name]
+        if counted != promised:
+            raise ValueError(f"{file}: {name} counts {counted} MACs, the JAX network {promised}: they must be equal")
+        own = [w.line() for w in dict.fromkeys(warnings) if w.file == file and w.signature in (None, name)]
+        facts[f"{name}_{precision}"] = {
+            "function": name,
+            "precision": precision,
+            "path": file,
+            "size_bytes": flatbuffer.size_bytes(folder / file),
+            "macs": counted,
+            "ops": dict(flatbuffer.op_counts(folder / file, name)),
+            **({"warnings": own} if own else {}),
+        }
+    return facts
+
+
+def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, precision: str) -> dict:
+    """One ONNX file by way of a TFLite file that is not kept; its facts."""
+    opset = plan.target.onnx_opset or onnx.OPSET
+    files = {other: f"{other}_{precision}.onnx" for other in plan.network.functions}
+    with tempfile.TemporaryDirectory(prefix="dynnas_") as scratch:
+        source, plain = Path(scratch) / "source.tflite", Path(scratch) / "plain.onnx"
+        traced.write(source, precision=precision, only=(name,), float_outside=True)
+        if precision == "int8":  # TensorRT's form rounds otherwise: what tf2onnx makes is compared before that
+            onnx.convert(source, plain, opset=opset, for_tensorrt=False)
+            _check_same(name, source, plain, functions.rows(plan.inputs[name], PARITY_IMAGES))
+        onnx.convert(source, folder / files[name], opset=opset, metadata=_metadata(plan, precision, files))
+    return {
+        "function": name,
+        "precision": precision,
+        "path": files[name],
+        "size_bytes": flatbuffer.size_bytes(folder / files[name]),
+        "macs": plan.promise.macs[name],
+        "ops": onnx.op_counts(folder / files[name]),
+    }
+
+
+def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
+    """What every file says of the export, and of its precision."""
+    signatures = {
+        name: {
+            "inputs": {key: list(shape) for key, shape in function.shapes.items()},
+            "outputs": {key: list(value.shape) for key, value in plan.expected[name][0].items()},
+        }
+        for name, function in plan.network.functions.items()
+    }
+    content = {
+        "version": metadata.VERSION,
+        "precision": precision,
+        "target": plan.target.name,
+        "labels": list(plan.promise.labels),
+        "image_shape": list(plan.network.image_shape),
+        "central_share": plan.promise.central_share,
+        "steps": list(plan.network.steps),
+        "whole": list(plan.network.whole),
+        "files": files,
+        "signatures": signatures,
+        "macs": {name: plan.promise.macs[name] for name in signatures},
+        "cost": list(plan.promise.cost),
+        "policy": {"rule": metadata.RULE, "score": plan.promise.score},
+        "thresholds": [float(value) for value in plan.promise.thresholds],
+    }
+    return metadata.check(content, "the export")
+
+
+def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:
+    """The largest difference of the logits from JAX's. Raises ValueError where a fp32 file's outputs are too far off."""
+    name, largest = fact["function"], {}
+    model = engines.load(folder / fact["path"])[name]
+    for values, expected in zip(functions.rows(plan.inputs[name]), plan.expected[name], strict=False):
+        found = model.run(values)
+        for key, value in expected.items():
+            difference = np.max(np.abs(found[key].reshape(value.shape) - value))
+            largest[key] = float(np.maximum(largest.get(key, 0.0), difference))  # keeps nan
+    most = float(np.max(list(largest.values())))
+    if fact["precision"] == "fp32" and not most <= tolerance:
+        raise ValueError(
+            f"{fact['path']}: outputs of {name} differ from JAX's by {most:.2g}, more than {tolerance:.2g} allows"
+        )
+    return largest[functions.LOGITS]
+
+
+def _check_same(name: str, source: Path, plain: Path, rows: list[dict]) -> None:
+    """Holds an ONNX file to the int8 TFLite file it was made of."""
+    ((_, exact),), ((_, made),) = engines.load(source).items(), engines.load(plain).items()
+    signal, noise = 0.0, 0.0
+    for values in rows:
+        expected, found = exact.run(values)[functions.LOGITS], made.run(values)[functions.LOGITS]
+        signal, noise = signal + np.sum(np.square(expected)), noise + np.sum(np.square(found - expected))
+    if not noise * 10 ** (LEAST_SQNR_DB / 10) <= signal:
+        raise ValueError(f"{name}_int8.onnx: onnxruntime answers otherwise than LiteRT does: tf2onnx lost something")

@@ -1,0 +1,131 @@
+"""A network as it is exported: functions of named arrays, closed over their variables, each to become a signature.
+
+The steps of a dynamic network stand in order, each reading what the one before it left; nets that answer alone stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+IMAGE = "image"  # the input of the first step, and of every net that answers alone: [0, 255]
+LOGITS, SCORE = "logits", "score"
+SINGLE = "net"  # the one step of a network that always answers
+
+
+class Function(NamedTuple):
+    """One signature: what it computes and what it reads."""
+
+    call: Callable[[dict], dict]  # float32 arrays by input name -> by output name, `logits` among them
+    shapes: dict[str, tuple[int, ...]]  # of the inputs, the batch (1) included
+
+
+class Network(NamedTuple):
+    """A dynamic network, or a single net."""
+
+    steps: dict[str, Function]  # in order; the first reads `image`
+    whole: dict[str, Function]  # nets that read `image` and answer alone
+
+    @property
+    def functions(self) -> dict[str, Function]:
+        """All of them by name, the steps first."""
+        return {**self.steps, **self.whole}
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width, channels."""
+        return self.steps[next(iter(self.steps))].shapes[IMAGE][1:]
+
+
+def whole(net: Callable, image_shape: Sequence[int]) -> Function:
+    """A net that answers alone: net(images float32[1, h, w, c] in [0, 255]) -> logits[1, C]."""
+    return Function(lambda inputs: {LOGITS: net(inputs[IMAGE])}, {IMAGE: (1, *image_shape)})
+
+
+def single(net: Callable, image_shape: Sequence[int]) -> Network:
+    """A network of one net, which always answers."""
+    return Network({SINGLE: whole(net, image_shape)}, {})
+
+
+def from_steps(
+    steps: dict[str, Callable],
+    variables: Any,
+    image_shape: Sequence[int],
+    *,
+    carries: Sequence[str] = (),
+    own_score: bool = False,
+    whole: dict[str, Function] | None = None,
+) -> Network:
+    """The steps of a dynamic network under names.
+
+    Args:
+      steps: by name, in order, as `dynamic.protocol.Dynamic` has them: (variables, carry) -> (logits[1, C], score[1], next
+        carry); the first carry is an image float32[1, h, w, c] in [0, 255], the others are any pytrees of arrays.
+      carries: names of what goes from one step to the next, [S - 1], such as ("stem",); a carry of several arrays numbers
+        them. By default `after_` and the name of the step that made it.
+      own_score: whether each step's score is an output of its own, because it is more than a function of the logits.
+      whole: nets that answer alone.
+
+    Raises: ValueError for another number of carries.
+    """
+    names = [*(carries or (f"after_{name}" for name in list(steps)[:-1])), None]
+    if len(names) != len(steps):
+        raise ValueError(f"{len(steps)} steps pass on {len(steps) - 1} carries, not {len(names) - 1}: {names[:-1]}")
+    carry: Any = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    taken, functions = (IMAGE,), {}
+    for (name, step), passed_on in zip(steps.items(), names, strict=True):
+        leaves, tree = jax.tree.flatten(carry)
+        shapes = {key: tuple(leaf.shape) for key, leaf in zip(taken, leaves, strict=True)}
+        carry = jax.eval_shape(step, variables, carry)[2] if passed_on else None
+        given = _numbered(passed_on, len(jax.tree.leaves(carry)))
+        functions[name] = Function(_call(step, variables, (tree, taken), given, own_score), shapes)
+        taken = given
+    return Network(functions, whole or {})
+
+
+def _numbered(name: str | None, count: int) -> tuple[str | None, ...]:
+    return (name,) * count if count < 2 else tuple(f"{name}_{i}" for i in range(count))
+
+
+def _call(step: Callable, variables: Any, read: tuple, given: tuple, own_score: bool) -> Callable:
+    """The step as a function of named arrays; `read` is the carry's tree and the names of its leaves."""
+    tree, taken = read
+
+    def call(inputs: dict) -> dict:
+        logits, score, carry = step(variables, jax.tree.unflatten(tree, [inputs[name] for name in taken]))
+        outputs = {LOGITS: logits, **({SCORE: score} if own_score else {})}
+        return outputs | dict(zip(given, jax.tree.leaves(carry) if given else (), strict=True))
+
+    return call
+
+
+def inputs(network: Network, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """What every function reads for uint8[n, h, w, c] images: by its name and the input's, [n, ...], uint8 for images.
+
+    The steps run in JAX, one image at a time as the device sees them.
+    """
+    found = {name: {IMAGE: images} for name in network.whole}
+    known: dict[str, np.ndarray] = {IMAGE: images}
+    for place, (name, function) in enumerate(network.steps.items()):
+        found[name] = {key: known[key] for key in function.shapes}
+        if place < len(network.steps) - 1:
+            rows = outputs(function, found[name])
+            known |= {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    return found
+
+
+def outputs(function: Function, values: dict[str, np.ndarray], most: int | None = None) -> list[dict[str, np.ndarray]]:
+    """What JAX answers for each row of values[n, ...], or the first so many: arrays by output name, batch (1) included."""
+    run = jax.jit(function.call)
+    # TPUs and new GPUs round float32 products otherwise; LiteRT does not.
+    with jax.default_matmul_precision("highest"):
+        found = [run({key: row[None].astype(np.float32) for key, row in each.items()}) for each in rows(values, most)]
+    return [{key: np.asarray(value) for key, value in row.items()} for row in found]
+
+
+def rows(values: dict[str, np.ndarray], most: int | None = None) -> list[dict[str, np.ndarray]]:
+    """Arrays[n, ...] by name as a list of n dicts of single ones."""
+    return [dict(zip(values, row, strict=True)) for row in list(zip(*values.values(), strict=True))[:most]]

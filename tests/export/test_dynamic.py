@@ -1,0 +1,199 @@
+"""The export of a dynamic network, all or nothing, and what every file of it says."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from dynnas_jax.export import dynamic, engines, flatbuffer, functions, metadata, runtime
+
+NETS = ("little", "big_after_stem", "big")
+PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
+
+
+def export(exported, folder, network=None, **changes):
+    options = {"target": "x86", "calibration": exported.images[:4], "precisions": ("fp32",)} | changes
+    promise = options.pop("promise", exported.promise)
+    with dynamic.all_or_nothing(folder / "export") as unchecked:
+        return dynamic.export(network or exported.network, promise, unchecked, **options)
+
+
+def test_the_facts_are_of_the_files(exported):
+    names = {f"{net}_{precision}" for net in NETS for precision in PRECISIONS}
+    onnx = {f"{net}_{precision}_onnx" for net in NETS for precision in ("fp32", "int8")}
+    assert set(exported.facts) == names | onnx
+    for name, facts in exported.facts.items():
+        path = exported.folder / facts["path"]
+        assert name.removesuffix("_onnx") == f"{facts['function']}_{facts['precision']}"
+        assert facts["size_bytes"] == path.stat().st_size
+        assert facts["macs"] == exported.macs[facts["function"]]
+        if path.suffix == ".tflite":
+            assert path.name == f"model_{facts['precision']}.tflite"
+            assert facts["ops"] == flatbuffer.op_counts(path, facts["function"])
+            assert facts["macs"] == flatbuffer.macs(path, facts["function"])
+        else:
+            assert path.name == f"{facts['function']}_{facts['precision']}.onnx"
+            assert facts["ops"]["Conv"] == exported.facts[name.removesuffix("_onnx")]["ops"]["CONV_2D"] + 1
+        assert facts["max_logit_difference"] < (1e-4 if facts["precision"] == "fp32" else 1)
+    models = {path.name for path in exported.folder.iterdir() if path.suffix in (".tflite", ".onnx")}
+    assert models == {facts["path"] for facts in exported.facts.values()}
+
+
+def test_every_file_says_what_it_is(exported):
+    for facts in exported.facts.values():
+        path = exported.folder / facts["path"]
+        told = metadata.read(path)
+        assert (told["version"], told["target"], told["precision"]) == (2, "x86", facts["precision"])
+        assert (told["steps"], told["whole"]) == (["little", "big_after_stem"], ["big"])
+        assert told["files"][facts["function"]] == path.name
+        assert told["policy"] == {"rule": "first_above", "score": "max_softmax"}
+        assert told["labels"] == list(exported.promise.labels)
+        assert (told["cost"], told["thresholds"]) == (list(exported.promise.cost), list(exported.promise.thresholds))
+        assert (told["macs"], told["central_share"]) == (exported.macs, 1.0)
+        nets = engines.load(path)
+        for name in nets:
+            inputs = {key: list(tensor.shape) for key, tensor in nets[name].inputs.items()}
+            outputs = {key: list(tensor.shape) for key, tensor in nets[name].outputs.items()}
+            assert told["signatures"][name] == {"inputs": inputs, "outputs": outputs}
+
+
+def test_signatures_of_one_file_share_their_weights(exported):
+    """The stem and all of big stand in it once, though two signatures run them."""
+    for precision in PRECISIONS:
+        model = flatbuffer.load(exported.folder / f"model_{precision}.tflite")
+        read = {}
+        for name in NETS:
+            graph = model.subgraphs[flatbuffer.signatures(model)[name].subgraph]
+            buffers = {graph.tensors[i].buffer for operator in graph.operators for i in operator.inputs if i >= 0}
+            read[name] = {i for i in buffers if len(model.buffers[i].data) >= 64}
+        assert read["big_after_stem"] < read["big"]
+        assert read["little"] & read["big"] == read["big"] - read["big_after_stem"] != set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"macs": dict.fromkeys(NETS, 1)}, "the JAX network 1"),
+        ({"labels": ("ant",)}, r"logits \(1, 5\) for 1 labels"),
+        ({"score": "gut"}, "'gut' is unknown"),
+        ({"thresholds": (0.1, 0.2)}, "2 costs and 1 thresholds, not 2 and 2"),
+        ({"thresholds": (1.5,)}, r"thresholds in \[0, 1\]"),
+        ({"macs": {}}, "MACs lack little, big_after_stem, big"),
+    ],
+)
+def test_a_broken_promise_leaves_nothing(exported, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export(exported, tmp_path, promise=exported.promise._replace(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tolerance": 0.0}, "outputs of little differ from JAX's by"),
+        ({"calibration": np.zeros((4, 8, 8, 3), np.uint8)}, r"uint8\[4, 8, 8, 3\], but must be"),
+        ({"target": "edgetpu", "precisions": ("int8",)}, r"^target edgetpu: .*HARD_SWISH"),
+        ({"target": "toaster"}, "target is 'toaster', choose from"),
+    ],
+)
+def test_a_file_that_breaks_one_leaves_nothing(exported, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export(exported, tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def conv(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.fixture(scope="module")
+def plain(exported):
+    """(a net of three steps that pass on two arrays, its promise): no more than the Edge TPU runs."""
+    kernels = [jax.random.normal(jax.random.key(i), (3, 3, c, 4)) / 5 for i, c in enumerate((3, 4, 4))]
+    dense = [jax.random.normal(jax.random.key(9 + i), (4, 5)) for i in range(3)]
+
+    def step(place):
+        def run(variables, carry):
+            kernels, dense = variables
+            x = carry / 128 - 1 if place == 0 else carry["new"]
+            y = jax.nn.relu6(conv(x, kernels[place]))
+            pooled = jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, 16, 16, 1), (1, 16, 16, 1), "VALID") / 256
+            logits = pooled.reshape(-1, 4) @ dense[place]
+            new = {"new": y, "old": y if place == 0 else carry["old"] + y}
+            return logits, jax.nn.softmax(logits).max(-1), None if place == 2 else new
+
+        return run
+
+    shape = exported.images.shape[1:]
+    steps = {name: step(place) for place, name in enumerate(("first", "second", "third"))}
+    network = functions.from_steps(steps, (kernels, dense), shape, carries=("a", "b"))
+    macs = {name: 256 * 9 * c * 4 + 20 for name, c in (("first", 3), ("second", 4), ("third", 4))}
+    cost = tuple(int(total) for total in np.cumsum(list(macs.values())))
+    return network, dynamic.Promise(tuple("abcde"), cost, macs, (0.4, 0.4))
+
+
+def test_three_steps_that_pass_on_several_arrays(exported, plain, tmp_path):
+    """Each in a file of its own, as the Edge TPU needs them; the cascade answers as all steps in JAX do."""
+    network, promise = plain
+    facts = export(
+        exported, tmp_path, network, promise=promise, target="edgetpu", calibration=exported.images, precisions=()
+    )
+    assert set(facts) == {"first_int8", "second_int8", "third_int8"}
+    folder = tmp_path / "export"
+    assert {path.name for path in folder.iterdir()} == {f"{name}.tflite" for name in facts}
+    classifier = runtime.DynamicClassifier(folder)
+    assert_one_scale(classifier.steps)
+    assert [list(model.inputs) for model in classifier.steps] == [["image"], ["a_0", "a_1"], ["b_0", "b_1"]]
+    inputs = functions.inputs(network, exported.images)
+    logits = [functions.outputs(network.functions[name], inputs[name]) for name in network.steps]
+    agreed = 0
+    for image, *rows in zip(exported.images, *logits, strict=True):
+        probabilities = [np.asarray(jax.nn.softmax(row["logits"][0])) for row in rows]
+        choice = next((s for s in (0, 1) if probabilities[s].max() > 0.4), 2)
+        found = classifier.predict(image)
+        agreed += (found.choice, found.class_index) == (choice, int(probabilities[choice].argmax()))
+    assert agreed >= 0.85 * len(exported.images)  # int8 moves images that are near a threshold
+
+
+def assert_one_scale(steps):
+    for giver, taker in itertools.pairwise(steps):
+        for name, taken in taker.inputs.items():
+            assert giver.outputs[name].zero_point == taken.zero_point
+            assert giver.outputs[name].scale == pytest.approx(taken.scale, rel=1e-4)
+
+
+def test_what_is_passed_on_keeps_one_scale(exported):
+    assert_one_scale(runtime.DynamicClassifier(exported.folder, "int8").steps)
+
+
+def test_a_single_net(exported, tmp_path):
+    network = functions.single(exported.big, exported.images.shape[1:])
+    macs = exported.macs["big"]
+    facts = export(
+        exported, tmp_path, network, promise=dynamic.Promise(exported.promise.labels, (macs,), {"net": macs})
+    )
+    assert set(facts) == {"net_fp32"}
+    classifier = runtime.DynamicClassifier(tmp_path / "export")
+    for image in exported.images[:5]:
+        logits = exported.big(image[None].astype(np.float32))[0]
+        found = classifier.predict(image)
+        assert (found.choice, found.class_index) == (0, int(logits.argmax()))
+
+
+def test_a_failed_export_leaves_the_earlier_one(tmp_path):
+    folder = tmp_path / "x86"
+    with dynamic.all_or_nothing(folder) as unchecked:
+        (unchecked / "a").write_text("first")
+
+    def fail():
+        with dynamic.all_or_nothing(folder) as unchecked:
+            (unchecked / "a").write_text("second")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert (folder / "a").read_text() == "first"
+    with dynamic.all_or_nothing(folder) as unchecked:
+        (unchecked / "b").write_text("third")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x86", "b"]

@@ -1,0 +1,69 @@
+"""Networks as functions of named arrays: what they compute is what their steps compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax.export import functions
+
+
+def first(variables, images):
+    mean = images.mean(axis=(1, 2)) * variables["scale"]
+    return mean, mean[:, 0], {"half": images / 2.0, "all": (mean, mean + 1.0)}
+
+
+def second(variables, carry):
+    logits = carry["half"].sum(axis=(1, 2)) + carry["all"][0] - carry["all"][1] * variables["scale"]
+    return logits, logits[:, 1], [logits]
+
+
+def third(variables, carry):
+    return carry[0] * variables["scale"], carry[0][:, 2], None
+
+
+VARIABLES = {"scale": jnp.float32(3)}
+STEPS = {"one": first, "two": second, "three": third}
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype(np.uint8)
+
+
+def test_steps_by_name_equal_the_steps_one_after_the_other():
+    network = functions.from_steps(STEPS, VARIABLES, (5, 5, 3), own_score=True)
+    assert network.image_shape == (5, 5, 3)
+    shapes = [function.shapes for function in network.functions.values()]
+    halves = {"after_one_0": (1, 3), "after_one_1": (1, 3), "after_one_2": (1, 5, 5, 3)}
+    assert shapes == [{"image": (1, 5, 5, 3)}, halves, {"after_two": (1, 3)}]
+    inputs = functions.inputs(network, IMAGES)
+    carry = IMAGES.astype(np.float32)
+    for name, step in STEPS.items():
+        logits, score, carry = step(VARIABLES, carry)
+        found = functions.outputs(network.steps[name], inputs[name])
+        np.testing.assert_allclose(np.concatenate([row["logits"] for row in found]), logits, rtol=1e-5)
+        np.testing.assert_allclose(np.concatenate([row["score"] for row in found]), score, rtol=1e-5)
+    assert set(found[0]) == {"logits", "score"}  # the last passes nothing on
+
+
+def test_carries_get_the_names_they_are_given():
+    whole = {"alone": functions.whole(lambda images: images.sum(axis=(1, 2)), (5, 5, 3))}
+    network = functions.from_steps(STEPS, VARIABLES, (5, 5, 3), carries=("stem", "neck"), whole=whole)
+    assert list(network.functions) == ["one", "two", "three", "alone"]
+    assert list(network.steps["two"].shapes) == ["stem_0", "stem_1", "stem_2"]
+    assert list(network.steps["three"].shapes) == ["neck"]
+    outputs = jax.eval_shape(
+        network.steps["two"].call, {k: jnp.zeros(s) for k, s in network.steps["two"].shapes.items()}
+    )
+    assert set(outputs) == {"logits", "neck"}
+    with pytest.raises(ValueError, match="3 steps pass on 2 carries, not 1: \\['stem'\\]"):
+        functions.from_steps(STEPS, VARIABLES, (5, 5, 3), carries=("stem",))
+
+
+def test_rows_are_single_ones_in_order():
+    rows = functions.rows({"a": np.arange(3), "b": np.arange(3) + 10}, 2)
+    assert rows == [{"a": 0, "b": 10}, {"a": 1, "b": 11}]
+
+
+def test_a_single_net_has_one_step():
+    network = functions.single(lambda images: images.mean(axis=(1, 2)), (5, 5, 3))
+    assert list(network.functions) == ["net"]
+    (row,) = functions.outputs(network.steps["net"], {"image": IMAGES}, 1)
+    np.testing.assert_allclose(row["logits"][0], IMAGES[0].astype(np.float64).mean(axis=(0, 1)), rtol=1e-6)

@@ -1,0 +1,138 @@
+"""The stage that exports, on a finished tiny run: what it promises, what it refuses, other targets."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynnas_jax import __main__, job, pipeline
+from dynnas_jax.export import flatbuffer, metadata, runtime
+from dynnas_jax.networks import big_little
+from dynnas_jax.stages import export
+from dynnas_jax.workdir import Workdir, read_json
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_run):
+    return job.prepare(Workdir(tiny_run.workdir, pipeline.STAGES, tiny_run.config, {}), tiny_run.config)
+
+
+def with_train(prepared, train):
+    return prepared._replace(images=prepared.images._replace(train=train))
+
+
+def test_the_exported_cascade_is_the_searched_pair(tiny_run, prepared):
+    pair = job.found_pair(prepared).pair
+    cost = big_little.cost(pair)
+    folder = tiny_run.workdir / "export" / "x86"
+    told = metadata.read(folder / "model_int8.tflite")
+    assert told["cost"] == list(cost.cumulative)
+    assert told["macs"] == {"little": cost.little, "big_after_stem": cost.big - cost.stem, "big": cost.big}
+    assert told["thresholds"] == read_json(tiny_run.workdir / "search" / "found.json")["pair"]["thresholds"]
+    assert told["labels"] == list(prepared.images.classes)
+    saved = np.load(tiny_run.workdir / "evaluate" / "outputs.npz")
+    classifier = runtime.DynamicClassifier(folder, "fp32")
+    found = [classifier.predict(image) for image in prepared.images.test.images]
+    assert [answer.choice for answer in found] == saved["choice"].tolist()
+    answers = saved["prediction"][np.arange(len(found)), saved["choice"]]
+    assert [answer.class_index for answer in found] == answers.tolist()
+    measured = read_json(folder / "export.json")
+    assert measured["cascade"]["fp32"]["agreement_with_jax"] == 1.0
+    for fact in measured["files"].values():
+        exact = saved["correct"][:, 0 if fact["function"] == "little" else 1].mean()
+        assert fact["accuracy_loss"] == pytest.approx(exact - fact["accuracy"])
+
+
+def test_calibration_images_are_of_all_classes_in_their_shares(prepared):
+    train = prepared.images.train
+    images = export._calibration(prepared, 100)
+    known = {image.tobytes(): label for image, label in zip(train.images, train.labels, strict=True)}
+    labels = np.array([known[image.tobytes()] for image in images])
+    share = np.bincount(train.labels, minlength=10) / len(train)
+    assert len(images) == 100
+    assert np.abs(np.bincount(labels, minlength=10) - 100 * share).max() <= 1
+    assert set(export._calibration(prepared, 10).shape[:1]) == {10}
+    assert len(set(labels[:16].tolist())) > 4  # not class after class
+    assert len(export._calibration(prepared, 10**6)) == len(train)
+
+
+def test_a_class_without_an_image_is_one_line(prepared):
+    train = prepared.images.train
+    with pytest.raises(ValueError, match=r"^export.calibration_images is 9, but must be at least 10[^\n]*$"):
+        export.check(prepared, calibration_images=9)
+    lacking = with_train(prepared, train[train.labels != 3])
+    with pytest.raises(
+        ValueError, match=rf"^export: no training image is of class {prepared.images.classes[3]},[^\n]*$"
+    ):
+        export.check(lacking, calibration_images=64)
+
+
+def test_int8_that_loses_too_much_names_the_layers_and_leaves_a_table(prepared, tmp_path, monkeypatch):
+    """Against a reference that is right everywhere, any net of six training steps loses."""
+    right = prepared.images.test.labels
+    reference = dict.fromkeys(("little", "big_after_stem", "big"), right)
+    from dynnas_jax.export import measuring
+
+    monkeypatch.setattr(export, "_reference", lambda _: measuring.Reference(reference, right))
+    options = {"precisions": ("int8",), "calibration_images": 16, "runs": 2, "warm_up": 0}
+    with pytest.raises(
+        ValueError, match=r"^\w+_int8 loses \d+\.\d\d points .*max_accuracy_loss=0.01.*SQNR[^\n]*$"
+    ) as caught:
+        export.run(prepared, tmp_path, **options)
+    assert [path.name for path in (tmp_path / "x86").iterdir()] == ["int8_layers.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x86"]
+    table = read_json(tmp_path / "x86" / "int8_layers.json")
+    worst = max(table["layers"], key=lambda layer: layer["added_noise"])
+    assert f"{worst['signature']} operator {worst['index']} {worst['operator']}" in str(caught.value)
+    assert {row["function"] for row in table["files"]} == {layer["signature"] for layer in table["layers"]}
+
+
+def test_another_target_of_a_finished_run(tiny_run, tmp_path, capsys):
+    """It becomes a complete part of the run, and the run stays complete."""
+    copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
+    before = (copy / "export" / "manifest.json").read_text()
+    command = ["export", f"--workdir={copy}", "--target=pi4", "--precisions=fp32"]
+    __main__.main(command)
+    folder = copy / "export" / "pi4"
+    assert [path.name for path in folder.glob("*.tflite")] == ["model_fp32.tflite"]
+    assert flatbuffer.read_metadata(folder / "model_fp32.tflite")["target"] == "pi4"
+    assert (copy / "export" / "manifest.json").read_text() == before
+    assert "pi4" in (copy / "report.html").read_text()
+    capsys.readouterr()
+    __main__.main(command)
+    assert "export/pi4: done before" in capsys.readouterr().out
+    __main__.main(["status", f"--workdir={copy}"])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["export/pi4", "done"]
+    pipeline.run(tiny_run.config, copy)
+    assert capsys.readouterr().out.count("done before") == len(pipeline.NAMES)
+    # A file that is damaged afterwards is noticed, and made anew.
+    (folder / "model_fp32.tflite").write_bytes(b"")
+    __main__.main(command)
+    assert flatbuffer.read_metadata(folder / "model_fp32.tflite")["target"] == "pi4"
+
+
+def test_what_another_target_refuses(tiny_run, tmp_path, capsys):
+    """One line, exit code 2, and the run stays as it was."""
+    copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
+    files = sorted(path.relative_to(copy) for path in copy.rglob("*"))
+    for arguments, said in (
+        (["--target=toaster"], "target is 'toaster', choose from"),
+        (["--target=pi4", "--precisions=fp12"], "export.precisions is ('fp12',), choose from"),
+        (["--target=x86", "--precisions=fp16"], "x86 is the run's own target"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            __main__.main(["export", f"--workdir={copy}", *arguments])
+        assert ended.value.code == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1
+    assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == files
+    assert json.loads((copy / "config.json").read_text())["target"] == "x86"
