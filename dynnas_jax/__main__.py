@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--max_latency_ms", type=float, help="by a latency table")
     search.add_argument("--target", help="whose table that is; the run's own target by default")
     search.add_argument("--table", type=Path, metavar="FILE", help="of `dynnas table`; the run's own by default")
-    search.add_argument("--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average")
+    search.add_argument(
+        "--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average"
+    )
     search.set_defaults(command=_search)
 
     export = commands.add_parser("export", help="a finished run's files for another device", allow_abbrev=False)
@@ -114,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--threads", type=int, default=argparse.SUPPRESS, help="of LiteRT")
     table.add_argument("--nets", type=int, default=argparse.SUPPRESS, help="whole nets that the blocks are fitted to")
     table.add_argument("--rounds", type=int, default=argparse.SUPPRESS, help="measurements of every block and net")
-    table.epilog = "--config=FILE.py[:mode] and its overrides, as for run; the same command goes on where it was stopped"
+    table.epilog = (
+        "--config=FILE.py[:mode] and its overrides, as for run; the same command goes on where it was stopped"
+    )
     table.set_defaults(command=_table)
 
     for name, command, text in (

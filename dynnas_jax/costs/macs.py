@@ -162,9 +162,7 @@ def every_block(supernet: Supernet) -> Iterator[tuple[Position, list[Built]]]:
 
 def position_table(supernet: Supernet, cost: Callable[[Built], float], overhead: float = 0) -> CostTable:
     """The table of any cost that a net's blocks have one by one: ints (counted) or floats (measured), all of one kind."""
-    rows = [
-        _Row(position, np.asarray([cost(block) for block in built])) for position, built in every_block(supernet)
-    ]
+    rows = [_Row(position, np.asarray([cost(block) for block in built])) for position, built in every_block(supernet)]
     return CostTable(len(supernet.space.genes), tuple(rows), overhead)
 
 

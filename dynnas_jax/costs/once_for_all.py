@@ -70,11 +70,9 @@ def layers(block: dict, given: tuple[int, ...], made: tuple[int, ...]) -> list[s
             "se": int(own.get("se", 0) > 0),
             "hs": int(own["act"] == "hswish"),
         }
-        return [
-            "-".join(_named("expanded_conv", given, made) + [f"{name}:{value}" for name, value in flags.items()])
-        ]
+        return ["-".join(_named("expanded_conv", given, made) + [f"{name}:{value}" for name, value in flags.items()])]
     if kind == "Head" and block.get("features"):
-        *_, height, width, channels = given
+        _, height, width, _ = given
         wide, pooled = (1, height, width, block["conv"]), (1, 1, 1, block["conv"])
         features = (1, 1, 1, block["features"])
         parts = [("Conv_1", given, wide), ("AvgPool2D", wide, pooled), ("Conv_2", pooled, features)]

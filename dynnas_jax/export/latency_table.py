@@ -1,4 +1,4 @@
-"""Builds latency tables: every distinct block of a space as TFLite, timed by LiteRT beside some whole nets, and corrected by these.
+"""Builds latency tables: every distinct block of a space as TFLite, timed by LiteRT beside whole nets, and corrected by these.
 
 A block that runs alone is not what it is in a net: it pays for a call of its own, and finds its weights in the cache. What is
 left of it in a net is fitted to whole nets, timed in the same rounds (see `fit`).
@@ -7,7 +7,6 @@ left of it in a net is fitted to whole nets, timed in the same rounds (see `fit`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,5 +144,10 @@ def fit(parts: Sequence[Part], samples: np.ndarray) -> Fit:
     block_ms = {
         name: (float(each + scale * (middle[i] - least)), float(scale * spread[i])) for name, i in alone.items()
     }
-    how = {"nets": len(nets), "median_error": float(np.median(errors)), "scale": float(scale), "least_alone_ms": float(least)}
+    how = {
+        "nets": len(nets),
+        "median_error": float(np.median(errors)),
+        "scale": float(scale),
+        "least_alone_ms": float(least),
+    }
     return Fit(float(overhead), block_ms, how)

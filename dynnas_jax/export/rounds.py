@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,8 @@ class Invocation:
         generator = np.random.default_rng(0)
         for tensor in self._interpreter.get_input_details():
             drawn = generator.integers(-128, 128, tensor["shape"])
-            self._interpreter.set_tensor(tensor["index"], (drawn / 64 if tensor["dtype"] is np.float32 else drawn).astype(tensor["dtype"]))
+            values = drawn / 64 if tensor["dtype"] is np.float32 else drawn
+            self._interpreter.set_tensor(tensor["index"], values.astype(tensor["dtype"]))
         self.run = self._interpreter.invoke
 
 

@@ -62,7 +62,10 @@ def front_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
     """The columns of `front`; the budgets of a search by latency are milliseconds."""
     if not rows or "latency_ms" not in rows[0]:
         return FRONT
-    latency = (Column("budget", "budget (ms)", number("budget", 4)), Column("latency_ms", "ms", number("latency_ms", 4)))
+    latency = (
+        Column("budget", "budget (ms)", number("budget", 4)),
+        Column("latency_ms", "ms", number("latency_ms", 4)),
+    )
     return (*latency, *FRONT[1:])
 
 

@@ -102,7 +102,9 @@ def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> lat
     path = Path(path).expanduser()
     table = once_for_all.read(path, supernet) if path.is_dir() else latency.load(path)
     if table.target != targets.target(target).name:
-        raise ValueError(f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one")
+        raise ValueError(
+            f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one"
+        )
     table.check_space(supernet)
     return table
 

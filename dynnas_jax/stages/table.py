@@ -68,7 +68,9 @@ def supernet_of(config: dict) -> Supernet:
 
 def _check_machine(target: str, architecture: str) -> None:
     if target in NO_LITERT:
-        raise ValueError(f"target {target!r} runs what its own compiler makes; there are no latency tables of blocks for it")
+        raise ValueError(
+            f"target {target!r} runs what its own compiler makes; there are no latency tables of blocks for it"
+        )
     if architecture.lower() not in ARCHITECTURES.get(target, ARM):
         raise ValueError(f"this machine ({architecture}) is no {target}: run the same command on one")
 
@@ -87,7 +89,9 @@ def of_supernet(
     """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
     blocks = latency.distinct(supernet)
     parts = [_block_part(name, built) for name, built in blocks.items()]
-    parts += [net_part(supernet, genome) for genome in stratified(supernet, macs.table(supernet), nets, jax.random.key(0))]
+    parts += [
+        net_part(supernet, genome) for genome in stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
+    ]
     partial = output.with_name(f"{output.name}.partial")
     plan = {"space": supernet.space.fingerprint, "target": target, "precision": precision, "threads": threads}
     samples = latency_table.timed(

@@ -101,7 +101,9 @@ def test_a_search_under_a_latency_budget_finds_the_best(two_resolutions):
     tiny = ofa.build(type(template)(**{**vars(template), "stages": template.stages[:1], "resolutions": (8,)}))
     table = made_up(tiny)
     cost, space = table.of(tiny), tiny.space
-    everything = np.stack([x.ravel() for x in np.meshgrid(*map(range, space.sizes), indexing="ij")], -1).astype(np.int32)
+    everything = np.stack([x.ravel() for x in np.meshgrid(*map(range, space.sizes), indexing="ij")], -1).astype(
+        np.int32
+    )
     weights = np.random.default_rng(1).normal(size=sum(space.sizes)).astype(np.float32)
 
     def fitness(genome):
@@ -110,7 +112,9 @@ def test_a_search_under_a_latency_budget_finds_the_best(two_resolutions):
     values = np.asarray(jax.jit(jax.vmap(fitness))(everything))
     exact = np.asarray([cost.exact(genome) for genome in everything])
     budgets = np.quantile(exact, [0.05, 0.3, 0.8]).astype(np.float32)
-    search = jax.jit(jax.vmap(lambda key, b: evolution.run(key, space, fitness, cost, b, population=32, generations=30)))
+    search = jax.jit(
+        jax.vmap(lambda key, b: evolution.run(key, space, fitness, cost, b, population=32, generations=30))
+    )
     found = search(jax.random.split(jax.random.key(0), len(budgets)), budgets)
     for i, limit in enumerate(budgets * (1 + 1e-5)):
         assert found.feasible[i]

@@ -81,7 +81,9 @@ def test_their_tables_as_a_file_of_ours(note10, supernet, tmp_path):
 
 
 def test_a_space_they_do_not_know(note10, tiny):
-    with pytest.raises(ValueError, match=r"tables for \[160, 176, 192, 208, 224\] pixels, but the space has nets for 8"):
+    with pytest.raises(
+        ValueError, match=r"tables for \[160, 176, 192, 208, 224\] pixels, but the space has nets for 8"
+    ):
         once_for_all.read(note10, tiny.supernet)
 
 
