@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 BURST_S = 1e-3  # what one model gets of a round
-FEWEST, MOST = 3, 100  # runs of a burst
+MOST = 100  # runs of a burst
 
 
 class Invocation:
@@ -36,17 +36,18 @@ class Invocation:
 
 
 def burst(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median milliseconds of a call, over as many as fill `BURST_S`, behind two that warm the caches."""
-    run()
-    start = clock()
-    run()
-    once = clock() - start
-    durations = []
-    for _ in range(min(max(math.ceil(BURST_S / max(once, 1e-9)), FEWEST), MOST)):
+    """Milliseconds of a call behind one that warms the caches: the median of as many as fill `BURST_S`, or of one longer one."""
+
+    def once() -> float:
         start = clock()
         run()
-        durations.append(clock() - start)
-    return float(np.median(durations)) * 1e3
+        return clock() - start
+
+    run()
+    first = once()
+    if first >= BURST_S:
+        return first * 1e3
+    return float(np.median([once() for _ in range(min(math.ceil(BURST_S / max(first, 1e-9)), MOST))])) * 1e3
 
 
 def measure(
@@ -97,9 +98,12 @@ def read(path: Path, models: int) -> list[list[float]]:
 
 
 def typical(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(median, standard deviation from the quartiles) over the rounds float64[rounds, n]."""
-    low, middle, high = np.percentile(samples, (25, 50, 75), axis=0)
-    return middle, (high - low) / 1.349
+    """(lower quartile, standard deviation from the quartiles) over the rounds float64[rounds, n].
+
+    The lower quartile, since disturbances only ever add: on a busy machine it is found again where the median is not.
+    """
+    low, high = np.percentile(samples, (25, 75), axis=0)
+    return low, (high - low) / 1.349
 
 
 def cut(content: bytes) -> dict[str, bytes]:

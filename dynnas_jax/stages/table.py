@@ -33,7 +33,7 @@ def build(
     precision: str | None = None,
     threads: int = 1,
     nets: int = 40,
-    rounds: int = 40,
+    rounds: int = 25,
 ) -> latency.LatencyTable:
     """Times every distinct block of the config's space in LiteRT and writes the table to `output`.
 

@@ -57,7 +57,7 @@ class Device:
         self.scratch.write_bytes(content)
         count = flatbuffer.macs(self.scratch)
         seconds = CALL_S + PER_MAC_S * count * (IN_A_NET if count in self.nets else 1)
-        self.round += 2 + min(max(math.ceil(rounds.BURST_S / seconds), rounds.FEWEST), rounds.MOST)
+        self.round += 2 + min(math.ceil(rounds.BURST_S / seconds), rounds.MOST)
 
         def run():
             self.runs += 1
