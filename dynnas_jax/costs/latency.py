@@ -38,8 +38,8 @@ class LatencyTable(NamedTuple):
     device: dict  # the entries of `DEVICE`
     space: str  # fingerprint
     overhead_ms: float  # of a net, besides its blocks
-    rows: tuple[Row, ...]
     fit: dict  # how the rows came from what was measured; JSON-able
+    rows: tuple[Row, ...]
 
     def check_space(self, supernet: Supernet) -> None:
         """Raises ValueError if the table is of another space."""
@@ -129,8 +129,8 @@ def load(path: str | Path) -> LatencyTable:
     if wrong := _first_wrong(content):
         raise ValueError(f"{path} is no whole latency table ({wrong}); {remedy}")
     rows = tuple(Row(**{**row, "input": tuple(row["input"])}) for row in content["rows"])
-    fields = ("target", "device", "space", "overhead_ms")
-    return LatencyTable(*(content[name] for name in fields), rows, content["fit"])
+    fields = ("target", "device", "space", "overhead_ms", "fit")
+    return LatencyTable(*(content[name] for name in fields), rows)
 
 
 def _first_wrong(content: dict) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -146,9 +146,10 @@ class CostTable:
         return CostTable(self._strides.shape[1], tuple(row for row in self.rows if row.position.name in names))
 
 
-def every_block(supernet: Supernet) -> Iterator[tuple[Position, list[Built]]]:
+@functools.lru_cache(maxsize=16)
+def every_block(supernet: Supernet) -> tuple[tuple[Position, tuple[Built, ...]], ...]:
     """Every position, its genes behind the resolution's, with the block that each of their joint choices builds there."""
-    space = supernet.space
+    space, found = supernet.space, []
     resolution = (space.index("resolution"),) if "resolution" in space else ()
     for position in positions(supernet):
         genes, built = (*resolution, *position.genes), []
@@ -157,7 +158,9 @@ def every_block(supernet: Supernet) -> Iterator[tuple[Position, list[Built]]]:
             blocks = supernet.blocks(arch)
             block = next(block for block in blocks if block.name == position.name)
             built.append(Built(arch, block, walk(blocks, image_struct(arch))[position.name]))
-        yield position._replace(genes=genes, sizes=tuple(space.sizes[gene] for gene in genes)), built
+        sizes = tuple(space.sizes[gene] for gene in genes)
+        found.append((position._replace(genes=genes, sizes=sizes), tuple(built)))
+    return tuple(found)
 
 
 def position_table(supernet: Supernet, cost: Callable[[Built], float], overhead: float = 0) -> CostTable:

@@ -38,7 +38,7 @@ def read(folder: str | Path, supernet: Supernet) -> LatencyTable:
         "precision": "fp32",
         "versions": {},
     }
-    return LatencyTable(TARGET, device, supernet.space.fingerprint, 0.0, tuple(rows.values()), {})
+    return LatencyTable(TARGET, device, supernet.space.fingerprint, 0.0, {}, tuple(rows.values()))
 
 
 def _row(built: macs.Built, entries: dict[int, dict], folder: Path) -> Row:

@@ -34,6 +34,9 @@ class Part(NamedTuple):
     highest: float = HIGHEST  # of its inputs, which are drawn from 0 on
 
 
+EMPTY = Part("a call of LiteRT", lambda x: x + np.float32(1), (1, 1))
+
+
 class Fit(NamedTuple):
     """What the measured blocks become in a net; all in ms."""
 
@@ -124,30 +127,24 @@ def _convert(parts: Sequence[Part], path: Path, precision: str) -> None:
 def fit(parts: Sequence[Part], samples: np.ndarray) -> Fit:
     """What blocks take in nets, and a net besides, from the measured times ms float64[rounds, n] of both.
 
-    A net takes the overhead o and its blocks' x_b = e + c (t_b - t_least), where t_b is a block's time alone: c scales what
-    depends on the block, e is what is left of the least block without the call of its own. o, e and c are the non-negative ones
-    with the least sum of squared relative errors of the nets.
+    A net takes the overhead o and its blocks' x_b = e + c (t_b - t_call): t_b is a block's time alone, t_call that of
+    `EMPTY`, which is next to nothing but a call of LiteRT; c scales what the block does, e is what each costs a net besides.
+    o, e and c are the non-negative ones with the least sum of squared relative errors of the nets.
 
     Raises:
       ValueError: for fewer nets than the fit has unknowns.
     """
     middle, spread = timing.typical(samples)
-    alone = {part.name: i for i, part in enumerate(parts) if not part.blocks}
-    nets = [(i, [alone[name] for name in part.blocks]) for i, part in enumerate(parts) if part.blocks]
+    call = middle[[part.name for part in parts].index(EMPTY.name)]
+    own = np.maximum(middle - call, 0)
+    alone = {part.name: i for i, part in enumerate(parts) if not part.blocks and part.name != EMPTY.name}
+    nets = {i: [alone[name] for name in part.blocks] for i, part in enumerate(parts) if part.blocks}
     if len(nets) < FEWEST_NETS:
         raise ValueError(f"{len(nets)} nets to fit the blocks to, must be at least {FEWEST_NETS}")
-    least = min(middle[i] for i in alone.values())
-    columns = np.asarray([[1, len(blocks), (middle[blocks] - least).sum()] for _, blocks in nets])
-    measured = middle[[i for i, _ in nets]]
+    columns = np.asarray([[1, len(blocks), own[blocks].sum()] for blocks in nets.values()])
+    measured = middle[list(nets)]
     (overhead, each, scale), _ = nnls(columns / measured[:, None], np.ones(len(nets)))
     errors = np.abs(columns @ [overhead, each, scale] / measured - 1)
-    block_ms = {
-        name: (float(each + scale * (middle[i] - least)), float(scale * spread[i])) for name, i in alone.items()
-    }
-    how = {
-        "nets": len(nets),
-        "median_error": float(np.median(errors)),
-        "scale": float(scale),
-        "least_alone_ms": float(least),
-    }
-    return Fit(float(overhead), block_ms, how)
+    block_ms = {name: (float(each + scale * own[i]), float(scale * spread[i])) for name, i in alone.items()}
+    unknowns = {"call_ms": float(call), "scale": float(scale), "each_ms": float(each)}
+    return Fit(float(overhead), block_ms, {"nets": len(nets), "median_error": float(np.median(errors)), **unknowns})

@@ -88,7 +88,7 @@ def of_supernet(
 ) -> latency.LatencyTable:
     """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
     blocks = latency.distinct(supernet)
-    parts = [_block_part(name, built) for name, built in blocks.items()]
+    parts = [latency_table.EMPTY, *(_block_part(name, built) for name, built in blocks.items())]
     parts += [
         net_part(supernet, genome) for genome in stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
     ]
@@ -110,7 +110,7 @@ def of_supernet(
         "precision": precision,
         "versions": machine.versions(),
     }
-    table = latency.LatencyTable(target, device, supernet.space.fingerprint, fit.overhead_ms, rows, fit.how)
+    table = latency.LatencyTable(target, device, supernet.space.fingerprint, fit.overhead_ms, fit.how, rows)
     latency.save(table, output)
     shutil.rmtree(partial)
     return table

@@ -14,16 +14,6 @@ from dynnas_jax.search import evolution
 OVERHEAD_MS = 0.0625
 
 
-def made_up(supernet, overhead_ms=OVERHEAD_MS):
-    """A table whose times are drawn."""
-    generator, rows = np.random.default_rng(0), []
-    for built in latency.distinct(supernet).values():
-        shape, block = latency.input_shape(built.traced), latency.spec(built.block.module)
-        rows.append(latency.Row(shape, block, float(generator.uniform(0.01, 1)), 0.001))
-    device = {"board": "a board", "runtime": "LiteRT", "threads": 1, "precision": "int8", "versions": {"numpy": "2"}}
-    return latency.LatencyTable("x86", device, supernet.space.fingerprint, overhead_ms, tuple(rows), {"nets": 3})
-
-
 @pytest.fixture(scope="module")
 def two_resolutions():
     return ofa.small_images(
@@ -57,9 +47,9 @@ def by_hand(supernet, table, genome):
     return total
 
 
-def test_the_latency_of_a_genome_is_that_of_its_blocks(two_resolutions):
+def test_the_latency_of_a_genome_is_that_of_its_blocks(made_up_table, two_resolutions):
     supernet, space = two_resolutions, two_resolutions.space
-    table = made_up(supernet)
+    table = made_up_table(supernet, OVERHEAD_MS)
     cost = table.of(supernet)
     genomes = np.concatenate([[space.smallest, space.largest], space.sample(jax.random.key(0), 20)])
     expected = [by_hand(supernet, table, genome) for genome in genomes]
@@ -94,12 +84,12 @@ def test_the_normalisation_does_not_matter(two_resolutions):
     assert list(latency.distinct(other)) == list(latency.distinct(two_resolutions))
 
 
-def test_a_search_under_a_latency_budget_finds_the_best(two_resolutions):
+def test_a_search_under_a_latency_budget_finds_the_best(made_up_table, two_resolutions):
     """Against every genome of a tiny space; the fitness is a sum over the genes that prefers slow blocks."""
     supernet = two_resolutions
     template = supernet.arch.template
     tiny = ofa.build(type(template)(**{**vars(template), "stages": template.stages[:1], "resolutions": (8,)}))
-    table = made_up(tiny)
+    table = made_up_table(tiny, OVERHEAD_MS)
     cost, space = table.of(tiny), tiny.space
     everything = np.stack([x.ravel() for x in np.meshgrid(*map(range, space.sizes), indexing="ij")], -1).astype(
         np.int32
@@ -126,19 +116,19 @@ def test_a_search_under_a_latency_budget_finds_the_best(two_resolutions):
 # Files.
 
 
-def test_a_table_survives_its_file(tmp_path, tiny):
-    table = made_up(tiny.supernet)
+def test_a_table_survives_its_file(made_up_table, tmp_path, tiny):
+    table = made_up_table(tiny.supernet, OVERHEAD_MS)
     latency.save(table, tmp_path / "table.json")
     assert latency.load(tmp_path / "table.json") == table
 
 
-def test_a_table_of_another_space(tiny, two_resolutions):
+def test_a_table_of_another_space(made_up_table, tiny, two_resolutions):
     with pytest.raises(ValueError, match=f"but this space is '{two_resolutions.space.fingerprint}'"):
-        made_up(tiny.supernet).of(two_resolutions)
+        made_up_table(tiny.supernet, OVERHEAD_MS).of(two_resolutions)
 
 
-def test_a_table_without_one_of_the_blocks(tiny):
-    table = made_up(tiny.supernet)
+def test_a_table_without_one_of_the_blocks(made_up_table, tiny):
+    table = made_up_table(tiny.supernet, OVERHEAD_MS)
     with pytest.raises(ValueError, match="no row for stem"):
         table._replace(rows=table.rows[1:]).of(tiny.supernet)
 
@@ -165,9 +155,9 @@ def change(content, path, value):
         (("space",), 3, "space is 3"),
     ],
 )
-def test_a_damaged_table(tmp_path, tiny, path, value, said):
+def test_a_damaged_table(made_up_table, tmp_path, tiny, path, value, said):
     file = tmp_path / "table.json"
-    latency.save(made_up(tiny.supernet), file)
+    latency.save(made_up_table(tiny.supernet, OVERHEAD_MS), file)
     content = json.loads(file.read_text())
     change(content, path, value)
     file.write_text(json.dumps(content))

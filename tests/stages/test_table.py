@@ -147,7 +147,7 @@ CONFIG = {"seed": 0, "data": {"name": "digits"}, "supernet": {"network": "small_
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("gpu", "target is 'gpu', did you mean"),
+        ("gpu", "target is 'gpu'"),
         ("edgetpu", "there are no latency tables of blocks"),
         ("pi4", "is no pi4: run the same command on one"),
     ],
