@@ -215,9 +215,8 @@ def _net_of_run(workdir: Path, content: dict | None):
 def _search(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.stages import search
 
-    asked = {name: getattr(known, name) for name in ("max_macs", "max_latency_ms", "target", "table")}
-    find = search.best_pair if known.pair else search.best_subnet
-    print(json.dumps(find(known.workdir, **asked), indent=1))
+    asked = {name: getattr(known, name) for name in ("max_macs", "max_latency_ms", "target", "table", "pair")}
+    print(json.dumps(search.best(known.workdir, **asked), indent=1))
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> None:

@@ -204,12 +204,33 @@ class _Trained(NamedTuple):
     budget: float  # in that unit
 
 
-def _trained(path: Path, needed: str, max_macs, max_latency_ms, target, table) -> _Trained:
+def best(
+    path: Path,
+    *,
+    max_macs: float | None = None,
+    max_latency_ms: float | None = None,
+    target: str | None = None,
+    table: str | Path | None = None,
+    pair: bool = False,
+) -> dict:
+    """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
+
+    Args:
+      max_macs, max_latency_ms: one of the two.
+      target: of the latency table; the run's own if None.
+      table: a latency table; the run's `search.latency_table` if None.
+      pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
+        its accuracies are those on the held-out images.
+
+    Raises:
+      ValueError: for a budget that is no number, a run without its predictor or records, a wrong table, or a budget below the
+        least cost (named).
+    """
     unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
     if not budget > 0:
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
-    for name in ("train", needed):
+    for name in ("train", "collect" if pair else "predict"):
         if not (path / name / "manifest.json").is_file():
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
     table = table or config["search"].get("latency_table")
@@ -217,33 +238,15 @@ def _trained(path: Path, needed: str, max_macs, max_latency_ms, target, table) -
         raise ValueError("max_latency_ms needs a latency table: pass --table=FILE; `dynnas table` builds one")
     supernet = supernet_of_run(path)
     costs = cost_tables(supernet, table, target or config["target"])
-    return _Trained(path, config, supernet, costs, unit, budget)
+    run = _Trained(path, config, supernet, costs, unit, budget)
+    return _best_pair(run) if pair else _best_subnet(run)
 
 
-def best_subnet(
-    path: Path,
-    *,
-    max_macs: float | None = None,
-    max_latency_ms: float | None = None,
-    target: str | None = None,
-    table: str | Path | None = None,
-) -> dict:
-    """The subnet of a trained run with the best predicted accuracy within one budget, as a genome and as an arch file.
-
-    Args:
-      max_macs, max_latency_ms: one of the two.
-      target: of the latency table; the run's own if None.
-      table: a latency table; the run's `search.latency_table` if None.
-
-    Raises:
-      ValueError: for a budget that is no number, a run without its predictor, a wrong table, or a budget below the smallest
-        cost (named).
-    """
-    run = _trained(path, "predict", max_macs, max_latency_ms, target, table)
+def _best_subnet(run: _Trained) -> dict:
     space, cost = run.supernet.space, run.costs[run.unit]
-    fitted = predictor.load(path / "predict", space)
-    if run.unit == "macs" and max_macs < (least := cost.exact(space.smallest)):
-        raise ValueError(f"no subnet of this space costs {max_macs:.0f} MACs or less; the smallest costs {least}")
+    fitted = predictor.load(run.path / "predict", space)
+    if run.unit == "macs" and run.budget < (least := cost.exact(space.smallest)):
+        raise ValueError(f"no subnet of this space costs {run.budget:.0f} MACs or less; the smallest costs {least}")
     filled = ("budgets", "calibration_images", "latency_table")
     options = {key: value for key, value in run.config["search"].items() if key not in filled}
     evolve = functools.partial(evolution.run, space=space, fitness=fitted, cost=cost, **options)
@@ -256,23 +259,8 @@ def best_subnet(
     return {**_described(run.supernet, run.costs, genome), "predicted_accuracy": float(found.fitness)}
 
 
-def best_pair(
-    path: Path,
-    *,
-    max_macs: float | None = None,
-    max_latency_ms: float | None = None,
-    target: str | None = None,
-    table: str | Path | None = None,
-) -> dict:
-    """The most accurate pair of the recorded subnets of a run whose average cost is within one budget, and its threshold.
-
-    All figures but costs are of the held-out images. Arguments as in `best_subnet`.
-
-    Raises:
-      ValueError: as `best_subnet`, for a run without records, or a budget below the cheapest pair (named).
-    """
-    run = _trained(path, "collect", max_macs, max_latency_ms, target, table)
-    store = records.open(path / "collect" / "records.zarr", run.supernet.space.fingerprint)
+def _best_pair(run: _Trained) -> dict:
+    store = records.open(run.path / "collect" / "records.zarr", run.supernet.space.fingerprint)
     rows = np.flatnonzero(store.done())
     genomes, score, correct = (store.read(name, rows) for name in ("genome", "score", "correct"))
     score, correct = score[..., 0].astype(np.float32), correct[..., 0]
