@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a mistake of the user's. DYNNAS_TRACEBACK=1 shows where it was noticed."""
     parser = _parser()
     known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if rest and known.command not in (_run, _augment):
+    if rest and known.command not in (_run, _augment, _table):
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         known.command(known, rest)
@@ -82,7 +82,14 @@ def _parser() -> argparse.ArgumentParser:
 
     search = commands.add_parser("search", help="the best subnet of a trained run within a budget", allow_abbrev=False)
     search.add_argument("--workdir", type=Path, required=True)
-    search.add_argument("--max_macs", type=float, required=True)
+    budget = search.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--max_macs", type=float)
+    budget.add_argument("--max_latency_ms", type=float, help="by a latency table")
+    search.add_argument("--target", help="whose table that is; the run's own target by default")
+    search.add_argument("--table", type=Path, metavar="FILE", help="of `dynnas table`; the run's own by default")
+    search.add_argument(
+        "--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average"
+    )
     search.set_defaults(command=_search)
 
     export = commands.add_parser("export", help="a finished run's files for another device", allow_abbrev=False)
@@ -101,6 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     lint.set_defaults(command=_lint)
 
     _add_bench(commands)
+
+    table = commands.add_parser("table", help="time the blocks of a config's space on this machine", allow_abbrev=False)
+    table.add_argument("--target", required=True, help="whose table it is; this machine must be one")
+    table.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    table.add_argument("--precision", help="of the files; by default the one that the target runs")
+    table.add_argument("--threads", type=int, default=argparse.SUPPRESS, help="of LiteRT")
+    table.add_argument("--nets", type=int, default=argparse.SUPPRESS, help="whole nets that the blocks are fitted to")
+    table.add_argument("--rounds", type=int, default=argparse.SUPPRESS, help="measurements of every block and net")
+    table.epilog = (
+        "--config=FILE.py[:mode] and its overrides, as for run; the same command goes on where it was stopped"
+    )
+    table.set_defaults(command=_table)
 
     for name, command, text in (
         ("report", _report, "make the report anew from the artifacts"),
@@ -196,7 +215,19 @@ def _net_of_run(workdir: Path, content: dict | None):
 def _search(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.stages import search
 
-    print(json.dumps(search.best_subnet(known.workdir, known.max_macs), indent=1))
+    asked = {name: getattr(known, name) for name in ("max_macs", "max_latency_ms", "target", "table", "pair")}
+    print(json.dumps(search.best(known.workdir, **asked), indent=1))
+
+
+def _table(known: argparse.Namespace, rest: list[str]) -> None:
+    from dynnas_jax import recipe
+    from dynnas_jax.stages import table
+
+    config = {**_config(rest), "target": known.target}
+    recipe.check(config)
+    asked = {name: getattr(known, name) for name in ("threads", "nets", "rounds") if hasattr(known, name)}
+    built = table.build(config, known.output, target=known.target, precision=known.precision, **asked)
+    print(f"table: {known.output} ({len(built.rows)} blocks, overhead {built.overhead_ms:.4f} ms)")
 
 
 def _export(known: argparse.Namespace, _: list[str]) -> None:

@@ -72,6 +72,7 @@ def _sources(config: dict) -> dict[str, str | None]:
     """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
     start, teacher = (config["train"].get(key) for key in ("start_from", "teacher"))
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
+    files["search.latency_table"] = config["search"].get("latency_table")
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
     return {"data.name": sources.identity(**config["data"]), **hashes}
@@ -164,11 +165,13 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
         return None
     _use_compilation_cache()
     from dynnas_jax import job
-    from dynnas_jax.stages import export, train
+    from dynnas_jax.stages import export, search, train
 
     prepared = job.prepare(workdir, config)
     if "train" in todo:
         train.check(prepared, **config["train"])
+    if "search" in todo:
+        search.check(prepared, **config["search"])
     if "export" in todo:
         export.check(prepared, **config["export"])
     return prepared

@@ -31,7 +31,7 @@ _LEAST = {
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1)},
     },
     "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
-    "dynamic": {"max_macs_fraction": 0, "max_accuracy_loss": 0},
+    "dynamic": {"max_macs_fraction": 0, "max_latency_fraction": 0, "max_accuracy_loss": 0},
 }
 
 
@@ -92,14 +92,14 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.export import targets
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.collect import FORMS
-    from dynnas_jax.search.pairs import BIG_NETS
+    from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
         settings.check_least(f"{section}.", config[section], least)
     dynamic = config["dynamic"]
-    if (dynamic.get("max_macs_fraction") is None) == (dynamic.get("max_accuracy_loss") is None):
-        raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
+    cost_fraction(**dynamic)
+    unit(dynamic, bool(config["search"].get("latency_table")))
     score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", ())
     if score not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")

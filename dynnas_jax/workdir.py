@@ -129,7 +129,10 @@ class Workdir:
         stage = self.stages[name]
         read = {key: self._read(key) for key in stage.reads}
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
-        sources = self.sources if "data" in stage.reads else {}
+        # What a later stage's section names is no part of what stands before it.
+        sections = {key: key.partition(".")[0] for key in (self.sources if "data" in stage.reads else {})}
+        mine = {key for key, s in sections.items() if s not in self.stages or s == "train" or s in stage.reads}
+        sources = {key: found for key, found in self.sources.items() if key in mine}
         return {"schema": SCHEMA, "stage": name, "config": digest(read), "sources": sources, "inputs": inputs}
 
     def complete(self, name: str) -> bool:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from dynnas_jax.costs import latency
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.networks import big_little, ofa
 from dynnas_jax.train import calibration
@@ -110,6 +111,27 @@ def tiny_pair(tiny):
         images = calibration.batches(tiny.images, 8)
         own[which] = calibration.extract_calibrated(tiny.supernet, tiny.variables, genome, images)[1]
     return big_little.build(tiny.supernet, space.smallest, space.largest), own
+
+
+@pytest.fixture(scope="session")
+def made_up_table():
+    """made_up_table(supernet, overhead_ms): a latency table for x86 whose times, up to 1 ms a block, are drawn."""
+
+    def make(supernet, overhead_ms):
+        generator, rows = np.random.default_rng(0), []
+        for built in latency.distinct(supernet).values():
+            shape, block = latency.input_shape(built.traced), latency.spec(built.block.module)
+            rows.append(latency.Row(shape, block, float(generator.uniform(0.01, 1)), 0.001))
+        device = {
+            "board": "a board",
+            "runtime": "LiteRT",
+            "threads": 1,
+            "precision": "int8",
+            "versions": {"numpy": "2"},
+        }
+        return latency.LatencyTable("x86", device, supernet.space.fingerprint, overhead_ms, {"nets": 3}, tuple(rows))
+
+    return make
 
 
 TINY_RUN = """

@@ -212,7 +212,7 @@ def commands(text):
 def accept(arguments):
     """Parses a command as `dynnas` does, and loads and checks the config it names, with its overrides; nothing is run."""
     known, rest = __main__._parser().parse_known_args(arguments)
-    if known.command not in (__main__._run, __main__._augment):
+    if known.command not in (__main__._run, __main__._augment, __main__._table):
         assert not rest, f"{rest} are no arguments of this command"
         return
     given = [argument.replace("--config=configs/", f"--config={ROOT / 'configs'}/") for argument in rest]

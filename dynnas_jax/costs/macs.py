@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.elastic import Position, Supernet, image_struct, joint_choices, positions, walk
+from dynnas_jax.elastic import Block, Position, Supernet, Traced, image_struct, joint_choices, positions, walk
 
 
 def macs(function: Callable, *args: Any) -> int:
@@ -80,21 +80,34 @@ def _jaxprs(value: Any) -> list:
     return [value.jaxpr] if hasattr(getattr(value, "jaxpr", None), "eqns") else []
 
 
+class Built(NamedTuple):
+    """A block as some arch has it."""
+
+    arch: Any
+    block: Block
+    traced: Traced
+
+
 class _Row(NamedTuple):
     """One position's cost over the joint choices of its genes."""
 
     position: Position  # its genes start with the resolution's, where the space has one
-    costs: np.ndarray  # int64[joint choices]
+    costs: np.ndarray  # int64[joint choices], or float64 for what is no whole number
 
 
 class CostTable:
     """A genome's cost as a gather and a sum; called on int32[..., genes] it gives float32[...], under jit and vmap.
 
-    `exact` gives the Python int that is reported; float32 is for use inside a search.
+    `exact` gives the Python number that is reported, an int where all costs are; float32 is for use inside a search.
+
+    Args:
+      space_size: genes of the space.
+      rows: the positions.
+      overhead: what every net costs besides its blocks.
     """
 
-    def __init__(self, space_size: int, rows: tuple[_Row, ...]):
-        self.rows = rows
+    def __init__(self, space_size: int, rows: tuple[_Row, ...], overhead: float = 0):
+        self.rows, self.overhead = rows, overhead
         strides = np.zeros((len(rows), space_size), np.float32)
         offsets, start = [], 0
         for i, (position, costs) in enumerate(rows):
@@ -106,7 +119,7 @@ class CostTable:
                 stride //= size
                 strides[i, gene] = stride
         self._strides, self._offsets = strides, np.asarray(offsets, np.int32)
-        self._flat = np.concatenate([np.concatenate([[0], costs]) for _, costs in rows])
+        self._flat = np.concatenate([np.concatenate([np.zeros(1, costs.dtype), costs]) for _, costs in rows])
         depths = [position.depth or (0, 0) for position, _ in rows]
         self._gate = np.asarray([gene for gene, _ in depths])
         self._minimum = np.asarray([minimum for _, minimum in depths], np.int32)
@@ -122,36 +135,47 @@ class CostTable:
 
     def __call__(self, genome: jax.Array) -> jax.Array:
         flat = jnp.asarray(self._flat, jnp.float32)
-        return flat[self._entries(jnp.asarray(genome), jnp)].sum(-1)
+        return flat[self._entries(jnp.asarray(genome), jnp)].sum(-1) + jnp.float32(self.overhead)
 
-    def exact(self, genome: np.ndarray) -> int:
-        """The cost of one genome as a Python int."""
-        return int(self._flat[self._entries(np.asarray(genome), np)].sum())
+    def exact(self, genome: np.ndarray) -> int | float:
+        """The cost of one genome as a Python number."""
+        return self._flat[self._entries(np.asarray(genome), np)].sum().item() + self.overhead
+
+    def only(self, names: Collection[str]) -> CostTable:
+        """The table of these positions alone, without the overhead."""
+        return CostTable(self._strides.shape[1], tuple(row for row in self.rows if row.position.name in names))
 
 
-def _rows(supernet: Supernet, cost: Callable[[Any], int]) -> tuple[_Row, ...]:
-    """The cost of every position over its genes and the resolution."""
-    space = supernet.space
+@functools.lru_cache(maxsize=16)
+def every_block(supernet: Supernet) -> tuple[tuple[Position, tuple[Built, ...]], ...]:
+    """Every position, its genes behind the resolution's, with the block that each of their joint choices builds there."""
+    space, found = supernet.space, []
     resolution = (space.index("resolution"),) if "resolution" in space else ()
-    rows = []
     for position in positions(supernet):
-        genes = (*resolution, *position.genes)
-        costs = []
+        genes, built = (*resolution, *position.genes), []
         for genome in joint_choices(supernet, genes):
             arch = supernet.arch(genome)
-            costs.append(cost(walk(supernet.blocks(arch), image_struct(arch))[position.name]))
+            blocks = supernet.blocks(arch)
+            block = next(block for block in blocks if block.name == position.name)
+            built.append(Built(arch, block, walk(blocks, image_struct(arch))[position.name]))
         sizes = tuple(space.sizes[gene] for gene in genes)
-        rows.append(_Row(position._replace(genes=genes, sizes=sizes), np.asarray(costs, np.int64)))
-    return tuple(rows)
+        found.append((position._replace(genes=genes, sizes=sizes), tuple(built)))
+    return tuple(found)
+
+
+def position_table(supernet: Supernet, cost: Callable[[Built], float], overhead: float = 0) -> CostTable:
+    """The table of any cost that a net's blocks have one by one: ints (counted) or floats (measured), all of one kind."""
+    rows = [_Row(position, np.asarray([cost(block) for block in built])) for position, built in every_block(supernet)]
+    return CostTable(len(supernet.space.genes), tuple(rows), overhead)
 
 
 @functools.lru_cache(maxsize=16)
 def table(supernet: Supernet) -> CostTable:
     """The MACs of every genome of a supernet, one image each."""
-    return CostTable(len(supernet.space.genes), _rows(supernet, lambda traced: jaxpr_macs(traced.jaxpr.jaxpr)))
+    return position_table(supernet, lambda built: jaxpr_macs(built.traced.jaxpr.jaxpr))
 
 
 @functools.lru_cache(maxsize=16)
 def params_table(supernet: Supernet) -> CostTable:
     """The params of every genome of a supernet."""
-    return CostTable(len(supernet.space.genes), _rows(supernet, lambda traced: params(traced.variables)))
+    return position_table(supernet, lambda built: params(built.traced.variables))

@@ -64,7 +64,7 @@ def _records(source: Source) -> str | None:
     if any(accuracy is None for _, accuracy in marks.values()):
         caption += " A dashed line: chosen too, but measured in another stage only."
     body = _figure(source, "accuracy_against_macs", figure, caption)
-    return body + (_table(source, "front", entries, tables.FRONT) if entries else "")
+    return body + (_table(source, "front", entries, tables.front_columns(entries)) if entries else "")
 
 
 def _predictor(source: Source) -> str | None:

@@ -54,7 +54,19 @@ def front(artifacts: Artifacts) -> list[dict]:
     """One row for each budget of the search, ascending: the subnet found for it."""
     keys = ("budget", "feasible", "macs", "params", "predicted_accuracy", "holdout_accuracy")
     found = artifacts.found or {"front": []}
+    keys += ("latency_ms",) if found.get("cost") == "latency_ms" else ()
     return [{key: entry.get(key) for key in keys} for entry in found["front"]]
+
+
+def front_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
+    """The columns of `front`; the budgets of a search by latency are milliseconds."""
+    if not rows or "latency_ms" not in rows[0]:
+        return FRONT
+    latency = (
+        Column("budget", "budget (ms)", number("budget", 4)),
+        Column("latency_ms", "ms", number("latency_ms", 4)),
+    )
+    return (*latency, *FRONT[1:])
 
 
 def exported_files(export: dict) -> list[dict]:

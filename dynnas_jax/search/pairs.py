@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.dynamic.thresholds import OperatingPoint
+from dynnas_jax.search import pareto
 
 BIG_NETS = ("most_accurate", "largest")
+ENOUGH = 48  # candidates of a resolution, nearest the Pareto front, that any pair is made of; more add next to nothing
 
 
 class ChosenPair(NamedTuple):
@@ -18,8 +21,41 @@ class ChosenPair(NamedTuple):
     little: int
     big: int
     point: OperatingPoint  # on the held-out images
-    max_cost: float | None  # the target it was chosen for, in MACs
+    max_cost: float | None  # the target it was chosen for, in the unit of the costs
     min_accuracy: float | None
+
+
+def unit(dynamic: dict, latency_known: bool) -> str:
+    """What costs the target of a config's section `dynamic` is about: "macs" or "latency_ms".
+
+    Raises:
+      ValueError: for a share of a latency that no table tells.
+    """
+    if dynamic.get("max_latency_fraction") is not None:
+        if not latency_known:
+            raise ValueError("dynamic.max_latency_fraction needs search.latency_table; `dynnas table` builds one")
+        return "latency_ms"
+    return "latency_ms" if latency_known and dynamic.get("max_macs_fraction") is None else "macs"
+
+
+def cost_fraction(
+    max_macs_fraction: float | None = None,
+    max_latency_fraction: float | None = None,
+    max_accuracy_loss: float | None = None,
+    **_: object,
+) -> float | None:
+    """The part of big's cost that a pair may spend on average; None where the target is an accuracy.
+
+    Raises:
+      ValueError: without a target, or for both kinds.
+    """
+    fraction = max_macs_fraction if max_latency_fraction is None else max_latency_fraction
+    if (fraction is None) == (max_accuracy_loss is None):
+        raise ValueError(
+            "dynamic: give exactly one of max_macs_fraction and max_accuracy_loss "
+            "(max_latency_fraction takes the place of the former)"
+        )
+    return fraction
 
 
 def choose_pair(
@@ -30,6 +66,7 @@ def choose_pair(
     resolution: np.ndarray | None = None,
     *,
     max_macs_fraction: float | None = None,
+    max_latency_fraction: float | None = None,
     max_accuracy_loss: float | None = None,
     big_net: str = "most_accurate",
 ) -> ChosenPair:
@@ -41,10 +78,11 @@ def choose_pair(
 
     Args:
       score, correct: float32[n, m] and bool[n, m], the candidates' answers on m held-out images.
-      cost: int[n], MACs.
-      stem: MACs of the blocks that little and big share, one number or int[n].
+      cost: [n], in the `unit` of the target: MACs (int), or ms.
+      stem: cost of the blocks that little and big share, one number or [n].
       resolution: int[n], pixels, where not all candidates have the same: two nets that share a stem share a resolution.
       max_macs_fraction: the average MACs of the pair, as a share of big's.
+      max_latency_fraction: the average latency, likewise; takes the place of `max_macs_fraction` where both are given.
       max_accuracy_loss: how far the pair's accuracy may fall below big's.
       big_net: "most_accurate" on the held-out images (of equals the costliest), or "largest": the costliest candidate, where
         the held-out images are too few to tell good nets apart.
@@ -54,31 +92,86 @@ def choose_pair(
     """
     if big_net not in BIG_NETS:
         raise ValueError(f"dynamic: big_net is {big_net!r}, choose from {list(BIG_NETS)}")
-    if (max_macs_fraction is None) == (max_accuracy_loss is None):
-        raise ValueError("dynamic: give exactly one of max_macs_fraction and max_accuracy_loss")
+    fraction = cost_fraction(max_macs_fraction, max_latency_fraction, max_accuracy_loss)
     accuracy = correct.mean(axis=1)
     big = int(np.lexsort((cost, accuracy) if big_net == "most_accurate" else (accuracy, cost))[-1])
-    partners = True if resolution is None else resolution == resolution[big]
-    cheaper = np.flatnonzero((cost < cost[big]) & partners)
-    if not len(cheaper):
-        raise ValueError(
-            f"search: no candidate of big's resolution is cheaper than its {cost[big]} MACs: there is no pair"
-        )
-    shared = int(np.broadcast_to(stem, cost.shape)[big])
-    by_cost = max_macs_fraction is not None
-    max_cost = max_macs_fraction * float(cost[big]) if by_cost else None
-    min_accuracy = None if by_cost else max(0.0, float(accuracy[big]) - max_accuracy_loss)
+    max_cost = None if fraction is None else fraction * float(cost[big])
+    min_accuracy = None if fraction is not None else max(0.0, float(accuracy[big]) - max_accuracy_loss)
+    chosen = _best([big], score, correct, cost, stem, resolution, max_cost, min_accuracy)
+    if chosen is None:
+        amount = f"{cost[big]} MACs" if np.issubdtype(cost.dtype, np.integer) else f"{cost[big]:.4g} ms"
+        raise ValueError(f"search: no candidate of big's resolution is cheaper than its {amount}: there is no pair")
+    return chosen
+
+
+def best_pair(
+    score: np.ndarray,
+    correct: np.ndarray,
+    cost: np.ndarray,
+    stem: np.ndarray | int,
+    resolution: np.ndarray | None = None,
+    *,
+    max_cost: float,
+) -> ChosenPair:
+    """The most accurate pair of any two candidates whose average cost is at most `max_cost`, else the cheapest (infeasible).
+
+    Arguments as in `choose_pair`. Tried are the candidates nearest the Pareto front of each resolution, `ENOUGH` of them.
+
+    Raises:
+      ValueError: if no two candidates make a pair.
+    """
+    rows = _nearest_the_front(cost, correct.mean(axis=1), resolution)
+    stem = np.broadcast_to(stem, cost.shape)[rows]
+    some = (score[rows], correct[rows], cost[rows], stem, None if resolution is None else resolution[rows])
+    chosen = _best(range(len(rows)), *some, max_cost, None)
+    if chosen is None:
+        raise ValueError("search: no candidate is cheaper than another of its resolution: there is no pair")
+    return chosen._replace(little=int(rows[chosen.little]), big=int(rows[chosen.big]))
+
+
+def _nearest_the_front(cost: np.ndarray, accuracy: np.ndarray, resolution: np.ndarray | None) -> np.ndarray:
+    """int[k]: at every resolution the Pareto front, the front without that one, and so on, until there are `ENOUGH`."""
+    side, found = np.zeros_like(cost, int) if resolution is None else resolution, []
+    for value in np.unique(side):
+        rows, mine = np.flatnonzero(side == value), []
+        while len(rows) and len(mine) < ENOUGH:
+            first = pareto.front(cost[rows], accuracy[rows])
+            mine += rows[first].tolist()
+            rows = rows[~first]
+        found += mine
+    return np.sort(np.asarray(found, int))
+
+
+def _best(
+    bigs: Iterable[int],
+    score: np.ndarray,
+    correct: np.ndarray,
+    cost: np.ndarray,
+    stem: np.ndarray | int,
+    resolution: np.ndarray | None,
+    max_cost: float | None,
+    min_accuracy: float | None,
+) -> ChosenPair | None:
+    """The best pair with one of these as big, under one bound, or the nearest to it; None where there is no pair."""
     best = None
-    for little in cheaper.tolist():
-        both = [little, big]
-        spent = np.asarray([cost[little], cost[little] + cost[big] - shared])
-        point = thresholds.choose(score[both].T, correct[both].T, spent, max_cost=max_cost, min_accuracy=min_accuracy)
-        # Infeasible pairs compare by how near they come.
-        good, spends = point.accuracy, point.average_cost
-        if by_cost:
-            rank = (True, good, spends) if point.feasible else (False, -spends, good)
-        else:
-            rank = (True, -spends, good) if point.feasible else (False, good, -spends)
-        if best is None or rank > best[0]:
-            best = rank, ChosenPair(little, big, point, max_cost, min_accuracy)
-    return best[1]
+    for big in bigs:
+        partners = True if resolution is None else resolution == resolution[big]
+        after_stem = cost[big] - np.broadcast_to(stem, cost.shape)[big]
+        for little in np.flatnonzero((cost < cost[big]) & partners).tolist():
+            both = [little, big]
+            # No threshold does better than the better of the two on every image.
+            if max_cost is not None and best and best[0] > (True, correct[both].any(axis=0).mean(), np.inf):
+                continue
+            spent = np.asarray([cost[little], cost[little] + after_stem])
+            point = thresholds.choose(
+                score[both].T, correct[both].T, spent, max_cost=max_cost, min_accuracy=min_accuracy
+            )
+            # Infeasible pairs compare by how near they come.
+            good, spends = point.accuracy, point.average_cost
+            if max_cost is not None:
+                rank = (True, good, spends) if point.feasible else (False, -spends, good)
+            else:
+                rank = (True, -spends, good) if point.feasible else (False, good, -spends)
+            if best is None or rank > best[0]:
+                best = rank, ChosenPair(little, big, point, max_cost, min_accuracy)
+    return best and best[1]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from dynnas_jax import devices
-from dynnas_jax.costs import macs
+from dynnas_jax import devices, records
+from dynnas_jax.costs import latency, macs, once_for_all
+from dynnas_jax.dynamic import thresholds
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import big_little
-from dynnas_jax.search import evolution, predictor
-from dynnas_jax.search.pairs import choose_pair
+from dynnas_jax.search import evolution, pairs, predictor
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import read_config, write_json
@@ -21,13 +24,24 @@ from dynnas_jax.workdir import read_config, write_json
 BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budget is never exceeded for it
 
 
-def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 1024, **options) -> tuple[str, ...]:
+def run(
+    job: Job,
+    folder: Path,
+    *,
+    budgets: int = 16,
+    calibration_images: int = 1024,
+    latency_table: str | None = None,
+    **options,
+) -> tuple[str, ...]:
     """The best subnet for each budget, all budgets at once, spread over the devices; then the pair, chosen on held-out images.
 
-    Candidates are the subnets found, the smallest of each resolution and the largest; each is evaluated, not only predicted.
+    Budgets are MACs, or with a `latency_table` (a file, or a folder of once-for-all's) milliseconds. Candidates are the subnets
+    found, the smallest of each resolution and the largest; each is evaluated, not only predicted.
     """
     supernet = job.supernet
-    table, fitted = macs.table(supernet), predictor.load(job.workdir.folder("predict"), supernet.space)
+    costs = cost_tables(supernet, latency_table, job.target)
+    unit = "latency_ms" if latency_table else "macs"
+    table, fitted = costs[unit], predictor.load(job.workdir.folder("predict"), supernet.space)
     ends = table.exact(supernet.space.smallest), table.exact(supernet.space.largest)
     limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
     keys = jax.random.split(job.key(3), budgets)
@@ -43,22 +57,60 @@ def run(job: Job, folder: Path, *, budgets: int = 16, calibration_images: int = 
     predicted = np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
     front = []
     for budget, genome, guess, correct in zip(allowed, genomes, predicted, answers.correct, strict=True):
-        cost = table.exact(genome)
         front.append(
             {
                 "budget": float(budget),
-                "feasible": cost <= budget,
+                "feasible": table.exact(genome) <= budget,
                 "genome": supernet.space.to_json(genome),
-                "macs": cost,
-                "params": macs.params_table(supernet).exact(genome),
+                **_exact(costs, genome),
                 "predicted_accuracy": float(guess),
                 "holdout_accuracy": float(correct.mean()),
             }
         )
-    pair = _pair(job, folder, variables, genomes, answers, calibration_images)
-    space = {"space": supernet.space.fingerprint, "smallest_macs": ends[0], "largest_macs": ends[1]}
+    pair = _pair(job, folder, variables, genomes, answers, calibration_images, costs)
+    space = {"space": supernet.space.fingerprint, "cost": unit}
+    for name in dict.fromkeys(("macs", unit)):
+        space |= {f"{end}_{name}": costs[name].exact(getattr(supernet.space, end)) for end in ("smallest", "largest")}
     write_json(folder / "found.json", {**space, "front": front, "pair": pair})
     return "found.json", "pair.msgpack"
+
+
+def check(job: Job, *, latency_table: str | None = None, **_: object) -> None:
+    """Raises ValueError for a latency table that cannot serve, before anything is trained."""
+    if latency_table:
+        read_latency_table(latency_table, job.supernet, job.target)
+
+
+def cost_tables(supernet: Supernet, latency_table: str | Path | None, target: str) -> dict[str, macs.CostTable]:
+    """What a genome costs, by unit: "macs", "params", and "latency_ms" where a table of latencies is named.
+
+    Raises:
+      ValueError: for a table that cannot be read, or is of another space or target.
+    """
+    tables = {"macs": macs.table(supernet), "params": macs.params_table(supernet)}
+    if latency_table:
+        tables["latency_ms"] = read_latency_table(latency_table, supernet, target).of(supernet)
+    return tables
+
+
+def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> latency.LatencyTable:
+    """The latency table of a file of ours, or of a folder of once-for-all's.
+
+    Raises:
+      ValueError: as their readers do, and for a table of another space or target.
+    """
+    path = Path(path).expanduser()
+    table = once_for_all.read(path, supernet) if path.is_dir() else latency.load(path)
+    if table.target != targets.target(target).name:
+        raise ValueError(
+            f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one"
+        )
+    table.check_space(supernet)
+    return table
+
+
+def _exact(costs: dict[str, macs.CostTable], genome: np.ndarray) -> dict[str, int | float]:
+    return {name: table.exact(genome) for name, table in costs.items()}
 
 
 def _smallest(space: SearchSpace) -> np.ndarray:
@@ -71,70 +123,157 @@ def _smallest(space: SearchSpace) -> np.ndarray:
     return rows
 
 
-def _pair(job, folder, variables, genomes, answers, calibration_images) -> dict:
+class _PairCosts(NamedTuple):
+    """What candidates for a pair cost, in one unit."""
+
+    whole: np.ndarray  # [n], each alone
+    stem: np.ndarray  # [n], of that the blocks that a pair shares
+
+    def spent(self, little: int, big: int) -> list:
+        """What is spent when little, and when big answers."""
+        first = self.whole[little].item()
+        return [first, first + self.whole[big].item() - self.stem[big].item()]
+
+
+def _pair_costs(supernet: Supernet, table: macs.CostTable, genomes: np.ndarray) -> _PairCosts:
+    shared = table.only(big_little.build(supernet, genomes[0], genomes[0]).stem)
+    return _PairCosts(*(np.asarray([part.exact(genome) for genome in genomes]) for part in (table, shared)))
+
+
+def _pair(job, folder, variables, genomes, answers, calibration_images, costs) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
     supernet = job.supernet
     dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
-    costs = np.asarray([macs.table(supernet).exact(genome) for genome in genomes])
-    stem = np.asarray([big_little.cost(big_little.build(supernet, genome, genome)).stem for genome in genomes])
+    unit = pairs.unit(dynamic, "latency_ms" in costs)
+    units = {name: _pair_costs(supernet, costs[name], genomes) for name in costs if name != "params"}
     resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
-    chosen = choose_pair(answers.score, answers.correct, costs, stem, resolution, **dynamic)
+    chosen = pairs.choose_pair(answers.score, answers.correct, *units[unit], resolution, **dynamic)
     images = job.calibration_batches(calibration_images)
     own, described = {}, {}
     for which, index in (("little", chosen.little), ("big", chosen.big)):
         own[which] = calibration.extract_calibrated(supernet, variables, genomes[index], images)[1]
-        described[which] = {
-            "genome": supernet.space.to_json(genomes[index]),
-            "arch": supernet.arch.file(genomes[index]),
-            "macs": int(costs[index]),
-            "params": macs.params(own[which]),
-        }
+        described[which] = _described(supernet, costs, genomes[index]) | {"params": macs.params(own[which])}
     pair = big_little.build(supernet, genomes[chosen.little], genomes[chosen.big])
-    cost = big_little.cost(pair)
     save_variables(folder / "pair.msgpack", own)
-    point = chosen.point
     return {
         **described,
-        "stem_macs": cost.stem,
-        "cost": list(cost.cumulative),
+        "stem_macs": units["macs"].stem[chosen.big].item(),
         "params": big_little.params(pair, own),
-        "thresholds": list(point.thresholds),
         "score": job.score,
-        "target": {"max_macs": chosen.max_cost, "min_accuracy": chosen.min_accuracy},
-        "feasible": point.feasible,
-        "holdout": {
-            "accuracy": point.accuracy,
-            "average_macs": point.average_cost,
-            "exit_rate": list(point.exit_rate),
-        },
+        **_described_point(chosen, unit, units, answers.score, answers.correct),
     }
 
 
-def best_subnet(path: Path, max_macs: float) -> dict:
-    """The subnet of a trained run with the best predicted accuracy within a budget, as a genome and as an arch file.
-
-    Raises:
-      ValueError: for a budget that is no number, a run without its predictor, or a budget below the smallest cost (named).
-    """
-    if not max_macs > 0:
-        raise ValueError(f"max_macs is {max_macs}, must be above 0")
-    config = read_config(path)
-    for name in ("train", "predict"):
-        if not (path / name / "manifest.json").is_file():
-            raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
-    supernet = supernet_of_run(path)
-    table, fitted = macs.table(supernet), predictor.load(path / "predict", supernet.space)
-    if max_macs < (least := table.exact(supernet.space.smallest)):
-        raise ValueError(f"no subnet of this space costs {max_macs:.0f} MACs or less; the smallest costs {least}")
-    options = {key: value for key, value in config["search"].items() if key not in ("budgets", "calibration_images")}
-    run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
-    found = jax.jit(lambda key: run(key, budget=max_macs * BELOW))(jax.random.key(0))
-    # A budget of the smallest subnet's own cost is below it once rounded; the search then returns that one.
-    genome = np.asarray(found.genome)
+def _described(supernet: Supernet, costs: dict[str, macs.CostTable], genome: np.ndarray) -> dict:
+    """A subnet as an answer has it."""
     return {
-        "macs": table.exact(genome),
-        "params": macs.params_table(supernet).exact(genome),
-        "predicted_accuracy": float(found.fitness),
         "genome": supernet.space.to_json(genome),
         "arch": supernet.arch.file(genome),
+        **_exact(costs, genome),
     }
+
+
+def _described_point(
+    chosen: pairs.ChosenPair, unit: str, units: dict[str, _PairCosts], score: np.ndarray, correct: np.ndarray
+) -> dict:
+    """How a pair runs: what it costs, its threshold, its target, and what it does on the held-out images."""
+    point, both = chosen.point, [chosen.little, chosen.big]
+    spent = {name: costs.spent(*both) for name, costs in units.items()}
+    average = {
+        f"average_{name}": thresholds.evaluate(score[both].T, correct[both].T, cost, point.thresholds).average_cost
+        for name, cost in spent.items()
+    }
+    return {
+        "cost": spent["macs"],
+        **{name: cost for name, cost in spent.items() if name != "macs"},
+        "thresholds": list(point.thresholds),
+        "target": {f"max_{unit}": chosen.max_cost, "min_accuracy": chosen.min_accuracy},
+        "feasible": point.feasible,
+        "holdout": {"accuracy": point.accuracy, **average, "exit_rate": list(point.exit_rate)},
+    }
+
+
+class _Trained(NamedTuple):
+    """What a search in a finished run needs of it."""
+
+    path: Path
+    config: dict
+    supernet: Supernet
+    costs: dict[str, macs.CostTable]
+    unit: str
+    budget: float  # in that unit
+
+
+def best(
+    path: Path,
+    *,
+    max_macs: float | None = None,
+    max_latency_ms: float | None = None,
+    target: str | None = None,
+    table: str | Path | None = None,
+    pair: bool = False,
+) -> dict:
+    """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
+
+    Args:
+      max_macs, max_latency_ms: one of the two.
+      target: of the latency table; the run's own if None.
+      table: a latency table; the run's `search.latency_table` if None.
+      pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
+        its accuracies are those on the held-out images.
+
+    Raises:
+      ValueError: for a budget that is no number, a run without its predictor or records, a wrong table, or a budget below the
+        least cost (named).
+    """
+    unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
+    if not budget > 0:
+        raise ValueError(f"max_{unit} is {budget}, must be above 0")
+    config = read_config(path)
+    for name in ("train", "collect" if pair else "predict"):
+        if not (path / name / "manifest.json").is_file():
+            raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
+    table = table or config["search"].get("latency_table")
+    if unit == "latency_ms" and not table:
+        raise ValueError("max_latency_ms needs a latency table: pass --table=FILE; `dynnas table` builds one")
+    supernet = supernet_of_run(path)
+    costs = cost_tables(supernet, table, target or config["target"])
+    run = _Trained(path, config, supernet, costs, unit, budget)
+    return _best_pair(run) if pair else _best_subnet(run)
+
+
+def _best_subnet(run: _Trained) -> dict:
+    space, cost = run.supernet.space, run.costs[run.unit]
+    fitted = predictor.load(run.path / "predict", space)
+    if run.unit == "macs" and run.budget < (least := cost.exact(space.smallest)):
+        raise ValueError(f"no subnet of this space costs {run.budget:.0f} MACs or less; the smallest costs {least}")
+    filled = ("budgets", "calibration_images", "latency_table")
+    options = {key: value for key, value in run.config["search"].items() if key not in filled}
+    evolve = functools.partial(evolution.run, space=space, fitness=fitted, cost=cost, **options)
+    found = jax.jit(lambda key: evolve(key, budget=run.budget * BELOW))(jax.random.key(0))
+    # A budget of the smallest subnet's own cost is below it once rounded; the search then returns that one.
+    genome = np.asarray(found.genome)
+    if cost.exact(genome) > run.budget:
+        # Of measured blocks a larger one may be the faster, so the smallest subnet need not be the fastest.
+        raise ValueError(f"no subnet was found within {run.budget:g} ms; the fastest takes {cost.exact(genome):.4g} ms")
+    return {**_described(run.supernet, run.costs, genome), "predicted_accuracy": float(found.fitness)}
+
+
+def _best_pair(run: _Trained) -> dict:
+    store = records.open(run.path / "collect" / "records.zarr", run.supernet.space.fingerprint)
+    rows = np.flatnonzero(store.done())
+    genomes, score, correct = (store.read(name, rows) for name in ("genome", "score", "correct"))
+    score, correct = score[..., 0].astype(np.float32), correct[..., 0]
+    units = {name: _pair_costs(run.supernet, run.costs[name], genomes) for name in run.costs if name != "params"}
+    resolution = np.asarray([run.supernet.arch(genome).resolution for genome in genomes])
+    chosen = pairs.best_pair(score, correct, *units[run.unit], resolution, max_cost=run.budget)
+    if not chosen.point.feasible:
+        raise ValueError(
+            f"no pair of the recorded subnets keeps within {run.budget:g} {run.unit} on average; "
+            f"the cheapest takes {chosen.point.average_cost:.6g}"
+        )
+    described = {
+        which: _described(run.supernet, run.costs, genomes[index]) | {"holdout_accuracy": float(correct[index].mean())}
+        for which, index in (("little", chosen.little), ("big", chosen.big))
+    }
+    return described | _described_point(chosen, run.unit, units, score, correct)

@@ -191,3 +191,18 @@ def test_exact_costs_are_not_rounded():
         2**40 + 6,
         2**41 + 2**33 + 10,
     ]
+
+
+def test_an_overhead_and_fractions():
+    """Costs that are measured: floats, and something that every net costs besides."""
+    rows = (
+        _Row(Position("a", (1,), (2,), None, {}), np.asarray([0.5, 0.25])),
+        _Row(Position("b", (0,), (2,), (0, 1), {}), np.asarray([1.5, 3.0])),
+    )
+    costs = CostTable(2, rows, overhead=0.125)
+    by_hand = {(0, 0): 0.625, (0, 1): 0.375, (1, 0): 3.625, (1, 1): 3.375}
+    for genome, expected in by_hand.items():
+        assert costs.exact(np.asarray(genome)) == expected
+        assert float(costs(jnp.asarray(genome))) == expected
+    assert costs.only(("b",)).exact(np.asarray([1, 0])) == 3.0  # without the overhead
+    assert type(costs.exact(np.asarray([0, 0]))) is float

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dynnas_jax.search.pairs import choose_pair
+from dynnas_jax.search import pairs
+from dynnas_jax.search.pairs import best_pair, choose_pair, unit
 
 IMAGES = 16  # a power of two, and costs are integers: every mean is exact
 
@@ -128,3 +129,79 @@ def test_little_has_the_resolution_of_big():
     assert chosen.point.average_cost == 200 + 900 - 40  # all are passed on
     with pytest.raises(ValueError, match="of big's resolution is cheaper"):
         choose_pair(score, correct, cost, stem, np.asarray([6, 6, 8]), max_macs_fraction=2.0, big_net="largest")
+
+
+# A target in milliseconds.
+
+
+def test_a_share_of_the_latency():
+    """The same choice as of MACs, by costs that are floats; where both shares are given it is the latency's."""
+    score, correct, cost, stem = draw(4)
+    by_macs = choose_pair(score, correct, cost, stem, max_macs_fraction=0.5)
+    by_latency = choose_pair(score, correct, cost / 8, stem / 8, max_latency_fraction=0.5, max_macs_fraction=0.1)
+    assert by_latency[:2] == by_macs[:2]
+    assert by_latency.max_cost == by_macs.max_cost / 8
+    assert by_latency.point == by_macs.point._replace(average_cost=by_macs.point.average_cost / 8)
+    with pytest.raises(ValueError, match="cheaper than its 0.125 ms"):
+        choose_pair(score[:1], correct[:1], np.asarray([0.125]), 0, max_latency_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "latency_known", "expected"),
+    [
+        ({"max_macs_fraction": 0.5}, True, "macs"),
+        ({"max_macs_fraction": 0.5, "max_latency_fraction": 0.5}, True, "latency_ms"),
+        ({"max_accuracy_loss": 0.01}, True, "latency_ms"),
+        ({"max_accuracy_loss": 0.01}, False, "macs"),
+    ],
+)
+def test_what_a_target_is_about(dynamic, latency_known, expected):
+    assert unit(dynamic, latency_known) == expected
+
+
+def test_a_share_of_a_latency_that_no_table_tells():
+    with pytest.raises(ValueError, match="max_latency_fraction needs search.latency_table"):
+        unit({"max_latency_fraction": 0.5}, False)
+
+
+# The best of all pairs.
+
+
+def drawn_of_two_resolutions(seed):
+    score, correct, cost, stem = draw(seed)
+    resolution = np.random.default_rng(seed).choice([6, 8], len(cost))
+    return score, correct, cost, np.where(resolution == 6, stem, 2 * stem), resolution
+
+
+@pytest.mark.parametrize("budget", [150, 300, 600, 1200])
+def test_the_best_pair_is_the_best_of_all(budget, monkeypatch):
+    """Among few candidates all are tried: every little, big and threshold in turn."""
+    outcomes = []
+    for seed in range(60):
+        score, correct, cost, stem, resolution = drawn_of_two_resolutions(seed)
+        points = []
+        for big in range(len(cost)):
+            same = resolution == resolution[big]
+            rows = np.flatnonzero(same)
+            mine = (score[rows], correct[rows], cost[rows], int(stem[big]), int(np.flatnonzero(rows == big)[0]))
+            points += every_point(*mine)
+        if not points:
+            with pytest.raises(ValueError, match="there is no pair"):
+                best_pair(score, correct, cost, stem, resolution, max_cost=budget)
+            continue
+        chosen = best_pair(score, correct, cost, stem, resolution, max_cost=budget)
+        found = (chosen.point.accuracy, chosen.point.average_cost, chosen.point.feasible)
+        assert found == brute_force(points, budget, None), seed
+        assert resolution[chosen.little] == resolution[chosen.big]
+        assert cost[chosen.little] < cost[chosen.big]
+        outcomes.append(chosen.point.feasible)
+    assert {150: {True, False}, 300: {True, False}}.get(budget, {True}) <= set(outcomes)
+
+
+def test_of_many_candidates_those_nearest_the_front_are_tried(monkeypatch):
+    """Two at each resolution: the front of it first, then what would be the front without it."""
+    monkeypatch.setattr(pairs, "ENOUGH", 2)
+    accuracy, cost = np.asarray([0.1, 0.5, 0.4, 0.2, 0.3]), np.asarray([1, 2, 3, 4, 1])
+    resolution = np.asarray([8, 8, 8, 8, 6])
+    assert pairs._nearest_the_front(cost, accuracy, resolution).tolist() == [0, 1, 4]
+    assert pairs._nearest_the_front(cost[1:4], accuracy[1:4], None).tolist() == [0, 1]

@@ -1,0 +1,167 @@
+"""Builds the latency table of a config's space on the machine it runs on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynnas_jax import job
+from dynnas_jax.costs import latency, macs
+from dynnas_jax.data import sources
+from dynnas_jax.elastic import Supernet, image_struct, walk
+from dynnas_jax.export import latency_table, machine, targets
+from dynnas_jax.export.latency_table import Part
+
+ARCHITECTURES = {"x86": ("x86_64", "amd64")}  # where a target's table can be measured; all others are ARM's
+ARM = ("aarch64", "arm64")
+NO_LITERT = ("edgetpu",)  # LiteRT runs on these, but not what they are bought for
+DRAWN = 4096  # genomes that whole nets are chosen from
+BRIGHTEST = 255.0
+
+
+def build(
+    config: dict,
+    output: Path,
+    *,
+    target: str,
+    precision: str | None = None,
+    threads: int = 1,
+    nets: int = 40,
+    rounds: int = 25,
+) -> latency.LatencyTable:
+    """Times every distinct block of the config's space in LiteRT and writes the table to `output`.
+
+    What is done stands in `output` + ".partial" meanwhile; the same call goes on from there.
+
+    Args:
+      target: whose table it is; this machine must be one.
+      precision: of the files; the target's own (the last of its `precisions`) if None.
+      nets: whole nets that the blocks' times are fitted to.
+      rounds: bursts of each block and net.
+
+    Raises:
+      ValueError: for an unknown target, a machine that is none, a file that stands at `output`, or data that are missing.
+    """
+    known = targets.target(target)
+    _check_machine(known.name, machine.facts()["architecture"])
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it, or choose another --output")
+    if not output.parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
+    supernet = supernet_of({**config, "target": target})
+    precision = precision or known.precisions[-1]
+    return of_supernet(supernet, output, target, precision=precision, threads=threads, nets=nets, rounds=rounds)
+
+
+def supernet_of(config: dict) -> Supernet:
+    """The supernet that a config's data and target make; nothing is trained. Raises ValueError for data that are missing."""
+    data = {key: value for key, value in config["data"].items() if key != "augment"}
+    images = sources.load(seed=config["seed"], **data)
+    return job.build_supernet(config["supernet"], job.facts_of(images), config["target"])
+
+
+def _check_machine(target: str, architecture: str) -> None:
+    if target in NO_LITERT:
+        raise ValueError(
+            f"target {target!r} runs what its own compiler makes; there are no latency tables of blocks for it"
+        )
+    if architecture.lower() not in ARCHITECTURES.get(target, ARM):
+        raise ValueError(f"this machine ({architecture}) is no {target}: run the same command on one")
+
+
+def of_supernet(
+    supernet: Supernet,
+    output: Path,
+    target: str,
+    *,
+    precision: str,
+    threads: int,
+    nets: int,
+    rounds: int,
+    **measurement: Any,
+) -> latency.LatencyTable:
+    """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
+    blocks = latency.distinct(supernet)
+    parts = [latency_table.EMPTY, *(_block_part(name, built) for name, built in blocks.items())]
+    parts += [
+        net_part(supernet, genome) for genome in stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
+    ]
+    partial = output.with_name(f"{output.name}.partial")
+    plan = {"space": supernet.space.fingerprint, "target": target, "precision": precision, "threads": threads}
+    samples = latency_table.timed(
+        parts, partial, plan=plan, precision=precision, threads=threads, rounds=rounds, **measurement
+    )
+    fit = latency_table.fit(parts, samples)
+    rows = tuple(
+        latency.Row(latency.input_shape(built.traced), latency.spec(built.block.module), *fit.block_ms[name])
+        for name, built in blocks.items()
+    )
+    facts = machine.facts()
+    device = {
+        "board": facts["board"] or facts["cpu"] or "unknown",
+        "runtime": "LiteRT",
+        "threads": threads,
+        "precision": precision,
+        "versions": machine.versions(),
+    }
+    table = latency.LatencyTable(target, device, supernet.space.fingerprint, fit.overhead_ms, fit.how, rows)
+    latency.save(table, output)
+    shutil.rmtree(partial)
+    return table
+
+
+def _block_part(name: str, built: macs.Built) -> Part:
+    module = built.block.module.clone(name=None, parent=None)
+    variables = drawn_variables(built.traced.variables)
+    shape = latency.input_shape(built.traced)
+    return Part(name, lambda x: module.apply(variables, x), shape, highest=_highest(shape, built.arch))
+
+
+def _highest(shape: tuple[int, ...], arch: Any) -> float:
+    """The greatest input that is drawn: an image's values are bytes."""
+    return BRIGHTEST if shape == tuple(image_struct(arch).shape) else latency_table.HIGHEST
+
+
+def net_part(supernet: Supernet, genome: np.ndarray) -> Part:
+    """A whole subnet with drawn weights, from images to logits."""
+    arch = supernet.arch(genome)
+    traced = walk(blocks := supernet.blocks(arch), image_struct(arch))
+    variables: dict = {}
+    for name, one in traced.items():
+        for collection, leaves in drawn_variables(one.variables).items():
+            variables.setdefault(collection, {})[name] = leaves
+    net = supernet.net(arch).clone(depthwise="conv")
+    inside = tuple(latency.of_block(macs.Built(arch, block, traced[block.name])) for block in blocks)
+    shape = tuple(image_struct(arch).shape)
+    return Part(json.dumps(genome.tolist()), lambda x: net.apply(variables, x)[0], shape, inside, BRIGHTEST)
+
+
+def drawn_variables(shapes: dict) -> dict:
+    """Variables of these shapes that keep signals in a normal range; no time depends on their values."""
+    generator = np.random.default_rng(0)
+
+    def leaf(shape: Any) -> np.ndarray:
+        fan_in = max(1, int(np.prod(shape.shape[:-1]))) if len(shape.shape) > 1 else 1
+        return (generator.uniform(0.25, 1, shape.shape) / fan_in).astype(np.float32)
+
+    return jax.tree.map(leaf, shapes)
+
+
+def stratified(supernet: Supernet, cost: Callable, count: int, key: jax.Array) -> np.ndarray:
+    """int32[count, genes]: of random genomes those that spread most evenly over log cost; fewer where there are not so many."""
+    space = supernet.space
+    drawn = space.sample(key, DRAWN)
+    genomes = np.unique(np.asarray(jax.jit(jax.vmap(space.canonical))(drawn)), axis=0)
+    logs = np.log(np.asarray(jax.jit(cost)(genomes), np.float64))
+    rows: list[int] = []
+    for wanted in np.linspace(logs.min(), logs.max(), min(count, len(genomes))):
+        distance = np.abs(logs - wanted)
+        distance[rows] = np.inf
+        rows.append(int(distance.argmin()))
+    return genomes[rows]

@@ -1,0 +1,167 @@
+"""The table of a small space: real TFLite files on a device whose time is a known function of what runs on it."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from dynnas_jax.costs import latency, macs
+from dynnas_jax.export import flatbuffer, rounds
+from dynnas_jax.networks import ofa
+from dynnas_jax.stages import table
+
+CALL_S, PER_MAC_S, IN_A_NET = 3e-6, 1e-9, 1.25  # in a net its weights are not in the cache any more
+OPTIONS = {"precision": "fp32", "threads": 1, "nets": 8, "rounds": 3}
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    """Eight blocks, twelve subnets of five or six."""
+    return ofa.small_images(
+        image_size=8,
+        channels=1,
+        mean=(0.4,),
+        std=(0.3,),
+        classes=3,
+        stem=8,
+        stage_widths=(8,),
+        stage_strides=(2,),
+        head=16,
+        widths=(1.0,),
+        depths=(1, 2),
+        kernels=(3,),
+        expands=(1, 2, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def subnets(supernet):
+    return [np.asarray(g, np.int32) for g in itertools.product(*map(range, supernet.space.sizes))]
+
+
+class Device:
+    """Opens files as LiteRT would; a run takes a time of the file's MACs, on a clock that stands still else.
+
+    In all a block takes CALL_S and PER_MAC_S for each MAC, a net CALL_S and IN_A_NET times that.
+    """
+
+    def __init__(self, supernet, subnets, folder, breaks_after=None):
+        self.now, self.runs, self.breaks_after, self.scratch = 0.0, 0, breaks_after, folder / "scratch.tflite"
+        self.round = 0  # runs of one: the warm-up of each part, and as many as a burst has
+        self.nets = {macs.table(supernet).exact(genome) for genome in subnets}
+
+    def open(self, content, threads):
+        assert threads == 1
+        self.scratch.write_bytes(content)
+        count = flatbuffer.macs(self.scratch)
+        seconds = CALL_S + PER_MAC_S * count * (IN_A_NET if count in self.nets else 1)
+        self.round += 2 + min(math.ceil(rounds.BURST_S / seconds), rounds.MOST)
+
+        def run():
+            self.runs += 1
+            if self.runs == self.breaks_after:
+                raise KeyboardInterrupt
+            self.now += seconds
+
+        return run
+
+    def options(self):
+        return {**OPTIONS, "open_model": self.open, "clock": lambda: self.now}
+
+
+@pytest.fixture(scope="module")
+def built(supernet, subnets, tmp_path_factory):
+    """(the file of a table that was interrupted twice, how many files were there when it went on)."""
+    folder = tmp_path_factory.mktemp("table")
+    output, partial = folder / "table.json", folder / "table.json.partial"
+    counts = []
+    for breaks_after in (1, 2000, None):
+        counts.append({path: path.stat().st_mtime_ns for path in partial.glob("*.tflite")})
+        device = Device(supernet, subnets, folder, breaks_after)
+        if breaks_after is None:
+            table.of_supernet(supernet, output, "x86", **device.options())
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                table.of_supernet(supernet, output, "x86", **device.options())
+            assert not output.exists()
+    return output, counts, device
+
+
+def test_the_sum_of_the_rows_is_the_whole_net(supernet, subnets, built):
+    cost = latency.load(built[0]).of(supernet)
+    for genome in subnets:
+        work = PER_MAC_S * macs.table(supernet).exact(genome)
+        assert cost.exact(genome) == pytest.approx(1e3 * (CALL_S + IN_A_NET * work), rel=1e-5)
+
+
+def test_what_was_done_before_an_interruption_is_not_done_again(built):
+    output, (none, after_one, after_two), device = built
+    assert none == {}
+    assert after_one
+    assert after_two == after_one  # the same files, not written anew
+    assert 1000 < device.round < 2000
+    assert device.runs == 2 * device.round  # the first of the three had been finished
+    assert not output.with_name("table.json.partial").exists()
+
+
+def test_the_device_stands_in_the_table(supernet, built):
+    found = latency.load(built[0])
+    assert found.target == "x86"
+    assert found.space == supernet.space.fingerprint
+    assert found.device["precision"] == "fp32"
+    assert found.device["threads"] == 1
+    assert found.device["board"]
+    assert "ai-edge-litert" in found.device["versions"]
+    assert found.fit["nets"] == 8
+    assert len(found.rows) == len(latency.distinct(supernet)) == 8
+
+
+def test_a_folder_that_was_begun_for_something_else(supernet, subnets, tmp_path):
+    device = Device(supernet, subnets, tmp_path)
+    partial = tmp_path / "table.json.partial"
+    partial.mkdir()
+    (partial / "plan.json").write_text(json.dumps({"space": "another"}))
+    with pytest.raises(ValueError, match="was begun for another table; remove it"):
+        table.of_supernet(supernet, tmp_path / "table.json", "x86", **device.options())
+    (partial / "plan.json").unlink()
+    (partial / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="was not made by dynnas"):
+        table.of_supernet(supernet, tmp_path / "table.json", "x86", **device.options())
+
+
+def test_nets_spread_evenly_over_the_cost(supernet):
+    cost = macs.table(supernet)
+    genomes = table.stratified(supernet, cost, 5, table.jax.random.key(0))
+    found = [cost.exact(genome) for genome in genomes]
+    every = {cost.exact(np.asarray(g)) for g in itertools.product(*map(range, supernet.space.sizes))}
+    assert len(set(found)) == 5
+    assert (found[0], found[-1]) == (min(every), max(every))
+    assert found == sorted(found)
+
+
+CONFIG = {"seed": 0, "data": {"name": "digits"}, "supernet": {"network": "small_images"}}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("gpu", "target is 'gpu'"),
+        ("edgetpu", "there are no latency tables of blocks"),
+        ("pi4", "is no pi4: run the same command on one"),
+    ],
+)
+def test_a_target_that_this_machine_is_not(tmp_path, target, said):
+    with pytest.raises(ValueError, match=said):
+        table.build(CONFIG, tmp_path / "t.json", target=target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "t.json").write_text("mine")
+    with pytest.raises(ValueError, match="exists already; remove it"):
+        table.build(CONFIG, tmp_path / "t.json", target="x86")
+    assert (tmp_path / "t.json").read_text() == "mine"
+    with pytest.raises(ValueError, match="there is no folder"):
+        table.build(CONFIG, tmp_path / "gone" / "t.json", target="x86")
