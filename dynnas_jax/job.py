@@ -14,6 +14,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.networks import big_little
+from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.search import collect
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
@@ -91,6 +92,7 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
     if height != width:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
     options = dict(section)
+    pairs, router = options.pop("coupled", False), {k: options.pop(k) for k in ("router_units",) if k in options}
     loader = networks.supernet(options.pop("network", None))
     options.setdefault("depthwise", "auto")
     if loader.function == "small_images":
@@ -103,7 +105,9 @@ def build_supernet(section: dict, facts: dict) -> elastic.Supernet:
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
-    return supernet
+    if not pairs and router:
+        raise ValueError("supernet.router_units does nothing without supernet.coupled=True")
+    return coupling.coupled(supernet, **router) if pairs else supernet
 
 
 def supernet_of_run(path: Path) -> elastic.Supernet:

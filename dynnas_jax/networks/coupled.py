@@ -15,6 +15,7 @@ from dynnas_jax.networks.blocks import kernel_init
 
 PLACE = "coupling"
 HEAD = "head"  # the block of which little has its own
+_ALIKE = ((PLACE, "router", "hidden", "kernel"), 0), ((HEAD, "conv", "kernel"), 2)
 
 
 def coupled(supernet: Supernet, *, router_units: int = 16) -> Supernet:
@@ -27,7 +28,7 @@ def coupled(supernet: Supernet, *, router_units: int = 16) -> Supernet:
     """
     if router_units < 1:
         raise ValueError(f"supernet: router_units is {router_units}, must be at least 1")
-    return supernet._replace(coupling=Coupling(functools.partial(_add, router_units), as_little, route))
+    return supernet._replace(coupling=Coupling(functools.partial(_add, router_units), as_little, route, _ALIKE))
 
 
 def _add(units: int, variables: dict, others: dict, key: jax.Array) -> dict:

@@ -12,15 +12,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.pair_space import PairSpace
+from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import distillation, losses
 from dynnas_jax.train.sandwich import Update, weights_of
 from dynnas_jax.train.subnets import Ran, Runs
 
+RANDOM_PAIRS = 1  # of a step
 ROUTERS = ("confidence", "learned")
 OPTIMAL = ("little_right", "little_right_or_both_wrong")  # when little's answer is the best decision
 LEAST = 1e-6  # of a probability whose logarithm is taken
@@ -61,10 +64,15 @@ class Rule(NamedTuple):
             raise ValueError("train.joint_rule: pairs are not spread over devices; leave out train.subnet_devices")
         return _objective(supernet, axis_name, self.options)
 
+    def drawn(self, space: SearchSpace, key: jax.Array, least: np.ndarray | None, pool: None) -> list[dict]:
+        """The random pairs that an objective draws with this key, as pair files."""
+        pairs = PairSpace(space)
+        return [pairs.to_json(genome) for genome in np.asarray(pairs.sample(key, self.options.random_pairs, least))]
+
 
 def rule(
     *,
-    random_pairs: int = 1,
+    random_pairs: int = RANDOM_PAIRS,
     big: float = 1.0,
     little: float = 1.0,
     routing: float = 0.1,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import distillation, losses
 from dynnas_jax.train.progressive_shrinking import Allowed
 from dynnas_jax.train.subnets import Runs, drawn_pool
@@ -84,6 +85,15 @@ class Rule(NamedTuple):
             return None
         number = step // self.options.pool_refresh
         return drawn_pool(space, seed, number, self.options.pool_size, None if least is None else tuple(least.tolist()))
+
+    def drawn(self, space: SearchSpace, key: jax.Array, least: np.ndarray | None, pool: tuple | None) -> list[dict]:
+        """The random subnets that an objective draws with this key, as genome files."""
+        count = self.options.random_subnets
+        if pool is not None:
+            genomes = np.asarray(pool, np.int32)[np.asarray(jax.random.permutation(key, len(pool)))[:count]]
+        else:
+            genomes = np.asarray(space.sample(key, count, least))
+        return [space.to_json(genome) for genome in genomes]
 
 
 def rule(

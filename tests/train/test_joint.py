@@ -71,6 +71,7 @@ def test_gradient_is_the_mean_over_pairs_run_sliced(pairs, variables, batch, rou
     drawn = PairSpace(space).halves(np.asarray(PairSpace(space).sample(KEY, 1))[0])
     chosen = [(space.smallest, space.largest), tuple(drawn)]
     assert all((little <= big).all() for little, big in chosen)
+    assert joint.rule(**options).drawn(space, KEY, None, None) == [PairSpace(space).to_json(np.concatenate(drawn))]
 
     def forward(variables, genome):
         net, own = extract(pairs, variables, genome)
