@@ -58,8 +58,10 @@ def groups(supernet: Supernet) -> tuple[Group, ...]:
                 stream = len(genes) == 1 and supernet.space.genes[genes[0]].name.endswith("width")
                 key = (() if stream else position.name, genes, lengths.tobytes())
                 group = found.setdefault(key, Group(genes, lengths, ()))
-                place = Place((position.name, *path[1:]), axis)
-                found[key] = group._replace(places=tuple(dict.fromkeys((*group.places, place))))
+                places = (Place((position.name, *path[1:]), axis),)
+                if supernet.coupling and places[0] == supernet.coupling.alike[1]:
+                    places += (Place(*supernet.coupling.alike[0]),)
+                found[key] = group._replace(places=tuple(dict.fromkeys((*group.places, *places))))
     return tuple(found.values())
 
 

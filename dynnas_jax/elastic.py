@@ -31,6 +31,16 @@ class Block(NamedTuple):
     depth: tuple[str, int] | None = None  # (depth gene, index): present only where the gene's index is at least this
 
 
+class Coupling(NamedTuple):
+    """What a supernet of coupled little and big subnets has beside its largest net."""
+
+    add: Callable[[dict, dict, jax.Array], dict]  # (fresh variables, others of the same net, key) -> with what it adds
+    as_little: Callable[[dict], dict]  # variables -> the same with little's head in place of big's
+    route: Callable[
+        [dict, jax.Array], jax.Array
+    ]  # (variables, endpoint before little's head) -> logits[b]: little answers
+
+
 class Supernet(NamedTuple):
     """A space and the nets of its archs; the variables, those of the largest, travel beside it."""
 
@@ -40,6 +50,7 @@ class Supernet(NamedTuple):
     blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
     whole: Any = None  # the largest arch with the leaves that it lacks and some subnet has; None where it lacks none
     transforms: bool = False  # whether smaller kernels are learned transforms of larger ones, or their centres
+    coupling: Coupling | None = None  # where little and big subnets are trained as pairs
 
     def largest_net(self) -> nn.Module:
         """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""
@@ -70,12 +81,16 @@ def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> d
 
 
 def init_supernet(supernet: Supernet, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
-    """Fresh variables of a supernet: its largest net's, and kernel transforms, identities at first, where it learns them."""
+    """Fresh variables of a supernet: its largest net's, with kernel transforms (identities) and a coupling where it has them."""
     variables = init(supernet.largest_net(), key, image_shape)
-    if not supernet.transforms:
-        return variables
-    transforms = kernel_transforms.identity(elastic_kernels(supernet))
-    return {**variables, "params": {**variables["params"], kernel_transforms.PLACE: transforms}}
+    if supernet.transforms:
+        transforms = kernel_transforms.identity(elastic_kernels(supernet))
+        variables = {**variables, "params": {**variables["params"], kernel_transforms.PLACE: transforms}}
+    if supernet.coupling:
+        other_key, own_key = jax.random.split(jax.random.fold_in(key, 1))
+        others = init(supernet.largest_net(), other_key, image_shape)
+        variables = supernet.coupling.add(variables, others, own_key)
+    return variables
 
 
 def trace(block: Block, carry: Any) -> Traced:

@@ -15,6 +15,7 @@ from dynnas_jax.data import augment, mixing, sources
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.export import targets
 from dynnas_jax.networks import big_little
+from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
 from dynnas_jax.train import calibration
@@ -97,6 +98,7 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
     if height != width:
         raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
     options = dict(section)
+    pairs, router = options.pop("coupled", False), {k: options.pop(k) for k in ("router_units",) if k in options}
     loader = networks.supernet(options.pop("network", None))
     options.setdefault("depthwise", "auto")
     if loader.function == "small_images":
@@ -109,7 +111,11 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
     resolution = supernet.arch(supernet.space.largest).resolution
     if resolution != height:
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
-    return supernet if target is None else restricted(supernet, targets.target(target))
+    if target is not None:
+        supernet = restricted(supernet, targets.target(target))
+    if not pairs and router:
+        raise ValueError("supernet.router_units does nothing without supernet.coupled=True")
+    return coupling.coupled(supernet, **router) if pairs else supernet
 
 
 def supernet_of_run(path: Path) -> elastic.Supernet:

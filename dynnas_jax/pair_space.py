@@ -83,9 +83,12 @@ class PairSpace:
         big = jnp.maximum(first, second)
         return jnp.concatenate([jnp.where(jnp.asarray(self._shared), big, jnp.minimum(first, second)), big], axis=-1)
 
-    def sample(self, key: jax.Array, count: int | None = None) -> jax.Array:
-        """Two uniform genomes put in order: int32[count, 2 genes], or int32[2 genes] without `count`."""
-        little, big = (self.space.sample(each, count) for each in jax.random.split(key))
+    def sample(self, key: jax.Array, count: int | None = None, least: jax.Array | None = None) -> jax.Array:
+        """Two uniform genomes put in order: int32[count, 2 genes], or int32[2 genes] without `count`.
+
+        No index is below `least` int32[genes].
+        """
+        little, big = (self.space.sample(each, count, least) for each in jax.random.split(key))
         return self.ordered(jnp.concatenate([little, big], axis=-1))
 
     def mutate(self, key: jax.Array, genome: jax.Array, probability: float | jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ def options(config: dict) -> settings.Options:
     from dynnas_jax.data import augment, mixing, sources, streams
     from dynnas_jax.dynamic import protocol
     from dynnas_jax.search import evolution, pairs, predictor
-    from dynnas_jax.train import loop, metrics, progressive_shrinking, sandwich, state
+    from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
     network = networks.supernet(config["supernet"].get("network"))
     parameters = settings.parameters
@@ -56,11 +56,14 @@ def options(config: dict) -> settings.Options:
         "data.augment": parameters(augment.rule),
         "data.stream": parameters(streams.rule),
         "supernet": parameters(
-            network.resolve(), also=("network", "padding", "epsilon"), given=("channels", "classes")
+            network.resolve(),
+            also=("network", "padding", "epsilon", "coupled", "router_units"),
+            given=("channels", "classes"),
         ),
         "train": parameters(loop.fit, stage("train"), given=filled),
         "train.optimizer": parameters(state.optimizer, given=("starts",)),
         "train.sandwich_rule": parameters(sandwich.rule),
+        "train.joint_rule": parameters(joint.rule),
         "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),
@@ -115,7 +118,7 @@ def _check_values(config: dict) -> None:
 def _build(config: dict) -> None:
     """Builds what training is made of, so that a value none of it accepts is found before the first step."""
     from dynnas_jax.data import augment, mixing, streams
-    from dynnas_jax.train import sandwich, state
+    from dynnas_jax.train import joint, sandwich, state
 
     train = config["train"]
     parts = [
@@ -123,6 +126,7 @@ def _build(config: dict) -> None:
         ("data.stream", streams.rule, config["data"].get("stream")),
         ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
         ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
+        ("train.joint_rule", joint.rule, train.get("joint_rule")),
     ]
     if train.get("mixing"):
         parts.append(("train.mixing", mixing.rule, train["mixing"]))

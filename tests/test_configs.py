@@ -65,8 +65,7 @@ def test_a_recipe_builds_and_fits_its_data(config):
     rule, phases = train.rule_and_phases(
         supernet.space,
         config["train"]["steps"],
-        config["train"].get("sandwich_rule"),
-        config["train"].get("progressive_shrinking"),
+        *(config["train"].get(key) for key in ("sandwich_rule", "joint_rule", "progressive_shrinking")),
     )
     assert rule(supernet)
     assert phases is None or not phases.allowed.least[-1].any()

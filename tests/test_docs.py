@@ -126,7 +126,7 @@ def settle(block):
     config = settings.as_dict(config)
     recipe.check(config)
     space = job.build_supernet(config["supernet"], FACTS).space
-    options = (config["train"].get(key) for key in ("sandwich_rule", "progressive_shrinking"))
+    options = (config["train"].get(key) for key in ("sandwich_rule", "joint_rule", "progressive_shrinking"))
     train.rule_and_phases(space, config["train"]["steps"], *options)
 
 

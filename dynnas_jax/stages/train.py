@@ -16,7 +16,7 @@ from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables
 from dynnas_jax.networks import template, weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import calibration, distillation, loop, metrics, sandwich
+from dynnas_jax.train import calibration, distillation, joint, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.workdir import read_json, write_json
 
@@ -26,6 +26,7 @@ def run(
     folder: Path,
     *,
     sandwich_rule: dict | None = None,
+    joint_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     mixing: dict | None = None,
     start_from: str | None = None,
@@ -40,6 +41,7 @@ def run(
 
     Args:
       sandwich_rule, progressive_shrinking, mixing: keyword arguments of the functions of those names in `train` and `data`.
+      joint_rule: of `joint.rule`, which then takes the place of the sandwich rule.
       start_from, new_classifier: see `starting_variables`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
       precision, remat: see `networks.template.in_training`.
@@ -53,7 +55,8 @@ def run(
         smallest, largest = evaluate(variables, ends).correct.mean(axis=1)
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
-    rule, phases = rule_and_phases(job.supernet.space, options["steps"], sandwich_rule, progressive_shrinking)
+    rules = sandwich_rule, joint_rule, progressive_shrinking
+    rule, phases = rule_and_phases(job.supernet.space, options["steps"], *rules)
     final = loop.fit(
         template.in_training(job.supernet, precision, remat),
         job.images.train,
@@ -82,6 +85,7 @@ def check(
     steps: int,
     batch_size: int = loop.BATCH_SIZE,
     sandwich_rule: dict | None = None,
+    joint_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     start_from: str | None = None,
     new_classifier: bool = False,
@@ -108,29 +112,43 @@ def check(
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
     try:
-        rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, progressive_shrinking)
+        rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, joint_rule, progressive_shrinking)
     except TypeError as error:
         raise ValueError(f"train.progressive_shrinking: a value has another type ({error})") from error
-    if rule.options.random_subnets % subnet_devices:
+    if joint_rule is None and rule.options.random_subnets % subnet_devices:
         raise ValueError(
             f"train: {rule.options.random_subnets} random subnets do not divide over subnet_devices {subnet_devices}"
         )
     if phases is not None and phases.sort_channels:
         channel_sorting.groups(supernet)
     starting_variables(job, start_from=start_from, new_classifier=new_classifier)
-    rule(supernet, None, None if teacher is None else _answers(read_teacher(job, teacher)[0]))
+    answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
+    rule(supernet, None, answers, devices.SUBNET if subnet_devices > 1 else None)
 
 
 def rule_and_phases(
-    space: SearchSpace, steps: int, sandwich_rule: dict | None, progressive_shrinking: dict | None
+    space: SearchSpace,
+    steps: int,
+    sandwich_rule: dict | None,
+    joint_rule: dict | None,
+    progressive_shrinking: dict | None,
 ) -> tuple[Callable, shrinking.Phases | None]:
-    """The rule, and the phases of progressive shrinking if any; the rule then has as many random subnets as any phase."""
-    options = dict(sandwich_rule or {})
+    """The rule, and the phases of progressive shrinking if any; the rule then has as many random subnets as any phase.
+
+    Raises:
+      ValueError: for two rules, or as they do.
+    """
+    if joint_rule is not None and sandwich_rule is not None:
+        raise ValueError("train: give sandwich_rule or joint_rule, not both")
+    make, count, default = sandwich.rule, "random_subnets", sandwich.RANDOM_SUBNETS
+    if joint_rule is not None:
+        make, count, default = joint.rule, "random_pairs", joint.RANDOM_PAIRS
+    options = dict(joint_rule if joint_rule is not None else sandwich_rule or {})
     if progressive_shrinking is None:
-        return sandwich.rule(**options), None
-    subnets = options.get("random_subnets", sandwich.RANDOM_SUBNETS)
-    phases = shrinking.schedule(space, steps, random_subnets=subnets, **progressive_shrinking)
-    return sandwich.rule(**{**options, "random_subnets": phases.most_subnets}), phases
+        return make(**options), None
+    several = options.get(count, default)
+    phases = shrinking.schedule(space, steps, random_subnets=several, **progressive_shrinking)
+    return make(**{**options, count: phases.most_subnets}), phases
 
 
 def trained_teacher(job: Job, path: str | None) -> distillation.Teacher | None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, sandwich, state, watch
+from dynnas_jax.train import checkpoints, feed, incidents, joint, metrics, preemption, sandwich, state, watch
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
 from dynnas_jax.train.stopwatch import Stopwatch
@@ -156,11 +156,9 @@ class Attempt:
             return
         indices = feed.batch_indices(len(setting.train), setting.batch_size, incident.step, self.seed).tolist()
         drawn = None
-        if isinstance(setting.rule, sandwich.Rule):
-            options = setting.rule.options.random_subnets, setting.phases, self._pool(incident.step)
-            space = setting.supernet.space
-            genomes = incidents.drawn_genomes(space, self.step_key, incident.step, *options)
-            drawn = [space.to_json(genome) for genome in genomes]
+        if isinstance(setting.rule, (sandwich.Rule, joint.Rule)):
+            when = self.step_key, incident.step, setting.phases, self._pool(incident.step)
+            drawn = incidents.drawn(setting.rule, setting.supernet.space, *when)
         newest = self.store.latest_step() if self.store else None
         details = {"image_indices": indices, "genomes": drawn}
         incidents.settle(incident, setting.incidents, newest, setting.directory, **details)

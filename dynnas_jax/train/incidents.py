@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dynnas_jax import processes
@@ -133,22 +132,14 @@ def found(current: TrainState) -> Incident | None:
     return None
 
 
-def drawn_genomes(
-    space: SearchSpace,
-    step_key: jax.Array,
-    step: int,
-    random_subnets: int,
-    phases: Phases | None = None,
-    pool: tuple | None = None,
-) -> np.ndarray:
-    """int32[n, genes]: the random subnets of a step, drawn again as the step and the sandwich rule draw them."""
+def drawn(
+    rule: Any, space: SearchSpace, step_key: jax.Array, step: int, phases: Phases | None, pool: Any
+) -> list[dict]:
+    """The random subnets of a step, drawn again as the step and its rule draw them; JSON-able, one for each that counted."""
     _, rule_key, _ = jax.random.split(jax.random.fold_in(step_key, step), 3)
     allowed = None if phases is None else phases.on_host(step)
-    if pool is not None:
-        drawn = np.asarray(pool, np.int32)[np.asarray(jax.random.permutation(rule_key, len(pool)))[:random_subnets]]
-    else:
-        drawn = np.asarray(space.sample(rule_key, random_subnets, None if allowed is None else allowed.least))
-    return drawn if allowed is None else drawn[: int(allowed.random_subnets)]
+    found = rule.drawn(space, rule_key, allowed and allowed.least, pool)
+    return found if allowed is None else found[: int(allowed.random_subnets)]
 
 
 def settle(incident: Incident, how: Rule, newest: int | None, directory: Path | None = None, **details: Any) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import distillation, losses
 from dynnas_jax.train.progressive_shrinking import Allowed
 from dynnas_jax.train.subnets import Runs, drawn_pool
@@ -85,6 +86,15 @@ class Rule(NamedTuple):
         number = step // self.options.pool_refresh
         return drawn_pool(space, seed, number, self.options.pool_size, None if least is None else tuple(least.tolist()))
 
+    def drawn(self, space: SearchSpace, key: jax.Array, least: np.ndarray | None, pool: tuple | None) -> list[dict]:
+        """The random subnets that an objective draws with this key, as genome files."""
+        count = self.options.random_subnets
+        if pool is not None:
+            genomes = np.asarray(pool, np.int32)[np.asarray(jax.random.permutation(key, len(pool)))[:count]]
+        else:
+            genomes = np.asarray(space.sample(key, count, least))
+        return [space.to_json(genome) for genome in genomes]
+
 
 def rule(
     *,
@@ -145,16 +155,16 @@ def _objective(
     space, runs = supernet.space, Runs(supernet, axis_name, share.axis, options.subnets)
 
     def labelled(params, batch_stats, images, targets):
-        logits, stats = runs.largest({"params": params, "batch_stats": batch_stats}, images)
-        return losses.cross_entropy(logits, targets, options.label_smoothing), (logits, stats)
+        ran = runs.largest({"params": params, "batch_stats": batch_stats}, images)
+        return losses.cross_entropy(ran.logits, targets, options.label_smoothing), (ran.logits, ran.batch_stats)
 
     def distilled(params, run, batch_stats, images, teacher):
-        logits, _ = run({"params": params, "batch_stats": batch_stats}, images)
+        logits = run({"params": params, "batch_stats": batch_stats}, images).logits
         return distillation.soft_cross_entropy(logits, teacher, options.temperature)
 
     def teach(given, images, own):
         if options.teacher == "ema":
-            return runs.largest({**given.variables, "params": given.ema}, images)[0]
+            return runs.largest({**given.variables, "params": given.ema}, images).logits
         return answers(given.teacher, images) if options.teacher == "trained" else own
 
     learn = jax.value_and_grad(distilled)
@@ -167,7 +177,7 @@ def _objective(
             params, stats, part, own_targets
         )
         teacher = jax.lax.stop_gradient(teach(given, part, own))
-        weights = _weights(given.allowed, space, options.random_subnets)
+        weights = weights_of(given.allowed, space, options.random_subnets)
         loss_smallest, other = learn(params, runs.smallest_of(given.allowed), stats, part, teacher)
         gradient = _add(gradient, weights[0], other)
         metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
@@ -246,7 +256,7 @@ class _Share(NamedTuple):
         return update if self.count == 1 else jax.lax.pmean(update, self.axis)
 
 
-def _weights(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
+def weights_of(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
     """float32[1 + random_subnets]: 1 for the subnets that count beside the largest, the smallest first; else 0."""
     if allowed is None:
         return jnp.ones(1 + random_subnets, jnp.float32)

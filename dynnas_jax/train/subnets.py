@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,16 @@ def drawn_pool(
     return tuple(map(tuple, np.asarray(space.sample(key, size, least)).tolist()))
 
 
+class Ran(NamedTuple):
+    """What a subnet made of a batch."""
+
+    logits: jax.Array
+    batch_stats: dict | None = None
+    endpoint: Any = None  # what its head read
+
+
 class Runs:
-    """The ways a step runs subnets: each (variables, images) -> logits, running statistics or None.
+    """The ways a step runs subnets: each (variables, images) -> `Ran`.
 
     Statistics are taken over the devices that have other images: for the largest and the smallest, of a shared step, all.
     """
@@ -64,21 +72,21 @@ class Runs:
                 raise ValueError("sandwich: random subnets come from a pool, and the step was given none")
             return jax.random.permutation(key, len(members))[:count], functools.partial(self._member, members)
         drawn = self.supernet.space.sample(key, count, None if allowed is None else allowed.least)
-        return drawn, self._any
+        return drawn, self.any_of
 
-    def _any(self, genome: jax.Array) -> Callable:
-        """Any genome, traced."""
+    def any_of(self, genome: jax.Array) -> Callable:
+        """The way a genome runs, traced."""
         if self._form == "switched":
-            return lambda variables, images: (self._switched(variables, images, genome, True), None)
+            return lambda variables, images: Ran(self._switched(variables, images, genome, True))
         return lambda variables, images: self._masked(variables, images, genome, self._axis)
 
     def _member(self, members: tuple, index: jax.Array) -> Callable:
         """One of the pool, sliced: every member is a branch of the program."""
         runs = [self._sliced(np.asarray(genome, np.int32), self._axis) for genome in members]
-        branches = [lambda variables, images, run=run: run(variables, images)[0] for run in runs]
-        return lambda variables, images: (jax.lax.switch(index, branches, variables, images), None)
+        branches = [lambda variables, images, run=run: run(variables, images).logits for run in runs]
+        return lambda variables, images: Ran(jax.lax.switch(index, branches, variables, images))
 
 
-def _train(net: Any, variables: dict, images: jax.Array) -> tuple[jax.Array, dict]:
-    (logits, _), updated = net.apply(variables, images, True, mutable=["batch_stats"])
-    return logits, updated["batch_stats"]
+def _train(net: Any, variables: dict, images: jax.Array) -> Ran:
+    (logits, endpoints), updated = net.apply(variables, images, True, mutable=["batch_stats"])
+    return Ran(logits, updated["batch_stats"], list(endpoints.values())[-2])

@@ -111,8 +111,9 @@ def test_the_genomes_are_those_that_the_step_used(micro, split):
     key = jax.random.key(5)
     expected = used_genomes(micro, split, 7, key)
     assert expected.shape == (3, len(micro.space.genes))
-    np.testing.assert_array_equal(incidents.drawn_genomes(micro.space, key, 7, 3), expected)
-    assert (incidents.drawn_genomes(micro.space, key, 8, 3) != expected).any()
+    rule, expected = sandwich.rule(random_subnets=3), [micro.space.to_json(genome) for genome in expected]
+    assert incidents.drawn(rule, micro.space, key, 7, None, None) == expected
+    assert incidents.drawn(rule, micro.space, key, 8, None, None) != expected
 
 
 def test_in_a_phase_only_what_it_unlocks_and_counts(micro, split):
@@ -128,7 +129,8 @@ def test_in_a_phase_only_what_it_unlocks_and_counts(micro, split):
     key = jax.random.key(5)
     for number, counted in ((2, 2), (7, 3)):
         used = used_genomes(micro, split, number, key, phases)[:counted]
-        np.testing.assert_array_equal(incidents.drawn_genomes(micro.space, key, number, 3, phases), used)
+        found = incidents.drawn(sandwich.rule(random_subnets=3), micro.space, key, number, phases, None)
+        assert found == [micro.space.to_json(genome) for genome in used]
 
 
 # What happens.

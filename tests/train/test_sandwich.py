@@ -160,9 +160,9 @@ def test_a_free_resolution_unlocks_no_subnet():
     space = ofa.small_images(image_size=16, resolutions=(8,), stage_widths=(8,), stage_strides=(1,)).space
     least = jnp.asarray(space.largest).at[space.index("resolution")].set(0)
     allowed = Allowed(least, jnp.int32(2), jnp.float32(1))
-    np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [0, 0, 0])
+    np.testing.assert_array_equal(sandwich.weights_of(allowed, space, 2), [0, 0, 0])
     allowed = allowed._replace(least=least.at[space.index("stage1.depth")].set(0), random_subnets=jnp.int32(1))
-    np.testing.assert_array_equal(sandwich._weights(allowed, space, 2), [1, 1, 0])
+    np.testing.assert_array_equal(sandwich.weights_of(allowed, space, 2), [1, 1, 0])
 
 
 # Other ways to run the random subnets.
