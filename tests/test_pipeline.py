@@ -414,6 +414,28 @@ def test_status(tiny_run, copy):
     assert told(copy) == ["done"] * 3 + ["started"] + ["done"] * 2 + ["not started"]
 
 
+def test_a_run_of_coupled_nets(tiny_run, tmp_path):
+    """Little has its own head from training to evaluation, and exceeds big in no gene."""
+    train = {**tiny_run.config["train"], "joint_rule": {"router": "learned", "distillation": True}}
+    del train["sandwich_rule"]
+    config = {**changed(tiny_run.config, "supernet", coupled=True, router_units=4), "train": train}
+    pipeline.run(config, tmp_path / "W", names=("train", "collect", "predict", "search", "evaluate"))
+    supernet = job.supernet_of_run(tmp_path / "W")
+    trained = job.load_variables(tmp_path / "W/train/supernet.msgpack")
+    pair = job.load_variables(tmp_path / "W/search/pair.msgpack")
+    found = content(tmp_path / "W/search/found.json")["pair"]
+    little, big = (supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
+    assert (little <= big).all()
+    for which, tree in (("little", trained["params"]["coupling"]), ("big", trained["params"])):
+        kernel = pair[which]["params"]["head"]["conv"]["kernel"]
+        wanted = tree["head"]["conv"]["kernel"][..., : kernel.shape[-2], : kernel.shape[-1]]
+        np.testing.assert_array_equal(kernel, wanted, err_msg=which)
+    evaluation = content(tmp_path / "W/evaluate/evaluation.json")
+    assert evaluation["dynamic"]["average_macs"] <= evaluation["big"]["macs"] * 2
+    with pytest.raises(ValueError, match="its little nets have a head of their own"):
+        search.best(tmp_path / "W", max_macs=1e9, pair=True)
+
+
 def test_a_space_of_two_resolutions(tiny_run, tmp_path):
     """Both are trained and recorded."""
     config = changed(tiny_run.config, "supernet", resolutions=(6,))

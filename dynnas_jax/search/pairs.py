@@ -25,6 +25,14 @@ class ChosenPair(NamedTuple):
     min_accuracy: float | None
 
 
+class AsLittle(NamedTuple):
+    """What candidates answer as little nets, where that is not what they answer as big ones."""
+
+    score: np.ndarray  # float32[n, m]
+    correct: np.ndarray  # bool[n, m]
+    fits: np.ndarray  # bool[n, n]: whether the first may be the little one of the second
+
+
 def unit(dynamic: dict, latency_known: bool) -> str:
     """What costs the target of a config's section `dynamic` is about: "macs" or "latency_ms".
 
@@ -64,6 +72,7 @@ def choose_pair(
     cost: np.ndarray,
     stem: np.ndarray | int,
     resolution: np.ndarray | None = None,
+    as_little: AsLittle | None = None,
     *,
     max_macs_fraction: float | None = None,
     max_latency_fraction: float | None = None,
@@ -81,6 +90,7 @@ def choose_pair(
       cost: [n], in the `unit` of the target: MACs (int), or ms.
       stem: cost of the blocks that little and big share, one number or [n].
       resolution: int[n], pixels, where not all candidates have the same: two nets that share a stem share a resolution.
+      as_little: where little nets have a head of their own.
       max_macs_fraction: the average MACs of the pair, as a share of big's.
       max_latency_fraction: the average latency, likewise; takes the place of `max_macs_fraction` where both are given.
       max_accuracy_loss: how far the pair's accuracy may fall below big's.
@@ -97,7 +107,7 @@ def choose_pair(
     big = int(np.lexsort((cost, accuracy) if big_net == "most_accurate" else (accuracy, cost))[-1])
     max_cost = None if fraction is None else fraction * float(cost[big])
     min_accuracy = None if fraction is not None else max(0.0, float(accuracy[big]) - max_accuracy_loss)
-    chosen = _best([big], score, correct, cost, stem, resolution, max_cost, min_accuracy)
+    chosen = _best([big], score, correct, cost, stem, resolution, max_cost, min_accuracy, as_little)
     if chosen is None:
         amount = f"{cost[big]} MACs" if np.issubdtype(cost.dtype, np.integer) else f"{cost[big]:.4g} ms"
         raise ValueError(f"search: no candidate of big's resolution is cheaper than its {amount}: there is no pair")
@@ -151,21 +161,23 @@ def _best(
     resolution: np.ndarray | None,
     max_cost: float | None,
     min_accuracy: float | None,
+    as_little: AsLittle | None = None,
 ) -> ChosenPair | None:
     """The best pair with one of these as big, under one bound, or the nearest to it; None where there is no pair."""
-    best = None
+    best, little_ones = None, as_little or AsLittle(score, correct, np.True_)
     for big in bigs:
-        partners = True if resolution is None else resolution == resolution[big]
+        partners = np.broadcast_to(little_ones.fits, (len(cost), len(cost)))[:, big]
+        if resolution is not None:
+            partners = partners & (resolution == resolution[big])
         after_stem = cost[big] - np.broadcast_to(stem, cost.shape)[big]
         for little in np.flatnonzero((cost < cost[big]) & partners).tolist():
-            both = [little, big]
+            right = np.stack([little_ones.correct[little], correct[big]])
             # No threshold does better than the better of the two on every image.
-            if max_cost is not None and best and best[0] > (True, correct[both].any(axis=0).mean(), np.inf):
+            if max_cost is not None and best and best[0] > (True, right.any(axis=0).mean(), np.inf):
                 continue
+            sure = np.stack([little_ones.score[little], score[big]])
             spent = np.asarray([cost[little], cost[little] + after_stem])
-            point = thresholds.choose(
-                score[both].T, correct[both].T, spent, max_cost=max_cost, min_accuracy=min_accuracy
-            )
+            point = thresholds.choose(sure.T, right.T, spent, max_cost=max_cost, min_accuracy=min_accuracy)
             # Infeasible pairs compare by how near they come.
             good, spends = point.accuracy, point.average_cost
             if max_cost is not None:

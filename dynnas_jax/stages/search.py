@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from dynnas_jax.export import targets
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import evolution, pairs, predictor
+from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import read_config, write_json
@@ -67,7 +68,11 @@ def run(
                 "holdout_accuracy": float(correct.mean()),
             }
         )
-    pair = _pair(job, folder, variables, genomes, answers, calibration_images, costs)
+    as_little = None
+    if supernet.coupling:
+        own = evaluate(supernet.coupling.as_little(variables), genomes)
+        as_little = pairs.AsLittle(*own, (genomes[:, None] <= genomes[None]).all(axis=-1))
+    pair = _pair(job, folder, variables, genomes, answers, as_little, calibration_images, costs)
     space = {"space": supernet.space.fingerprint, "cost": unit}
     for name in dict.fromkeys(("macs", unit)):
         space |= {f"{end}_{name}": costs[name].exact(getattr(supernet.space, end)) for end in ("smallest", "largest")}
@@ -140,18 +145,20 @@ def _pair_costs(supernet: Supernet, table: macs.CostTable, genomes: np.ndarray) 
     return _PairCosts(*(np.asarray([part.exact(genome) for genome in genomes]) for part in (table, shared)))
 
 
-def _pair(job, folder, variables, genomes, answers, calibration_images, costs) -> dict:
+def _pair(job, folder, variables, genomes, answers, as_little, calibration_images, costs) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
     supernet = job.supernet
     dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
     unit = pairs.unit(dynamic, "latency_ms" in costs)
     units = {name: _pair_costs(supernet, costs[name], genomes) for name in costs if name != "params"}
     resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
-    chosen = pairs.choose_pair(answers.score, answers.correct, *units[unit], resolution, **dynamic)
+    chosen = pairs.choose_pair(answers.score, answers.correct, *units[unit], resolution, as_little, **dynamic)
     images = job.calibration_batches(calibration_images)
     own, described = {}, {}
-    for which, index in (("little", chosen.little), ("big", chosen.big)):
-        own[which] = calibration.extract_calibrated(supernet, variables, genomes[index], images)[1]
+    both = {"little": chosen.little, "big": chosen.big}
+    roles = {"little": supernet.coupling.as_little(variables) if supernet.coupling else variables, "big": variables}
+    for which, index in both.items():
+        own[which] = calibration.extract_calibrated(supernet, roles[which], genomes[index], images)[1]
         described[which] = _described(supernet, costs, genomes[index]) | {"params": macs.params(own[which])}
     pair = big_little.build(supernet, genomes[chosen.little], genomes[chosen.big])
     save_variables(folder / "pair.msgpack", own)
@@ -160,8 +167,17 @@ def _pair(job, folder, variables, genomes, answers, calibration_images, costs) -
         "stem_macs": units["macs"].stem[chosen.big].item(),
         "params": big_little.params(pair, own),
         "score": job.score,
-        **_described_point(chosen, unit, units, answers.score, answers.correct),
+        **_described_point(chosen, unit, units, *_of_pair(chosen, answers, as_little)),
     }
+
+
+def _of_pair(chosen: pairs.ChosenPair, answers: Any, as_little: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """(score float32[m, 2], correct bool[m, 2]) of the two, from what candidates answered."""
+    first, second = as_little or answers, answers
+    return tuple(
+        np.stack([getattr(first, name)[chosen.little], getattr(second, name)[chosen.big]], axis=-1)
+        for name in ("score", "correct")
+    )
 
 
 def _described(supernet: Supernet, costs: dict[str, macs.CostTable], genome: np.ndarray) -> dict:
@@ -176,11 +192,11 @@ def _described(supernet: Supernet, costs: dict[str, macs.CostTable], genome: np.
 def _described_point(
     chosen: pairs.ChosenPair, unit: str, units: dict[str, _PairCosts], score: np.ndarray, correct: np.ndarray
 ) -> dict:
-    """How a pair runs: what it costs, its threshold, its target, and what it does on the held-out images."""
-    point, both = chosen.point, [chosen.little, chosen.big]
-    spent = {name: costs.spent(*both) for name, costs in units.items()}
+    """How a pair runs: what it costs, its threshold, its target, and, from its score and correct [m, 2], what it does."""
+    point = chosen.point
+    spent = {name: costs.spent(chosen.little, chosen.big) for name, costs in units.items()}
     average = {
-        f"average_{name}": thresholds.evaluate(score[both].T, correct[both].T, cost, point.thresholds).average_cost
+        f"average_{name}": thresholds.evaluate(score, correct, cost, point.thresholds).average_cost
         for name, cost in spent.items()
     }
     return {
@@ -260,6 +276,8 @@ def _best_subnet(run: _Trained) -> dict:
 
 
 def _best_pair(run: _Trained) -> dict:
+    if run.supernet.coupling:
+        raise ValueError(f"{run.path}: its little nets have a head of their own, which records do not tell of")
     store = records.open(run.path / "collect" / "records.zarr", run.supernet.space.fingerprint)
     rows = np.flatnonzero(store.done())
     genomes, score, correct = (store.read(name, rows) for name in ("genome", "score", "correct"))
@@ -276,4 +294,5 @@ def _best_pair(run: _Trained) -> dict:
         which: _described(run.supernet, run.costs, genomes[index]) | {"holdout_accuracy": float(correct[index].mean())}
         for which, index in (("little", chosen.little), ("big", chosen.big))
     }
-    return described | _described_point(chosen, run.unit, units, score, correct)
+    of_pair = _of_pair(chosen, Answers(score, correct))
+    return described | _described_point(chosen, run.unit, units, *of_pair)

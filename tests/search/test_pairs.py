@@ -134,6 +134,32 @@ def test_little_has_the_resolution_of_big():
 # A target in milliseconds.
 
 
+def test_little_ones_with_a_head_of_their_own():
+    """Of all little ones that fit, at every threshold, by what they answer as little ones."""
+    seen = set()
+    for seed in range(40):
+        score, correct, cost, stem = draw(seed)
+        own_score, own_correct = (array[:, ::-1] for array in (score, correct))
+        fits = np.random.default_rng(seed).random((len(cost), len(cost))) < 0.7
+        big = max(range(len(cost)), key=lambda i: (correct[i].mean(), cost[i]))
+        points = []
+        for little in range(len(cost)):
+            if cost[little] < cost[big] and fits[little, big]:
+                both = np.stack([own_score[little], score[big]]), np.stack([own_correct[little], correct[big]])
+                points += every_point(*both, np.asarray([cost[little], cost[big]]), stem, 1)
+        seen.add(bool(points))
+        own = pairs.AsLittle(own_score, own_correct, fits)
+        if not points:
+            with pytest.raises(ValueError, match="there is no pair"):
+                choose_pair(score, correct, cost, stem, None, own, max_macs_fraction=0.6)
+            continue
+        chosen = choose_pair(score, correct, cost, stem, None, own, max_macs_fraction=0.6)
+        assert fits[chosen.little, chosen.big]
+        found = chosen.point.accuracy, chosen.point.average_cost, chosen.point.feasible
+        assert found == brute_force(points, 0.6 * cost[big], None)
+    assert seen == {True, False}
+
+
 def test_a_share_of_the_latency():
     """The same choice as of MACs, by costs that are floats; where both shares are given it is the latency's."""
     score, correct, cost, stem = draw(4)
