@@ -155,7 +155,8 @@ def operators(
         for operator in graph.operators:
             code = model.operator_codes[operator.opcode_index]
             number = max(code.builtin_code, code.deprecated_builtin_code)  # old files fill the deprecated field only
-            yield code.custom_code or names.get(number, f"BUILTIN_{number}"), operator, graph
+            custom = code.custom_code if code.custom_code.isprintable() else repr(code.custom_code)
+            yield custom or names.get(number, f"BUILTIN_{number}"), operator, graph
 
 
 def op_list(path: str | Path, signature: str | None = None) -> list[str]:

@@ -69,7 +69,7 @@ class Findings(NamedTuple):
             lines += ["", *(finding.line() for finding in self.found if finding.file == _together(self.files))]
         if self.target.memory_bytes is not None:
             lines.append(f"parameters: {_size(total)} of {_size(self.target.memory_bytes)}")
-        lines.append(f"{len(self.errors)} errors, {len(self.warnings)} warnings")
+        lines.append(f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}")
         return "\n".join(lines)
 
 
@@ -82,6 +82,10 @@ def _lines(file: File, found: list[Finding]) -> Iterator[str]:
     if file.first_unmapped is not None:
         first = f"operator {file.first_unmapped.index} {file.first_unmapped.op}"
         yield f"  the first that does not run there is {first}; with it and behind it are {file.macs_after:.1%} of the MACs"
+
+
+def _count(findings: tuple[Finding, ...], what: str) -> str:
+    return f"{len(findings)} {what}{'' if len(findings) == 1 else 's'}"
 
 
 def _size(size_bytes: int) -> str:
@@ -101,7 +105,8 @@ def lint(paths: str | Path | Iterable[str | Path], target: str) -> Findings:
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     files, found = [], []
     for path in paths:
-        file, own = _lint_file(path, wanted)
+        alone = sum(path.name == other.name for other in paths) == 1
+        file, own = _lint_file(path, path.name if alone else str(path), wanted)
         files.append(file)
         found += own
     return Findings(wanted, tuple(files), (*found, *_memory(wanted, files)))
@@ -114,16 +119,17 @@ def check(paths: str | Path | Iterable[str | Path], target: str) -> Findings:
     return found
 
 
-def _lint_file(path: Path, target: targets.Target) -> tuple[File, list[Finding]]:
+def _lint_file(path: Path, file: str, target: targets.Target) -> tuple[File, list[Finding]]:
+    """What is counted and found in the file at `path`, which findings call `file`."""
     model = flatbuffer.load(path)
     of_file, of_step = (edgetpu.of_file, edgetpu.of_step) if target.name == "edgetpu" else (_any_file, _any_step)
-    found = [Finding(rule, "error", text, path.name) for rule, text in of_file(model)]
+    found = [Finding(rule, "error", text, file) for rule, text in of_file(model)]
     names = {signature.subgraph: name for name, signature in flatbuffer.signatures(model).items()}
     every, first, macs_after = [], None, 0.0
     for number in range(len(model.subgraphs)):
         name = names.get(number, str(number)) if len(model.subgraphs) > 1 else None
         chain = list(steps(model, number))
-        own = [finding for step in chain for finding in _of_step(step, (path.name, name), of_step, target)]
+        own = [finding for step in chain for finding in _of_step(step, (file, name), of_step, target)]
         broken = [finding for finding in own if finding.level == "error"]
         if broken and first is None:
             first, macs = broken[0], [step.macs for step in chain]
@@ -131,7 +137,7 @@ def _lint_file(path: Path, target: targets.Target) -> tuple[File, list[Finding]]
         every += chain
         found += own
     counted = (flatbuffer.size_bytes(path), _parameters_bytes(every), len(every), sum(step.macs for step in every))
-    return File(path.name, *counted, first, macs_after), found
+    return File(file, *counted, first, macs_after), found
 
 
 def _of_step(step: Step, place: tuple, rules: Callable, target: targets.Target) -> Iterator[Finding]:

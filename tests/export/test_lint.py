@@ -297,6 +297,23 @@ def test_means_and_padding(int8_file, edited, builtin, numbers, text):
             lint.check(path, "edgetpu")
 
 
+def test_files_of_one_name_are_told_apart(int8_file, unmapped_file):
+    found = lint.lint([int8_file, unmapped_file], "edgetpu")
+    assert {finding.file for finding in found.errors} == {str(unmapped_file)}
+    assert [file.name for file in found.files] == [str(int8_file), str(unmapped_file)]
+
+
+def test_a_name_that_would_write_to_the_terminal_is_quoted(int8_file, edited):
+    def change(model):
+        custom(model)
+        model.operatorCodes[-1].customCode = "\x1b[2J\nall is well"
+
+    found = lint.lint(edited(int8_file, change), "pi4")
+    assert found.text().isprintable() is False  # for its line ends alone
+    assert all(line.isprintable() for line in found.text().splitlines())
+    assert found.errors[0].op == repr("\x1b[2J\nall is well")
+
+
 def test_unknown_targets_and_files(int8_file, tmp_path):
     with pytest.raises(ValueError, match=r"target is 'pi3', choose from \['edgetpu', 'pi4'"):
         lint.lint(int8_file, "pi3")
