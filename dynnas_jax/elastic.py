@@ -36,9 +36,9 @@ class Coupling(NamedTuple):
 
     add: Callable[[dict, dict, jax.Array], dict]  # (fresh variables, others of the same net, key) -> with what it adds
     as_little: Callable[[dict], dict]  # variables -> the same with little's head in place of big's
-    route: Callable[
-        [dict, jax.Array], jax.Array
-    ]  # (variables, endpoint before little's head) -> logits[b]: little answers
+    # (variables, endpoint before little's head) -> logits[b], above 0 where little shall answer
+    route: Callable[[dict, jax.Array], jax.Array]
+    alike: tuple  # ((path, axis), (path, axis)): channels of a leaf of its own, and those of the net that they are
 
 
 class Supernet(NamedTuple):
