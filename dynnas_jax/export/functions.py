@@ -65,7 +65,7 @@ def from_steps(
       steps: by name, in order, as `dynamic.protocol.Dynamic` has them: (variables, carry) -> (logits[1, C], score[1], next
         carry); the first carry is an image float32[1, h, w, c] in [0, 255], the others are any pytrees of arrays.
       carries: names of what goes from one step to the next, [S - 1], such as ("stem",); a carry of several arrays numbers
-        them. By default `after_` and the name of the step that made it.
+        them, and leaves out what the next step does not read. By default `after_` and the name of the step that made it.
       own_score: whether each step's score is an output of its own, because it is more than a function of the logits.
       whole: nets that answer alone.
 
@@ -75,31 +75,56 @@ def from_steps(
     if len(names) != len(steps):
         raise ValueError(f"{len(steps)} steps pass on {len(steps) - 1} carries, not {len(names) - 1}: {names[:-1]}")
     carry: Any = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    taken, functions = (IMAGE,), {}
-    for (name, step), passed_on in zip(steps.items(), names, strict=True):
+    taken, linked = (IMAGE,), []
+    for step, passed_on in zip(steps.values(), names, strict=True):
         leaves, tree = jax.tree.flatten(carry)
         shapes = {key: tuple(leaf.shape) for key, leaf in zip(taken, leaves, strict=True)}
         carry = jax.eval_shape(step, variables, carry)[2] if passed_on else None
-        given = _numbered(passed_on, len(jax.tree.leaves(carry)))
-        functions[name] = Function(_call(step, variables, (tree, taken), given, own_score), shapes)
-        taken = given
-    return Network(functions, whole or {})
+        taken = _numbered(passed_on, len(jax.tree.leaves(carry)))
+        linked.append(_Link(step, tree, shapes, taken))
+    read, found = set(), {}
+    for name, link in reversed(list(zip(steps, linked, strict=True))):
+        call = _call(link, variables, read, own_score)
+        read = _read(call, link.shapes)
+        found[name] = Function(call, {key: shape for key, shape in link.shapes.items() if key in read})
+    return Network(dict(reversed(found.items())), whole or {})
+
+
+class _Link(NamedTuple):
+    """A step with the names of what it could read and of what it could pass on."""
+
+    step: Callable
+    tree: Any  # of its carry
+    shapes: dict[str, tuple[int, ...]]  # of the leaves
+    given: tuple[str, ...]
 
 
 def _numbered(name: str | None, count: int) -> tuple[str | None, ...]:
     return (name,) * count if count < 2 else tuple(f"{name}_{i}" for i in range(count))
 
 
-def _call(step: Callable, variables: Any, read: tuple, given: tuple, own_score: bool) -> Callable:
-    """The step as a function of named arrays; `read` is the carry's tree and the names of its leaves."""
-    tree, taken = read
+def _call(link: _Link, variables: Any, wanted: set[str], own_score: bool) -> Callable:
+    """The step as a function of named arrays that passes on what is wanted; what it need not read may be left out."""
 
     def call(inputs: dict) -> dict:
-        logits, score, carry = step(variables, jax.tree.unflatten(tree, [inputs[name] for name in taken]))
+        leaves = [inputs.get(name, np.zeros(shape, np.float32)) for name, shape in link.shapes.items()]
+        logits, score, carry = link.step(variables, jax.tree.unflatten(link.tree, leaves))
         outputs = {LOGITS: logits, **({SCORE: score} if own_score else {})}
-        return outputs | dict(zip(given, jax.tree.leaves(carry) if given else (), strict=True))
+        passed_on = zip(link.given, jax.tree.leaves(carry) if link.given else (), strict=True)
+        return outputs | {name: value for name, value in passed_on if name in wanted}
 
     return call
+
+
+def _read(call: Callable, shapes: dict[str, tuple[int, ...]]) -> set[str]:
+    """The names of the inputs that an output depends on: the converter would leave the others in float."""
+    names = sorted(shapes)  # as JAX orders a dict's leaves
+    traced = jax.make_jaxpr(call)({name: jax.ShapeDtypeStruct(shapes[name], np.float32) for name in names}).jaxpr
+    needed = {id(variable) for variable in traced.outvars}
+    for equation in reversed(traced.eqns):
+        if needed & {id(variable) for variable in equation.outvars}:
+            needed |= {id(variable) for variable in equation.invars}
+    return {name for name, variable in zip(names, traced.invars, strict=True) if id(variable) in needed}
 
 
 def inputs(network: Network, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

@@ -96,8 +96,12 @@ def some_images(count: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory) -> Pair:
-    images = some_images(40)
+def images() -> np.ndarray:
+    return some_images(40)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, images) -> Pair:
     stem, small, large = Stem(), Body(16, "relu6"), Body(32, "swish")
     image = jnp.asarray(images[:1], jnp.float32)
     stem_variables = random_variables(stem, jax.random.key(0), image)

@@ -14,7 +14,7 @@ def first(variables, images):
 
 
 def second(variables, carry):
-    logits = carry["half"].sum(axis=(1, 2)) + carry["all"][0] - carry["all"][1] * variables["scale"]
+    logits = carry["half"].sum(axis=(1, 2)) - carry["all"][1] * variables["scale"]
     return logits, logits[:, 1], [logits]
 
 
@@ -31,7 +31,7 @@ def test_steps_by_name_equal_the_steps_one_after_the_other():
     network = functions.from_steps(STEPS, VARIABLES, (5, 5, 3), own_score=True)
     assert network.image_shape == (5, 5, 3)
     shapes = [function.shapes for function in network.functions.values()]
-    halves = {"after_one_0": (1, 3), "after_one_1": (1, 3), "after_one_2": (1, 5, 5, 3)}
+    halves = {"after_one_1": (1, 3), "after_one_2": (1, 5, 5, 3)}  # nobody reads after_one_0
     assert shapes == [{"image": (1, 5, 5, 3)}, halves, {"after_two": (1, 3)}]
     inputs = functions.inputs(network, IMAGES)
     carry = IMAGES.astype(np.float32)
@@ -41,13 +41,14 @@ def test_steps_by_name_equal_the_steps_one_after_the_other():
         np.testing.assert_allclose(np.concatenate([row["logits"] for row in found]), logits, rtol=1e-5)
         np.testing.assert_allclose(np.concatenate([row["score"] for row in found]), score, rtol=1e-5)
     assert set(found[0]) == {"logits", "score"}  # the last passes nothing on
+    assert set(functions.outputs(network.steps["one"], inputs["one"])[0]) == {"logits", "score", *halves}
 
 
 def test_carries_get_the_names_they_are_given():
     whole = {"alone": functions.whole(lambda images: images.sum(axis=(1, 2)), (5, 5, 3))}
     network = functions.from_steps(STEPS, VARIABLES, (5, 5, 3), carries=("stem", "neck"), whole=whole)
     assert list(network.functions) == ["one", "two", "three", "alone"]
-    assert list(network.steps["two"].shapes) == ["stem_0", "stem_1", "stem_2"]
+    assert list(network.steps["two"].shapes) == ["stem_1", "stem_2"]
     assert list(network.steps["three"].shapes) == ["neck"]
     outputs = jax.eval_shape(
         network.steps["two"].call, {k: jnp.zeros(s) for k, s in network.steps["two"].shapes.items()}

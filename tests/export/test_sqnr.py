@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -38,24 +39,28 @@ def test_the_last_layer_is_what_the_files_answer(exported, files, found):
     assert found[-1].sqnr_db == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_first_layer_by_hand(exported, tmp_path):
-    """y = 0.5 x: the input's scale is 1, so all that is lost is half a step of the output here and there."""
-    images = exported.images[:6]
-    signatures = {
-        "half": tflite.Signature(lambda i: {"logits": i["image"] * 0.5}, {"image": (1, 16, 16, 3)}, {"image": images})
-    }
+def test_a_layer_by_hand(images, tmp_path):
+    """Means of 2x2 pixels keep the image's scale, 1: what is lost is what rounding to whole numbers takes."""
+
+    def means(inputs):
+        return {
+            "logits": jax.lax.reduce_window(inputs["image"], 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+        }
+
+    images = images[:6]
+    assert (images.min(), images.max()) == (0, 255)
+    signatures = {"means": tflite.Signature(means, {"image": (1, 16, 16, 3)}, {"image": images})}
     with tflite.saved(signatures) as traced:
         for precision in ("fp32", "int8"):
             traced.write(tmp_path / f"{precision}.tflite", precision=precision)
     (layer,) = sqnr.layers(
-        tmp_path / "fp32.tflite", tmp_path / "int8.tflite", "half", functions.rows({"image": images})
+        tmp_path / "fp32.tflite", tmp_path / "int8.tflite", "means", functions.rows({"image": images})
     )
-    quantization = flatbuffer.load(tmp_path / "int8.tflite").subgraphs[0].tensors[-1].quantization
-    scale, exact = float(quantization.scale[0]), images.astype(np.float64) / 2
-    lost = exact - np.rint(exact / scale) * scale
-    assert np.abs(lost).max() <= scale / 2
-    assert layer.sqnr_db == pytest.approx(10 * np.log10(np.square(exact).sum() / np.square(lost).sum()), abs=0.2)
-    assert layer.added_noise == pytest.approx(10 ** (-layer.sqnr_db / 10))
+    exact = images.astype(np.float64).reshape(6, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    noise = np.square(exact - np.rint(exact)).sum() / np.square(exact).sum()
+    assert layer.operator == "AVERAGE_POOL_2D"
+    assert layer.sqnr_db == pytest.approx(-10 * np.log10(noise), abs=1e-3)
+    assert layer.added_noise == pytest.approx(noise, rel=1e-3)
 
 
 def test_layers_are_the_operators_in_order(files, found):
