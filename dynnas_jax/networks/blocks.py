@@ -7,10 +7,12 @@ so in at least float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynnas_jax.networks.depthwise import depthwise_shifts
 
@@ -20,6 +22,25 @@ DEPTHWISE_FORMS = ("conv", "shifts")
 PADDINGS = ("SAME", "symmetric")
 AxisName = str | tuple[str, ...] | None  # mesh axes over which batch statistics are taken
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def check_conventions(arch: Any) -> None:
+    """Raises ValueError where an arch's `mean`, `std`, `channels`, `padding` or `epsilon` are those of no net."""
+    # A mean of three channels would broadcast an image of one.
+    if not len(arch.mean) == len(arch.std) == arch.channels:
+        raise ValueError(f"images of {arch.channels} channels, but mean is {arch.mean} and std is {arch.std}")
+    if arch.padding not in PADDINGS:
+        raise ValueError(f"padding is {arch.padding!r}, choose from {list(PADDINGS)}")
+    if not arch.epsilon > 0:
+        raise ValueError(f"epsilon is {arch.epsilon}, must be above 0")
+
+
+def normalised(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> jax.Array:
+    """Images [b, h, w, c] in [0, 255], less the mean and over the deviation of each channel in [0, 1], as `dtype`."""
+    inside = wide(dtype)
+    scale = jnp.asarray([1 / (255 * s) for s in std], inside).reshape(1, 1, 1, -1)
+    shift = jnp.asarray([-m / s for m, s in zip(mean, std, strict=True)], inside)
+    return (images.astype(inside) * scale + shift.reshape(1, 1, 1, -1)).astype(dtype)
 
 
 def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
@@ -68,6 +89,27 @@ def local_average(x: jax.Array, stride: int, padding: str) -> jax.Array:
     edges = [((n + 1) // 2, n // 2) if padding == "symmetric" else (n // 2, (n + 1) // 2) for n in missing]
     total = nn.pooling.pool(x.astype(wide(x.dtype)), 0.0, jax.lax.add, (stride, stride), (stride, stride), edges)
     return (total / jnp.asarray(stride**2, total.dtype)).astype(x.dtype)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
+    """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: the largest of each odd window."""
+    edges = [pads(size, window, stride, padding) for size in x.shape[1:3]]
+    return nn.max_pool(x, (window, window), (stride, stride), edges)
+
+
+def average_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
+    """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: the mean of those pixels of each odd window that are there."""
+    edges = [pads(size, window, stride, padding) for size in x.shape[1:3]]
+    total = nn.pooling.pool(x.astype(wide(x.dtype)), 0.0, jax.lax.add, (window, window), (stride, stride), edges)
+    counts = [_pixels(size, window, stride, *edge) for size, edge in zip(x.shape[1:3], edges, strict=True)]
+    share = 1 / np.multiply.outer(*counts)[None, :, :, None]
+    return (total * jnp.asarray(share, total.dtype)).astype(x.dtype)
+
+
+def _pixels(size: int, window: int, stride: int, low: int, high: int) -> np.ndarray:
+    """int[windows]: how many pixels of one axis each window holds."""
+    starts = np.arange(0, size + low + high - window + 1, stride) - low
+    return np.minimum(starts + window, size) - np.maximum(starts, 0)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from dynnas_jax.elastic import Block
@@ -63,13 +62,7 @@ class Arch:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self):
-        # A mean of three channels would broadcast an image of one.
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"images of {self.channels} channels, but mean is {self.mean} and std is {self.std}")
-        if self.padding not in layers.PADDINGS:
-            raise ValueError(f"padding is {self.padding!r}, choose from {list(layers.PADDINGS)}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon is {self.epsilon}, must be above 0")
+        layers.check_conventions(self)
 
     def named_blocks(self) -> Iterator[tuple[str, BlockSpec]]:
         """The blocks between stem and head, with their names in the variables."""
@@ -116,10 +109,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        numerics, dtype = self.numerics, layers.wide(self.numerics.dtype)
-        scale = jnp.asarray([1 / (255 * s) for s in self.std], dtype).reshape(1, 1, 1, -1)
-        shift = jnp.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype)
-        x = (images.astype(dtype) * scale + shift.reshape(1, 1, 1, -1)).astype(numerics.dtype)
+        numerics = self.numerics
+        x = layers.normalised(images, self.mean, self.std, numerics.dtype)
         convolution = layers.conv(self.out, 3, self.stride, padding=numerics.padding, dtype=numerics.dtype, name="conv")
         return layers.ACTIVATIONS[self.act](numerics.norm(train, "norm")(numerics.kept(convolution(x))))
 
