@@ -132,8 +132,6 @@ def _config(rest: list[str]) -> dict:
 
 
 def _cost(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax.costs import macs
-
     content = None
     if known.arch is not None:
         try:
@@ -141,8 +139,20 @@ def _cost(known: argparse.Namespace, _: list[str]) -> None:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{known.arch} is not JSON ({error})") from error
     net = _net_of_run(known.workdir, content) if known.workdir else _net(known.network, content)
-    count, params = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))
+    count, params = _counted(net)
     print(json.dumps({"macs": count, "params": params}))
+
+
+def _counted(net):
+    """MACs and params of a net; one of each per exit, cumulative, where it has several."""
+    from dynnas_jax.costs import macs
+    from dynnas_jax.networks import chains, exits
+
+    if isinstance(net, exits.ExitNet):
+        return exits.costs(net)
+    if isinstance(net, chains.ChainNet):
+        return chains.cost(net)
+    return macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))
 
 
 def _net(name: str, content: dict | None):

@@ -13,7 +13,7 @@ import numpy as np
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import routers
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, exits
 
 # (variables, carry) -> (logits[B, C], score[B] in [0, 1], next carry). The first carry is the images, the last is not read;
 # every leaf of a carry has the images along its first axis, and no image's answer depends on the others.
@@ -51,19 +51,42 @@ def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dyna
     Raises:
       ValueError: for an unknown score.
     """
-    if score not in SCORES:
-        raise ValueError(f"dynamic: score is {score!r}, choose from {list(SCORES)}")
+    confidence = _confidence(score)
 
     def little(variables, images):
         stem = big_little.run_stem(pair, variables, images)
         logits = big_little.after_stem(pair, "little", variables, stem)
-        return logits, SCORES[score](logits), stem
+        return logits, confidence(logits), stem
 
     def big(variables, stem):
         logits = big_little.after_stem(pair, "big", variables, stem)
-        return logits, SCORES[score](logits), None
+        return logits, confidence(logits), None
 
     return Dynamic((little, big), big_little.cost(pair).cumulative, routers.policy)
+
+
+def multi_exit(net: exits.ExitNet, *, score: str = DEFAULT_SCORE) -> Dynamic:
+    """A net of S exits; an image leaves at the first whose own confidence exceeds its threshold.
+
+    What goes from step to step are the feature maps behind an exit. Variables are those of the whole net.
+
+    Raises:
+      ValueError: for an unknown score.
+    """
+    confidence = _confidence(score)
+
+    def step(segment, variables, carry):
+        logits, left = exits.run_segment(segment, variables, carry)
+        return logits, confidence(logits), left
+
+    steps = tuple(functools.partial(step, segment) for segment in net.segments())
+    return Dynamic(steps, exits.costs(net).macs, routers.policy)
+
+
+def _confidence(score: str) -> Callable:
+    if score not in SCORES:
+        raise ValueError(f"dynamic: score is {score!r}, choose from {list(SCORES)}")
+    return SCORES[score]
 
 
 def answers(dynamic: Dynamic, variables: dict, split: Any, *, batch: int = 256, at_once: int = AT_ONCE) -> Outputs:

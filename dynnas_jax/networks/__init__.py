@@ -13,6 +13,7 @@ class Loader(NamedTuple):
     module: str
     function: str
     has_space: bool
+    family: bool = False  # without a space, but of many archs: its arch files hold keyword arguments of the function
 
     def resolve(self) -> Any:
         """The building function itself."""
@@ -23,11 +24,17 @@ class Loader(NamedTuple):
 
     def from_arch_file(self, content: dict) -> Any:
         """The module an arch file describes. Raises ValueError where the file does not fit the network."""
+        if self.family:
+            from dynnas_jax.networks import arch_files
+
+            return self(**arch_files.keyword_arguments(self.resolve(), content))
         if not self.has_space:
             raise ValueError(f"{self.function} is one fixed network and takes no arch file")
         return importlib.import_module(self.module).net_from_arch_file(self.resolve(), content)
 
 
+_MSDNET, _RESNET = "dynnas_jax.networks.msdnet", "dynnas_jax.networks.cifar_resnet"
+_NASNET, _SLIMMABLE = "dynnas_jax.networks.nasnet", "dynnas_jax.networks.slimmable"
 _OFA, _MOBILENETS, _FBNET = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mobilenets", "dynnas_jax.networks.fbnet"
 NETWORKS = {
     "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
@@ -41,6 +48,14 @@ NETWORKS = {
     "fbnet_a": Loader(_FBNET, "fbnet_a", False),
     "fbnet_b": Loader(_FBNET, "fbnet_b", False),
     "fbnet_c": Loader(_FBNET, "fbnet_c", False),
+    "msdnet": Loader(_MSDNET, "msdnet", False, family=True),
+    "msdnet_cifar": Loader(_MSDNET, "msdnet_cifar", False, family=True),
+    "cifar_resnet": Loader(_RESNET, "cifar_resnet", False, family=True),
+    "bottleneck_resnet": Loader(_RESNET, "bottleneck_resnet", False, family=True),
+    "nasnet": Loader(_NASNET, "nasnet", False, family=True),
+    "nasnet_mobile": Loader(_NASNET, "nasnet_mobile", False, family=True),
+    "us_mobilenet_v1": Loader(_SLIMMABLE, "us_mobilenet_v1", False, family=True),
+    "slimmable_resnet50": Loader(_SLIMMABLE, "slimmable_resnet50", False, family=True),
 }
 
 

@@ -1,7 +1,12 @@
-"""Reading arch files: what a template of a space says of their content, one plain line for whatever is wrong in them."""
+"""Reading arch files, those of a template of a space and those of a family of fixed networks; one plain line for a mistake."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,3 +75,45 @@ def _chosen(what: str, where: str, value: Any, choices: tuple) -> Any:
     if isinstance(value, bool) or value not in choices:
         raise ValueError(f"arch file: {what} {value!r} in {where}, choose from {list(choices)}")
     return choices[choices.index(value)]
+
+
+# Families of fixed networks.
+
+
+def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
+    """An arch file's content as what `function` takes: lists of integers become tuples, what is left out has its default.
+
+    Raises:
+      ValueError: for a key that is no keyword argument of the function, or a value of another type than it names.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    kinds = {
+        parameter.name: parameter.annotation for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    if not isinstance(content, dict):
+        raise ValueError(f"arch file: must be an object with keys of {list(kinds)}")
+    for name in content:
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.0)
+            raise ValueError(f"arch file: unknown key {name!r}, did you mean {near[0]!r}? Known: {', '.join(kinds)}")
+    return {name: _typed(name, value, kinds[name]) for name, value in content.items()}
+
+
+def _typed(name: str, value: Any, annotation: Any) -> Any:
+    """A value of JSON as one of the annotation's types; else ValueError."""
+    union = isinstance(annotation, types.UnionType)
+    kinds = typing.get_args(annotation) if union else (annotation,)
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple and isinstance(value, list) and all(type(item) is int for item in value):
+            return tuple(value)
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value)
+    raise ValueError(f"arch file: {name} is {value!r}, must be {' or '.join(_in_words(kind) for kind in kinds)}")
+
+
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return "a list of integers"
+    return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(kind, "null")

@@ -2,8 +2,8 @@
 
 Every layer holds feature maps at several scales, each half the pixels of the one before. A layer adds to the maps of each scale,
 densely, what it makes of that scale and of the next finer one; classifiers read the coarsest scale, which is there from the
-first layer on. As in the authors' code, the finest scale is given up twice or more on the way, and the channels are then reduced.
-Its convolution of 7x7 pixels has a bias, which the norm behind it takes away; here it has none.
+first layer on. On the way the finest scales are given up one by one, as no classifier needs them any more, and the channels of
+the others reduced. The authors' first convolution has a bias, which the norm behind it takes away; here it has none.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ class LayerSpec:
     """One layer: what it adds at each scale it leaves, from fine to coarse."""
 
     added: tuple[int, ...]  # channels
-    inner: tuple[
-        int, ...
-    ]  # what a bottleneck multiplies the channels added by, at the scales read; 0 for no bottleneck
+    inner: tuple[int, ...]  # at the scales read, what a bottleneck multiplies the channels added by; 0 for none
     drops: bool  # whether it reads one finer scale than it leaves
     reduced: tuple[int, ...] = ()  # channels the maps are reduced to behind it, none where they are not
 
@@ -50,12 +48,10 @@ class Arch(ChainArch):
     growth: int  # channels a layer adds there
     factors: tuple[int, ...]  # of each scale's channels, from fine to coarse
     bottlenecks: tuple[int, ...]  # of each scale, what a 1x1 convolution multiplies the channels added by; 0 for none
-    pruning: (
-        str  # "max" gives up a scale behind each equal part of the layers, "min" those no classifier could still read
-    )
+    pruning: str  # "max" gives up one scale behind each equal part of the layers, "min" what no exit could still read
     reduction: float  # of the channels behind a layer that gives up a scale ("min": behind each third), 0 for none
-    stem: str  # "7x7", with stride and pooling to a quarter of the pixels, or "3x3"
-    head_width: int  # channels of an exit's two convolutions, 0 for as many as it reads
+    stem: str = "7x7"  # with stride and pooling to a quarter of each side, or "3x3"
+    head_width: int = 0  # channels of an exit's two convolutions, 0 for as many as it reads
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,9 +61,9 @@ class Arch(ChainArch):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, choose from {list(known)}")
         if len(self.bottlenecks) != len(self.factors) or min(self.bottlenecks) < 0:
-            raise ValueError(
-                f"bottlenecks is {self.bottlenecks}, must be a number of each of {len(self.factors)} scales"
-            )
+            raise ValueError(f"bottlenecks is {self.bottlenecks}, must be one from 0 for each factor of {self.factors}")
+        if type(self.head_width) is not int or self.head_width < 0:
+            raise ValueError(f"head_width is {self.head_width!r}, must be channels, or 0 for as many as it reads")
         if not 0 <= self.reduction <= 1:
             raise ValueError(f"reduction is {self.reduction}, must be from 0 to 1")
         if any(self.growth * factor % 2 for factor in self.factors[1:]):
@@ -106,12 +102,8 @@ class Arch(ChainArch):
 
     def segments(self, numerics: Numerics) -> tuple[Segment, ...]:
         """Per exit its layers (in front of the first the stem too) and its classifier."""
-        (stem, layer, head), specs, found = (
-            (numerics.remade(m) for m in (ScaleStem, Layer, ExitHead)),
-            self.layers(),
-            [],
-        )
-        widths = tuple(self.width * factor for factor in self.factors)
+        stem, layer, head = (numerics.remade(module) for module in (ScaleStem, Layer, ExitHead))
+        widths, specs, found = tuple(self.width * factor for factor in self.factors), self.layers(), []
         blocks = [Block("stem", stem(widths, self, numerics, name="stem"))]
         for number, depth in enumerate(self.depths, 1):
             names = [f"block{number}_layer{i}" for i in range(depth)]
@@ -204,47 +196,23 @@ def msdnet(
     channels: int = 32,
     growth: int = 16,
     factors: tuple[int, ...] = (1, 2, 4, 4),
-    bottlenecks: tuple[int, ...] | None = None,
+    bottlenecks: tuple[int, ...] = (),
     pruning: str = "max",
     reduction: float = 0.5,
-    stem: str = "7x7",
-    head_width: int = 0,
     image_channels: int = 3,
     **options,
 ) -> ExitNet:
-    """MSDNet for ImageNet: four scales, five exits of 612 to 3,246 M MACs; with base and step 4 or 6 the smaller published ones.
+    """MSDNet for ImageNet: four scales, `blocks` exits, of 612 to 3,246 M MACs; base and step 4 or 6 are published as well.
 
-    Args:
-      blocks: exits.
-      base, step, step_mode: layers in front of the first exit, and how many between the others: `step`, or with "lin_grow" one
-        more than `step` times the exits before.
-      channels, growth: channels the first layer reads, and a layer adds, at a scale of factor 1.
-      factors: of the channels of each scale, from fine to coarse; as many as there are scales.
-      bottlenecks: what 1x1 convolutions multiply the channels added by, scale by scale; by default the factors, 0 for none.
-      pruning, reduction, stem, head_width: see `Arch`.
+    `channels` is the `width` of `Arch`, where all the others are explained; `bottlenecks` are the factors where none are given.
 
     Raises:
       ValueError: for a number or a name that no MSDNet has.
     """
-    arch = Arch(
-        resolution=resolution,
-        classes=classes,
-        exits=blocks,
-        base=base,
-        step=step,
-        step_mode=step_mode,
-        width=channels,
-        growth=growth,
-        factors=tuple(factors),
-        bottlenecks=tuple(factors if bottlenecks is None else bottlenecks),
-        pruning=pruning,
-        reduction=reduction,
-        stem=stem,
-        head_width=head_width,
-        channels=image_channels,
-        **options,
-    )
-    return ExitNet(arch)
+    layers = {"exits": blocks, "base": base, "step": step, "step_mode": step_mode, "pruning": pruning}
+    widths = {"width": channels, "growth": growth, "factors": tuple(factors), "reduction": reduction}
+    images = {"resolution": resolution, "classes": classes, "channels": image_channels}
+    return ExitNet(Arch(bottlenecks=tuple(bottlenecks or factors), **layers, **widths, **images, **options))
 
 
 def msdnet_cifar(
@@ -258,29 +226,16 @@ def msdnet_cifar(
     channels: int = 16,
     growth: int = 6,
     factors: tuple[int, ...] = (1, 2, 4),
-    bottlenecks: tuple[int, ...] | None = None,
+    bottlenecks: tuple[int, ...] = (),
     pruning: str = "max",
     reduction: float = 0.5,
-    image_channels: int = 3,
     **options,
 ) -> ExitNet:
-    """MSDNet for images of 32 pixels: three scales, exits of 128 channels; `lin_grow` with base and step 1 is the paper's other.
+    """MSDNet for images of 32 pixels: three scales, exits of 128 channels; `lin_grow` from base and step 1 is published as well.
 
     Arguments as in `msdnet`.
     """
-    given = {"stem": "3x3", "head_width": 128, "image_channels": image_channels, **options}
-    return msdnet(
-        resolution=resolution,
-        classes=classes,
-        blocks=blocks,
-        base=base,
-        step=step,
-        step_mode=step_mode,
-        channels=channels,
-        growth=growth,
-        factors=factors,
-        bottlenecks=bottlenecks,
-        pruning=pruning,
-        reduction=reduction,
-        **given,
-    )
+    layers = {"blocks": blocks, "base": base, "step": step, "step_mode": step_mode, "pruning": pruning}
+    widths = {"channels": channels, "growth": growth, "factors": factors, "bottlenecks": bottlenecks}
+    options = {"reduction": reduction, "stem": "3x3", "head_width": 128, **options}
+    return msdnet(resolution=resolution, classes=classes, **layers, **widths, **options)
