@@ -487,6 +487,33 @@ def test_cost_of_a_subnet_of_a_run(capsys, tiny_run, tmp_path):
         assert found == {"macs": pair[which]["macs"], "params": pair[which]["params"]}
 
 
+def test_cost_of_a_net_of_several_exits(capsys, tmp_path):
+    """Lists, one number an exit, cumulative; counted by hand: a stem of two scales, a layer of both, one of the coarse one."""
+    content = {"resolution": 8, "classes": 3, "blocks": 2, "base": 1, "step": 1, "channels": 4, "growth": 2}
+    content |= {"factors": [1, 2], "bottlenecks": [0, 0], "reduction": 0}
+    (tmp_path / "arch.json").write_text(json.dumps(content))
+    found = printed_cost(capsys, "--network=msdnet_cifar", f"--arch={tmp_path / 'arch.json'}")
+
+    def head(inputs):
+        return 4 * 9 * inputs * 128 + 9 * 128 * 128 + 128 * 3
+
+    stem = 64 * 9 * 3 * 4 + 16 * 9 * 4 * 8
+    layers = [64 * 9 * 4 * 2 + 16 * 9 * (4 + 8) * 2, 16 * 9 * (6 + 12) * 2]
+    first = stem + layers[0] + head(12)
+    assert found["macs"] == [first, first + layers[1] + head(16)]
+    assert all(type(value) is int for values in found.values() for value in values)
+    assert found["params"][0] < found["params"][1]
+
+
+def test_cost_of_a_family_s_arch_file(capsys, published, tmp_path, refused):
+    row = next(row for row in published["residual"]["nets"] if "shortcut" in row["arch"])
+    (tmp_path / "arch.json").write_text(json.dumps(row["arch"]))
+    command = (f"--network={row['network']}", f"--arch={tmp_path / 'arch.json'}")
+    assert printed_cost(capsys, *command) == {"macs": row["macs"], "params": row["params"]}
+    (tmp_path / "arch.json").write_text('{"depth": [3, 3, 3]}')
+    assert "unknown key 'depth', did you mean 'depths'?" in refused("cost", *command)
+
+
 def test_cost_of_an_attentive_nas_arch_file(capsys, published, tmp_path):
     (row,) = (row for row in published["attentive_nas"]["nets"] if row["name"] == "a6")
     (tmp_path / "a6.json").write_text(json.dumps(row["arch"]))

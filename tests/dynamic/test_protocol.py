@@ -6,8 +6,8 @@ import pytest
 
 from dynnas_jax.confidence import SCORES
 from dynnas_jax.data.splits import Split
-from dynnas_jax.dynamic import protocol, routers, thresholds
-from dynnas_jax.networks import big_little
+from dynnas_jax.dynamic import cascade, protocol, routers, thresholds
+from dynnas_jax.networks import big_little, exits, msdnet
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,48 @@ def test_outputs_of_made_up_steps():
 def test_an_unknown_score(made):
     with pytest.raises(ValueError, match=r"score is 'luck', choose from \['max_softmax', 'margin', 'entropy'\]"):
         protocol.confident_pair(made[0], score="luck")
+
+
+# A net of several exits.
+
+
+@pytest.fixture(scope="module")
+def exits_made(noisy_variables):
+    """(MSDNet of three exits, variables, a split of 13 images, logits float64[13, 3, 3] of the net run whole)."""
+    net = msdnet.msdnet_cifar(
+        resolution=8, classes=3, blocks=3, base=1, step=1, channels=4, growth=2, factors=(1, 2), head_width=8
+    )
+    variables = noisy_variables(net, (8, 8, 3))
+    images = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3)).astype(np.uint8)
+    _, ends = jax.jit(net.apply)(variables, images)
+    logits = np.stack([np.asarray(ends[f"exit{s}"], np.float64) for s in (1, 2, 3)], axis=1)
+    return net, variables, Split(images, np.arange(13, dtype=np.int32) % 3, np.arange(13)), logits
+
+
+def test_every_exit_is_a_choice(exits_made):
+    net, variables, split, logits = exits_made
+    dynamic = protocol.multi_exit(net)
+    assert len(dynamic.steps) == 3
+    assert dynamic.cost == exits.costs(net).macs
+    out = protocol.answers(dynamic, variables, split, batch=13)
+    np.testing.assert_allclose(out.score, SCORES["max_softmax"](logits), atol=1e-5)
+    np.testing.assert_array_equal(out.prediction, logits.argmax(-1))
+
+
+def test_a_cascade_of_exits_answers_as_the_policy_does(exits_made):
+    """Feature maps of several scales are gathered for the images that go on."""
+    net, variables, split, logits = exits_made
+    dynamic = protocol.multi_exit(net, score="margin")
+    score = SCORES["margin"](logits)
+    bounds = np.asarray([np.median(score[:, 0]), np.median(score[:, 1])], np.float32)
+    answers = cascade.build(dynamic, capacity=4)(variables, split.images, bounds)
+    choice = np.asarray(routers.policy(score.T, bounds))
+    assert set(choice.tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(answers.choice, choice)
+    np.testing.assert_array_equal(answers.answered, np.bincount(choice, minlength=3))
+    np.testing.assert_allclose(answers.logits, logits[np.arange(13), choice], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_score_of_exits(exits_made):
+    with pytest.raises(ValueError, match="score is 'luck', choose from"):
+        protocol.multi_exit(exits_made[0], score="luck")

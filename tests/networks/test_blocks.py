@@ -207,3 +207,37 @@ def test_averages_of_bfloat16_are_taken_in_float32():
     ):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8 + 1e-6)
+
+
+# Pooling.
+
+
+@pytest.mark.parametrize("padding", ["SAME", "symmetric"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pool", ["max", "average"])
+def test_pooling_over_the_pixels_that_are_there(pool, stride, padding):
+    """Windows of 3x3, one axis of the image even and the other odd; at the edges fewer pixels count."""
+    x = np.random.default_rng(0).normal(size=(2, 6, 7, 3)).astype(np.float32)
+    function, reduce = {"max": (blocks.max_pool, np.max), "average": (blocks.average_pool, np.mean)}[pool]
+    found = function(jnp.asarray(x), 3, stride, padding)
+    starts = []
+    for size in x.shape[1:3]:
+        low, high = blocks.pads(size, 3, stride, padding)
+        starts.append(range(-low, size + high - 2, stride))
+    assert found.shape == (2, len(starts[0]), len(starts[1]), 3) == (2, -(-6 // stride), -(-7 // stride), 3)
+    for i, row in enumerate(starts[0]):
+        for j, column in enumerate(starts[1]):
+            window = x[:, max(row, 0) : row + 3, max(column, 0) : column + 3]
+            np.testing.assert_allclose(found[:, i, j], reduce(window, axis=(1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_pooling_keeps_the_dtype():
+    x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+    assert {blocks.max_pool(x, 3, 2, "SAME").dtype, blocks.average_pool(x, 3, 2, "SAME").dtype} == {x.dtype}
+
+
+def test_normalised_images():
+    images = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
+    found = blocks.normalised(jnp.asarray(images), (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), "float32")
+    expected = (images / 255 - np.asarray([0.1, 0.2, 0.3])) / np.asarray([0.5, 0.25, 2.0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -14,8 +14,7 @@ from dynnas_jax.networks import NETWORKS, mbconv, mobilenets, network
 
 # torchvision's mobilenet_v2 has 3,504,872 parameters; the published table has none for it.
 NOT_IN_THE_TABLE = {"mobilenet_v2": 3_504_872}
-# FBNet has its own figures in test_fbnet.py.
-FIXED = [name for name, loader in NETWORKS.items() if not loader.has_space and not name.startswith("fbnet")]
+FIXED = [name for name, loader in NETWORKS.items() if loader.module == mobilenets.__name__]
 
 
 @pytest.mark.parametrize("name", FIXED)
