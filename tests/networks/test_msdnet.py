@@ -1,5 +1,7 @@
 """MSDNet against its published costs, its schedule of scales, and each exit alone against the whole net."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,81 @@ def test_an_exit_alone_is_that_exit_in_the_whole(small, noisy_variables, name):
             found = jax.jit(alone(number), compiler_options=QUICK)(own, images)
             np.testing.assert_allclose(found, inside, rtol=1e-12, atol=1e-12)
             assert np.ptp(inside, axis=0).max() > 1e-3
+
+
+# The authors' own net, of which tests/networks/data keeps the weights and the answers.
+
+ORIGINAL = {"blocks": 2, "base": 3, "step": 2, "channels": 4, "growth": 2, "factors": (1, 2, 2), "classes": 3}
+PARTS = (("_bottleneck", 0), ("", 3))  # suffix of our layer, place of the authors'
+
+
+def original_names(net):
+    """The authors' name of every convolution with its norm, (convolution, norm), by (block, layer) of the net."""
+    found, scales = {}, len(net.arch.factors)
+    found["stem", "scale0", ""] = ("blocks.0.0.layers.0.0", "blocks.0.0.layers.0.1")
+    for i in range(1, scales):
+        found["stem", f"scale{i}"] = tuple(f"blocks.0.0.layers.{i}.net.{place}" for place in (0, 1))
+    specs, place = iter(net.arch.layers()), 1
+    for block, depth in enumerate(net.arch.depths):
+        for i in range(depth):
+            spec, name = next(specs), f"block{block + 1}_layer{i}"
+            for k in range(len(spec.added)):
+                scale = f"scale{len(spec.added) - 1 - k}"
+                parts = {"own": "conv_normal"} | ({"finer": "conv_down"} if k or spec.drops else {})
+                for ours, theirs in parts.items():
+                    for suffix, at in PARTS:
+                        modules = [f"blocks.{block}.{place}.layers.{k}.{theirs}.net.{at + n}" for n in (0, 1)]
+                        found[name, f"{scale}_{ours}{suffix}"] = tuple(modules)
+                if spec.reduced:
+                    modules = [f"blocks.{block}.{place + 1}.m.{k}.net.{n}" for n in (0, 1)]
+                    found[name, f"{scale}_reduced"] = tuple(modules)
+            place += 2 if spec.reduced else 1
+        for i, ours in enumerate(("first", "second")):
+            found[f"exit{block + 1}", ours] = tuple(f"classifier.{block}.m.{i}.net.{n}" for n in (0, 1))
+        place = 0
+    return found
+
+
+def imported(net, arrays):
+    """The authors' state dict as variables of the net, float64."""
+    params, stats, used = {}, {}, set()
+
+    def put(tree, path, leaf):
+        for key in path[:-1]:
+            tree = tree.setdefault(key, {})
+        tree[path[-1]] = jnp.asarray(leaf, jnp.float64)
+
+    def take(name):
+        used.add(name)
+        return arrays[name].astype(np.float64)
+
+    for (block, *inside, layer), (convolution, norm) in original_names(net).items():
+        path = (block, *inside, f"{layer}_") if layer else (block, *inside, "")
+        conv_path, norm_path = ((*path[:-1], path[-1] + kind) for kind in ("conv", "norm"))
+        put(params, (*conv_path, "kernel"), take(f"{convolution}.weight").transpose(2, 3, 1, 0))
+        put(params, (*norm_path, "scale"), take(f"{norm}.weight"))
+        put(params, (*norm_path, "bias"), take(f"{norm}.bias"))
+        # A bias in front of a norm is a shift of its mean.
+        bias = take(f"{convolution}.bias") if f"{convolution}.bias" in arrays else 0
+        put(stats, (*norm_path, "mean"), take(f"{norm}.running_mean") - bias)
+        put(stats, (*norm_path, "var"), take(f"{norm}.running_var"))
+    for i in range(len(net.arch.depths)):
+        put(params, (f"exit{i + 1}", "classifier", "kernel"), take(f"classifier.{i}.linear.weight").T)
+        put(params, (f"exit{i + 1}", "classifier", "bias"), take(f"classifier.{i}.linear.bias"))
+    assert used == set(arrays) - {"images", "logits"}
+    return {"params": params, "batch_stats": stats}
+
+
+def test_answers_of_the_authors_own_net():
+    with np.load(Path(__file__).parent / "data" / "tiny_msdnet.npz") as file:
+        arrays = dict(file)
+    net = msdnet.msdnet(resolution=128, padding="symmetric", **ORIGINAL).clone(dtype="float64")
+    with jax.enable_x64():
+        variables = imported(net, arrays)
+        _, ends = jax.jit(net.apply, compiler_options=QUICK)(variables, arrays["images"])
+        found = np.stack([ends["exit1"], ends["exit2"]])
+    np.testing.assert_allclose(found, arrays["logits"], rtol=1e-9, atol=1e-12)
+    assert np.ptp(arrays["logits"], axis=1).max() > 1e-4  # images differ by far more than that
 
 
 @pytest.mark.parametrize(
