@@ -81,7 +81,8 @@ def test_forms_agree_and_gradients_reach_every_leaf(small_net, noisy_variables):
         gradient, stats = jax.grad(loss, has_aux=True)(variables["params"], variables, forms[0])
         return [predictions(net, variables)[0] for net in forms], gradient, stats
 
-    with jax.enable_x64():
+    # In training flax's norm names float32 beside whatever it is given.
+    with jax.enable_x64(), jax.numpy_dtype_promotion("standard"):
         variables = in_float64(variables)
         (conv, shifts), gradient, stats = jax.jit(program, compiler_options=QUICK)(variables)
         np.testing.assert_allclose(conv, shifts, rtol=1e-9, atol=1e-12)
