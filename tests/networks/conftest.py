@@ -50,8 +50,8 @@ SMALL = {
     },
     "cifar_resnet": {"resolution": 8, "classes": 3, "depths": (1, 2, 1), "widths": (4, 8, 12)},
     "bottleneck_resnet": {"resolution": 32, "classes": 3, "depths": (2, 1), "widths": (8, 16), "stem": 8},
-    "nasnet": {"resolution": 8, "classes": 3, "cells": (2, 1), "filters": 4},
-    "nasnet_mobile": {"resolution": 32, "classes": 3, "cells": (1, 1), "filters": 8, "stem": 4},
+    "nasnet": {"resolution": 8, "classes": 3, "cells": (1, 1), "filters": 4},
+    "nasnet_mobile": {"resolution": 32, "classes": 3, "cells": (1,), "filters": 8, "stem": 4},
     "us_mobilenet_v1": {"resolution": 32, "classes": 3, "width": 0.05},
     "slimmable_resnet50": {"resolution": 32, "classes": 3, "width": 1 / 16, "depths": (1, 1, 1, 1)},
 }

@@ -145,7 +145,7 @@ def test_an_image_s_path_is_dropped_or_scaled_up():
 
 
 def test_drop_path_follows_the_depth_and_the_progress(small):
-    net = small("nasnet", keep_path=0.6)
+    net = small("nasnet", keep_path=0.6, cells=(2, 1))
     probabilities = [block.module.keep_path for block in net.arch.chain(Numerics(), 0.5)[1:-1]]
     np.testing.assert_allclose(probabilities, [1 - i / 4 * 0.4 * 0.5 for i in (1, 2, 3, 4)])
     assert [block.module.keep_path for block in net.arch.chain(Numerics(), 1.0)[1:-1]][-1] == pytest.approx(0.6)
