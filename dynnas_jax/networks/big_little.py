@@ -45,7 +45,8 @@ def _run(net: nn.Module, variables: dict, carry: Any, wanted: Callable[[str], bo
     for block in chain(net.arch, net.numerics):
         if wanted(block.name):
             own = {collection: tree[block.name] for collection, tree in variables.items() if block.name in tree}
-            carry = block.module.clone(name=None, parent=None).apply(own, carry)
+            with jax.named_scope(block.name):
+                carry = block.module.clone(name=None, parent=None).apply(own, carry)
     return carry
 
 
