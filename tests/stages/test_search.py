@@ -138,7 +138,7 @@ def test_what_cannot_be_searched(tiny_run, table_file, refused, copy, tmp_path, 
 def by_latency(tiny_run, table_file):
     """The tiny run's config, searching by latency."""
     section = {**tiny_run.config["search"], "latency_table": str(table_file)}
-    return {**tiny_run.config, "search": section, "dynamic": {"max_latency_fraction": 0.9}}
+    return {**tiny_run.config, "search": section, "dynamic": {"max_latency_fraction": 0.9, "big_net": "largest"}}
 
 
 def test_a_run_that_searches_by_latency(by_latency, supernet, cost, table_file, copy):
