@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, allow_abbrev=False)
         sub.add_argument("--workdir", type=Path, required=True)
         sub.set_defaults(command=command)
+        if command is _report:
+            sub.add_argument("--bench", type=Path, nargs="+", default=[], metavar="JSON", help="results to take in")
     return parser
 
 
@@ -271,7 +273,7 @@ def _bench(known: argparse.Namespace, _: list[str]) -> None:
 def _report(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax import pipeline
 
-    pipeline.report(known.workdir)
+    pipeline.report(known.workdir, tuple(known.bench))
 
 
 def _status(known: argparse.Namespace, _: list[str]) -> None:

@@ -78,16 +78,22 @@ def _sources(config: dict) -> dict[str, str | None]:
     return {"data.name": sources.identity(**config["data"]), **hashes}
 
 
-def report(path: Path) -> None:
+def report(path: Path, benches: tuple[Path, ...] = ()) -> None:
     """Makes the report of a run anew, from its artifacts alone; the earlier one stays until then.
 
+    Args:
+      benches: results of `dynnas bench` to take in.
+
     Raises:
-      ValueError: for no working directory, stages that are not done, or a damaged artifact.
+      ValueError: for no working directory, stages that are not done, a damaged artifact, or results of other files.
     """
+    from dynnas_jax.reports import artifacts
     from dynnas_jax.stages import report as stage
 
     workdir = Workdir(path, STAGES, read_config(path))
     _check_inputs(workdir, ["report"], ())
+    for results in benches:
+        artifacts.take_in(path, results)
     folder = workdir.start("report")
     workdir.finish("report", stage.run(None, folder, **workdir.config["report"]))
     _print_summary(path)

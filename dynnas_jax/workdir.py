@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+DIGITS = 16  # of a hash that is kept
 SCHEMA = 1
 
 
@@ -81,13 +82,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def digest(content: Any) -> str:
     """A short hash of JSON-able content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:DIGITS]
 
 
 def file_digest(path: Path) -> str:
     """A short hash of a file's content."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 def cache_folder() -> Path:

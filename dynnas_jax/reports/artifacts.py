@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import records
-from dynnas_jax.workdir import read_arrays, read_config, read_json
+from dynnas_jax.export import bench
+from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, read_json, write_json
 
 # What each JSON artifact must hold for the report to be written; dots descend.
 REQUIRED = {
@@ -24,6 +25,7 @@ REQUIRED = {
         "paired.dynamic_wrong_big_right",
     ),
 }
+BENCHES = "bench"  # folder of results that were measured elsewhere
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
 SAMPLES = ("row", "image")
 
@@ -40,6 +42,7 @@ class Artifacts(NamedTuple):
     samples: dict[int, np.ndarray]  # row of the outputs -> uint8[h, w, c], the test images that are shown
     classes: tuple[str, ...]  # names
     exports: dict[str, dict]  # by name of the target
+    benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
 
 
 def read(workdir: str | Path) -> Artifacts:
@@ -64,7 +67,25 @@ def read(workdir: str | Path) -> Artifacts:
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(named["train/data.json"]["classes"]) if named["train/data.json"] else (),
         exports={path.parent.name: _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports},
+        benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
     )
+
+
+def take_in(workdir: Path, path: Path) -> None:
+    """Copies results of `dynnas bench`, of a run's exported files and from whatever board, beside its artifacts.
+
+    Results of the same name take the place of earlier ones.
+
+    Raises:
+      ValueError: for no such results, or results of files that are not this run's.
+    """
+    content = bench.read(path)
+    own = {file_digest(file) for file in workdir.glob("export/*/*") if file.is_file()}
+    measured = [file["sha256"][:DIGITS] for file in content["model"]["files"].values()]
+    if not measured or not own.issuperset(measured):
+        raise ValueError(f"{path} was measured on other files than those in {workdir / 'export'}")
+    (workdir / BENCHES).mkdir(exist_ok=True)
+    write_json(workdir / BENCHES / f"{path.stem}.json", content)
 
 
 def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import artifacts, plots, tables
+from dynnas_jax.reports import artifacts, devices, plots, tables
 from dynnas_jax.search import pareto
 
 PICTURES = 8  # sample images in a row
@@ -181,6 +181,14 @@ def _exports(source: Source) -> str | None:
     return body or None
 
 
+def _devices(source: Source) -> str | None:
+    rows = devices.rows(source.found)
+    if not rows:
+        return None
+    tables.write_csv(source.folder / "tables" / "devices.csv", rows)
+    return tables.html(rows, devices.COLUMNS, "not measured")
+
+
 def _settings(source: Source) -> str | None:
     if source.found.config is None:
         return None
@@ -276,6 +284,13 @@ SECTIONS = (
         "<i>points lost</i> what the file is less accurate than JAX; <i>big_after_stem</i> starts from the layers little "
         "has run.",
         _exports,
+    ),
+    Section(
+        "On devices",
+        "Little and big alone, and dynamic, the whole decision: what was measured on this machine when the files were "
+        "written, and what <code>dynnas bench</code> measured of the same files, here or on a board. Accuracies are of "
+        "the files, on the test images.",
+        _devices,
     ),
     Section("Configuration", "All settings of the run.", _settings),
     Section("Machine and versions", "Where the exported files were measured, and with which software.", _machine),

@@ -129,11 +129,12 @@ def write_csv(path: Path, rows: Sequence[dict]) -> Path:
     return path
 
 
-def html(rows: Sequence[dict], columns: Sequence[Column]) -> str:
-    """The rows as an HTML table, everything escaped, numbers aligned right."""
+def html(rows: Sequence[dict], columns: Sequence[Column], absent: str = NOT_RUN) -> str:
+    """The rows as an HTML table, everything escaped, numbers aligned right; `absent` stands for None."""
     head = "".join(f"<th{_align(column)}>{markup.escape(column.header)}</th>" for column in columns)
     body = "".join(
-        f"<tr>{''.join(f'<td{_align(c)}>{markup.escape(_cell(row, c))}</td>' for c in columns)}</tr>\n" for row in rows
+        f"<tr>{''.join(f'<td{_align(c)}>{markup.escape(_cell(row, c, absent))}</td>' for c in columns)}</tr>\n"
+        for row in rows
     )
     return f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
@@ -245,9 +246,9 @@ def _disagreement(network: str, evaluation: dict) -> dict:
     return {"exit_rate": evaluation.get("dynamic", {}).get("exit_rate", [None])[0]} | {k: paired.get(k) for k in keys}
 
 
-def _cell(row: dict, column: Column) -> str:
+def _cell(row: dict, column: Column, absent: str = NOT_RUN) -> str:
     value = row[column.key]
-    return NOT_RUN if value is None else "–" if value == "" else column.form(row)
+    return absent if value is None else "–" if value == "" else column.form(row)
 
 
 def _align(column: Column) -> str:
