@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if command is _report:
             sub.add_argument("--bench", type=Path, nargs="+", default=[], metavar="JSON", help="results to take in")
+            sub.add_argument(
+                "--baselines", metavar="W[,W...]", help="finished runs to stand beside this one on devices"
+            )
     return parser
 
 
@@ -146,7 +149,7 @@ def _add_bench(commands) -> None:
 def _run(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax import pipeline, processes
 
-    names = tuple(known.stages.split(",")) if known.stages is not None else pipeline.NAMES
+    names = tuple(known.stages.split(",")) if known.stages is not None else None
     group = (known.coordinator, known.processes, known.process)
     if known.distributed or any(value is not None for value in group):
         pipeline.keep_memory()  # before JAX starts its threads
@@ -273,13 +276,14 @@ def _bench(known: argparse.Namespace, _: list[str]) -> None:
 def _report(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax import pipeline
 
-    pipeline.report(known.workdir, tuple(known.bench))
+    baselines = tuple(Path(path) for path in known.baselines.split(",")) if known.baselines else ()
+    pipeline.report(known.workdir, tuple(known.bench), baselines)
 
 
 def _status(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax import pipeline, status
+    from dynnas_jax import kinds, status
 
-    print("\n".join(status.lines(known.workdir, pipeline.NAMES)))
+    print("\n".join(status.lines(known.workdir, kinds.of_run(known.workdir).names)))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from flax import serialization
 
-from dynnas_jax import elastic, networks
+from dynnas_jax import elastic, kinds, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
-from dynnas_jax.data import augment, mixing, sources
+from dynnas_jax.data import augment, mixing, sources, splits
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, fixed
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -23,17 +24,24 @@ from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
 
 NO_HELD_OUT = "data: holdout is 0, but search and thresholds need held-out images"
 
+NOT_SQUARE = "data: images are {}x{}, must be square; give data.image_size"
+
 
 class Job(NamedTuple):
-    """What all stages share, built from the config's `data`, `supernet`, `dynamic` and `seed`."""
+    """What all stages share, built from the config's `data`, the section of its kind, `dynamic` and `seed`."""
 
     workdir: Workdir
     images: sources.Dataset
-    supernet: elastic.Supernet
+    supernet: elastic.Supernet | None  # of a fixed network one without genes, of a cascade None
     dynamic: dict
     augment: Any
     target: str
     seed: int
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """The kind of this run."""
+        return kinds.of(self.workdir.config)
 
     @property
     def score(self) -> str:
@@ -64,9 +72,9 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     data = dict(config["data"])
     augmented = data.pop("augment", None)
     images = sources.load(seed=config["seed"], **data)
-    supernet = build_supernet(config["supernet"], facts_of(images), config["target"])
+    supernet = build(config, facts_of(images))
     rule = augment.rule(**augmented) if augmented is not None else None
-    return Job(workdir, images, supernet, config["dynamic"], rule, config["target"], config["seed"])
+    return Job(workdir, images, supernet, config.get("dynamic", {}), rule, config["target"], config["seed"])
 
 
 def show_augmentations(config: dict, path: Path, *, images: int = 10) -> None:
@@ -74,7 +82,7 @@ def show_augmentations(config: dict, path: Path, *, images: int = 10) -> None:
     from dynnas_jax.reports import augmentations, plots
 
     data = dict(config["data"])
-    augmented, mixed = data.pop("augment", None), config["train"].get("mixing")
+    augmented, mixed = data.pop("augment", None), config.get("train", {}).get("mixing")
     data |= {"holdout": 0, "train_limit": images, "test_limit": 1, "stream": None}
     samples = sources.load(seed=config["seed"], **data).train.images
     rule = augment.rule(**augmented) if augmented is not None else None
@@ -88,6 +96,26 @@ def facts_of(images: sources.Dataset) -> dict:
     return {"image_shape": shape, "classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}
 
 
+def described(images: sources.Dataset) -> dict:
+    """What a run leaves of its data in `data.json`: `facts_of`, and the fingerprints of the splits that are not trained on."""
+    kept = {name: getattr(images, name) for name in ("holdout", "test")}
+    return facts_of(images) | {"splits": {name: splits.fingerprint(split) for name, split in kept.items()}}
+
+
+def build(config: dict, facts: dict) -> elastic.Supernet | None:
+    """What a run of this config trains: a supernet, or a fixed network as one without genes; None where it trains nothing.
+
+    Raises:
+      ValueError: as `build_supernet` and `fixed.build`.
+    """
+    if kinds.of(config) is kinds.SUPERNET:
+        return build_supernet(config["supernet"], facts, config["target"])
+    height, width, _ = facts["image_shape"]
+    if height != width:
+        raise ValueError(NOT_SQUARE.format(height, width))
+    return fixed.build(config["network"], facts) if "network" in config else None
+
+
 def build_supernet(section: dict, facts: dict, target: str | None = None) -> elastic.Supernet:
     """The supernet of a config's section for images of these facts, restricted to what a target runs well if one is named.
 
@@ -96,7 +124,7 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
     """
     height, width, channels = facts["image_shape"]
     if height != width:
-        raise ValueError(f"data: images are {height}x{width}, must be square; give data.image_size")
+        raise ValueError(NOT_SQUARE.format(height, width))
     options = dict(section)
     pairs, router = options.pop("coupled", False), {k: options.pop(k) for k in ("router_units",) if k in options}
     loader = networks.supernet(options.pop("network", None))
@@ -119,9 +147,20 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
 
 
 def supernet_of_run(path: Path) -> elastic.Supernet:
-    """The supernet of a run that has been trained. Raises ValueError for no working directory, or one without training."""
+    """The supernet of a run that has been trained, of a fixed network one without genes.
+
+    Raises:
+      ValueError: for no working directory, or one without training.
+    """
     config = read_config(path)
-    return build_supernet(config["supernet"], read_json(path / "train" / "data.json"), config["target"])
+    if (kind := kinds.of(config)) is kinds.CASCADE:
+        raise ValueError(f"{path} is {kind.words}: it has no supernet of its own")
+    return build(config, read_json(kinds.data_file(path, kind)))
+
+
+def trained_file(kind: kinds.Kind) -> str:
+    """Where a training's variables are, in its stage's folder."""
+    return f"{kind.name}.msgpack"
 
 
 def save_variables(path: Path, variables: dict) -> None:
@@ -145,7 +184,13 @@ def evaluator(job: Job, calibration_images: int, chunk: int, **options: Any) -> 
 
 
 def supernet_variables(job: Job) -> dict:
-    return load_variables(job.workdir.folder("train") / "supernet.msgpack")
+    return load_variables(job.workdir.folder("train") / trained_file(kinds.SUPERNET))
+
+
+def trained_net(job: Job) -> tuple[nn.Module, dict]:
+    """The net of a run of a fixed network, and its variables with their own statistics."""
+    net = job.supernet.largest_net()
+    return net, load_variables(job.workdir.folder("train") / trained_file(kinds.NETWORK))
 
 
 class FoundPair(NamedTuple):
@@ -161,10 +206,19 @@ def found_pair(job: Job) -> FoundPair:
     return _read_pair(job.supernet, job.workdir.folder("search"))
 
 
-def _read_pair(supernet: elastic.Supernet, folder: Path, remedy: str | None = None) -> FoundPair:
+def _read_pair(supernet: elastic.Supernet | None, folder: Path, remedy: str | None = None) -> FoundPair:
     found = read_json(folder / "found.json", remedy)["pair"]
-    genomes = (supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
-    return FoundPair(found, big_little.build(supernet, *genomes), load_variables(folder / "pair.msgpack"))
+    if supernet is None:
+        pair = big_little.Pair(*(net_of(found[which]["made_of"]) for which in ("little", "big")), stem=())
+    else:
+        pair = big_little.build(supernet, *(supernet.space.from_json(found[w]["genome"]) for w in ("little", "big")))
+    return FoundPair(found, pair, load_variables(folder / "pair.msgpack"))
+
+
+def net_of(made_of: dict) -> nn.Module:
+    """A net of another run, from what a cascade notes of it: `config`, the section and the target, `data`, `genome`."""
+    supernet = build(made_of["config"], made_of["data"])
+    return supernet.net(supernet.arch(supernet.space.from_json(made_of["genome"])))
 
 
 class FoundDynamic(NamedTuple):
@@ -183,6 +237,9 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    found, pair, variables = _read_pair(supernet_of_run(path), path / "search", "`dynnas run` with its config makes it")
+    if (kind := kinds.of_run(path)) is kinds.NETWORK:
+        raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
+    supernet = supernet_of_run(path) if kind is kinds.SUPERNET else None
+    found, pair, variables = _read_pair(supernet, path / "search", "`dynnas run` with its config makes it")
     dynamic = protocol.confident_pair(pair, score=found["score"])
     return FoundDynamic(dynamic, variables, tuple(found["thresholds"]), pair.big.arch.resolution)

@@ -11,44 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import processes, recipe
+from dynnas_jax import kinds, processes, recipe
 from dynnas_jax.data import sources
-from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config, read_json
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config
 
-_DATA = ("data", "supernet", "seed")
-STAGES = (
-    Stage("train", (*_DATA, "train"), ()),
-    Stage("collect", (*_DATA, "collect", "dynamic.score"), ("train",)),
-    Stage("predict", (*_DATA, "predict"), ("collect",)),
-    Stage("search", (*_DATA, "search", "dynamic"), ("train", "predict")),
-    Stage("evaluate", (*_DATA, "evaluate"), ("search",)),
-    Stage("export", (*_DATA, "export", "target"), ("evaluate",)),
-    Stage("report", (*_DATA, "report"), ("collect", "predict", "search", "evaluate", "export")),
-)
+STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-NAMES = tuple(stage.name for stage in STAGES)
 TOGETHER = ("train", "collect", "predict", "search")  # by all processes of a run; the others are the first's alone
 SHARED = ("train", "collect")  # stages that know which process writes what
 
 
-def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str | None = None) -> None:
-    """Does the named stages in order, in `path`.
+def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo: str | None = None) -> None:
+    """Does the named stages in order, in `path`; all that runs of its kind have, if none are named.
 
     A finished stage is left alone; `redo` deletes one stage's artifacts, and those built on them, first.
 
     Raises:
       ValueError: for an unknown stage or key, a workdir of another config, a damaged artifact, or data that are missing.
     """
+    kind, config = kinds.of(config), recipe.with_files(config)
+    names = kind.names if names is None else names
     for name in (*names, *([] if redo is None else [redo])):
-        if name not in NAMES:
-            raise ValueError(f"unknown stage {name!r}, choose from {', '.join(NAMES)}")
+        if name not in kind.names:
+            raise ValueError(f"unknown stage {name!r}, choose from {', '.join(kind.names)}")
     if redo and redo not in names:
         raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
-    workdir = Workdir(path, STAGES, config, _sources(config))
+    workdir = Workdir(path, kind.stages, config, _sources(config))
+    _check_kind(workdir, kind)
     doomed = workdir.built_on(redo) if redo else ()
     todo, first = [], processes.is_first()
-    for name in NAMES:
+    for name in kind.names:
         if name in names and not todo and name not in doomed and workdir.complete(name):
             _say(f"{name}: done before")
         elif name in names:
@@ -70,30 +63,35 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] = NAMES, redo: str |
 
 def _sources(config: dict) -> dict[str, str | None]:
     """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
-    start, teacher = (config["train"].get(key) for key in ("start_from", "teacher"))
+    start, teacher = (config.get("train", {}).get(key) for key in ("start_from", "teacher"))
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
-    files["search.latency_table"] = config["search"].get("latency_table")
+    files["search.latency_table"] = config.get("search", {}).get("latency_table")
+    files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
     return {"data.name": sources.identity(**config["data"]), **hashes}
 
 
-def report(path: Path, benches: tuple[Path, ...] = ()) -> None:
+def report(path: Path, benches: tuple[Path, ...] = (), rivals: tuple[Path, ...] = ()) -> None:
     """Makes the report of a run anew, from its artifacts alone; the earlier one stays until then.
 
     Args:
       benches: results of `dynnas bench` to take in.
+      rivals: working directories of finished runs, whose measurements on devices are to stand beside this one's.
 
     Raises:
-      ValueError: for no working directory, stages that are not done, a damaged artifact, or results of other files.
+      ValueError: for no working directory, stages that are not done, a damaged artifact, results of other files, or a baseline
+        of other test images.
     """
-    from dynnas_jax.reports import artifacts
+    from dynnas_jax.reports import artifacts, baselines
     from dynnas_jax.stages import report as stage
 
-    workdir = Workdir(path, STAGES, read_config(path))
+    config = read_config(path)
+    workdir = Workdir(path, kinds.of(config).stages, config)
     _check_inputs(workdir, ["report"], ())
     for results in benches:
         artifacts.take_in(path, results)
+    baselines.take_in(path, rivals)
     folder = workdir.start("report")
     workdir.finish("report", stage.run(None, folder, **workdir.config["report"]))
     _print_summary(path)
@@ -119,28 +117,31 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
             raise ValueError(f"{target} is the run's own target: put export.precisions into its config")
         return run(config, path, names=("export",))
     own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
-    name = f"export/{target}"
-    workdir = Workdir(path, (*STAGES, Stage(name, (*_DATA, "export"), ("evaluate",))), own, _sources(config))
+    name, stages = f"export/{target}", kinds.of(config).stages
+    reads = tuple(key for key in stages[kinds.of(config).names.index("export")].reads if key != "target")
+    workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, _sources(config))
     _check_inputs(workdir, ["export"], ())
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
         if workdir.complete(name):
             return _say(f"{name}: done before")
     _export(workdir, config, name)
     _say(f"{name}: done")
-    if Workdir(path, STAGES, config).complete("export") and (path / "report" / "manifest.json").exists():
+    if Workdir(path, stages, config).complete("export") and (path / "report" / "manifest.json").exists():
         report(path)
 
 
 def _export(workdir: Workdir, config: dict, name: str) -> None:
     """Does the export of `workdir`'s own target, `name` its stage, for a run of `config`."""
     recipe.check(workdir.config)
-    # The space is the run's own, whatever the new target asks of one.
-    job = _prepare(Workdir(workdir.path, STAGES, config), config, ["evaluate"])
+    run = Workdir(workdir.path, kinds.of(config).stages, config)
+    job = _prepare(run, config, ["evaluate"])  # the space is the run's own, whatever the new target asks of one
     _check_export_modules(workdir.config)
-    if not any((workdir.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
-        Workdir(workdir.path, STAGES, config).start("export")  # the folder is a run's from now on
+    if not any((run.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
+        run.start("export")  # the folder is a run's from now on
     target = workdir.config["target"]
-    files = recipe.stage("export")(job._replace(target=target), workdir.folder("export"), **workdir.config["export"])
+    files = recipe.stage("export", kinds.of(config))(
+        job._replace(target=target), workdir.folder("export"), **workdir.config["export"]
+    )
     workdir.finish(name, tuple(file.removeprefix(f"{target}/") for file in files))
 
 
@@ -171,15 +172,11 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
         return None
     _use_compilation_cache()
     from dynnas_jax import job
-    from dynnas_jax.stages import export, search, train
 
     prepared = job.prepare(workdir, config)
-    if "train" in todo:
-        train.check(prepared, **config["train"])
-    if "search" in todo:
-        search.check(prepared, **config["search"])
-    if "export" in todo:
-        export.check(prepared, **config["export"])
+    for name in todo:
+        if check := recipe.stage_check(name, kinds.of(config)):
+            check(prepared, **config.get(name, {}))
     return prepared
 
 
@@ -196,11 +193,11 @@ def _check_export_modules(config: dict) -> None:
 
 def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) -> None:
     """All that the stages build on, near and far, must be done by this config or be about to be."""
-    needed = set(todo)
-    for name in reversed(NAMES):
+    needed, names = set(todo), kinds.of(workdir.config).names
+    for name in reversed(names):
         if name in needed:
             needed |= set(workdir.stages[name].inputs)
-    missing = [name for name in NAMES if name in needed and name not in todo]
+    missing = [name for name in names if name in needed and name not in todo]
     missing = [name for name in missing if name in doomed or not workdir.complete(name)]
     if missing:
         raise ValueError(
@@ -208,14 +205,28 @@ def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) ->
         )
 
 
+def _check_kind(workdir: Workdir, kind: kinds.Kind) -> None:
+    """A working directory is of one kind of run for good; else ValueError. A config that is damaged is written anew."""
+    try:
+        found = kinds.of_run(workdir.path)
+    except ValueError:
+        return
+    if found is not kind:
+        raise ValueError(
+            f"{workdir.path} holds a run of {found.words}, the config is one of {kind.words}; choose another --workdir"
+        )
+
+
 def _check_space(workdir: Workdir, job: Any, doomed: tuple[str, ...]) -> None:
     """What is trained must be of the run's space, which a target may restrict; else ValueError."""
-    if job is None or "train" in doomed or not workdir.folder("train").is_dir() or not workdir.config_file.exists():
+    if job is None or job.supernet is None or "train" in doomed or not workdir.folder("train").is_dir():
         return
-    from dynnas_jax.job import build_supernet, facts_of
+    if not workdir.config_file.exists():
+        return
+    from dynnas_jax.job import build, facts_of
 
     before = read_config(workdir.path).get("target")
-    trained = build_supernet(workdir.config["supernet"], facts_of(job.images), before)
+    trained = build({**workdir.config, "target": before}, facts_of(job.images))
     if trained.space.fingerprint != job.supernet.space.fingerprint:
         raise ValueError(
             f"{workdir.path}: stage 'train' was made for target {before}, whose space is another than {job.target}'s; "
@@ -237,7 +248,8 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         if first:
             workdir.start(name)
         with _folder(workdir, name) as folder:
-            files = recipe.stage(name)(job, folder, **workdir.config[name])
+            stage = recipe.stage(name, kinds.of(workdir.config))
+            files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
             workdir.finish(name, files)
 
@@ -265,10 +277,13 @@ def _print_summary(path: Path) -> None:
 
     found_artifacts = artifacts.read(path)
     print(tables.text(tables.summary(found_artifacts)))
-    found = read_json(path / "search" / "found.json")
-    if not found["pair"]["feasible"]:
-        target, costs = found["pair"]["target"], (found["smallest_macs"], found["largest_macs"])
-        _say(f"no pair meets the target {target}; the nearest is shown. Subnets cost {costs[0]} to {costs[1]} MACs")
+    found = found_artifacts.found
+    if found and not found["pair"]["feasible"]:
+        target, nets = found["pair"]["target"], [found["pair"][which]["macs"] for which in ("little", "big")]
+        said = "Subnets cost {} to {} MACs".format(*(found.get(f"{end}_macs") for end in ("smallest", "largest")))
+        if "smallest_macs" not in found:
+            said = f"Little costs {nets[0]} MACs, and big {nets[1]} on top"
+        _say(f"no pair meets the target {target}; the nearest is shown. {said}")
     for export in found_artifacts.exports.values():
         if losses := tables.lossy_files(export):
             _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")

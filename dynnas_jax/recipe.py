@@ -6,7 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 
-from dynnas_jax import settings
+from dynnas_jax import kinds, settings
 
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
@@ -35,44 +35,110 @@ _LEAST = {
 }
 
 
-def stage(name: str) -> Callable:
+def stage(name: str, kind: kinds.Kind = kinds.SUPERNET) -> Callable:
     """The function of a stage: (job, folder, **options) -> the files it leaves."""
-    return importlib.import_module(f"dynnas_jax.stages.{name}").run
+    return importlib.import_module(kind.module(name)).run
+
+
+def stage_check(name: str, kind: kinds.Kind) -> Callable | None:
+    """What finds out, before anything is done, whether a stage can be: (job, **options); None for one without."""
+    return getattr(importlib.import_module(kind.module(name)), "check", None)
+
+
+def with_files(config: dict) -> dict:
+    """The config with the content of the files that it names in its nets' places, so that a run needs them no more.
+
+    Raises:
+      ValueError: for an arch file that cannot be read.
+    """
+    if not isinstance(config.get("network", {}).get("arch"), str):
+        return config
+    from dynnas_jax.networks import fixed
+
+    return {**config, "network": fixed.with_arch(config["network"])}
 
 
 def options(config: dict) -> settings.Options:
-    """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
+    """What each section of a config may hold. Raises ValueError for an unknown network, or one of another kind of run."""
+    kind, parameters = kinds.of(config), settings.parameters
+    sections = {"data": _data, kind.name: _OF_KIND[kind.name]}
+    sections |= {"train": _train, "dynamic": _dynamic}
+    found: settings.Options = {}
+    for name in kind.sections:
+        if name in sections:
+            found |= sections[name](config, kind)
+        elif name in kind.names and name not in found:
+            found[name] = parameters(stage(name, kind))
+    return found
+
+
+def _data(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.data import augment, sources, streams
+
+    return {
+        "data": settings.parameters(sources.load, also=("name", "augment"), given=("seed",)),
+        "data.augment": settings.parameters(augment.rule),
+        "data.stream": settings.parameters(streams.rule),
+    }
+
+
+def _supernet(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax import networks
-    from dynnas_jax.data import augment, mixing, sources, streams
-    from dynnas_jax.dynamic import protocol
-    from dynnas_jax.search import evolution, pairs, predictor
-    from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
+    from dynnas_jax.search import evolution, predictor
 
     network = networks.supernet(config["supernet"].get("network"))
+    also = ("network", "padding", "epsilon", "coupled", "router_units")
+    return {
+        "supernet": settings.parameters(network.resolve(), also=also, given=("channels", "classes")),
+        "predict": settings.parameters(predictor.fit, given=("key",)),
+        "search": settings.parameters(stage("search"), evolution.run),
+    }
+
+
+def _network(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.networks import fixed
+
+    return {"network": fixed.parameters(config["network"])}
+
+
+def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax import sides
+
+    return {"cascade": settings.parameters(sides.read_both)}
+
+
+def _train(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.data import mixing
+    from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
+
     parameters = settings.parameters
     filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
-    return {
-        "data": parameters(sources.load, also=("name", "augment"), given=("seed",)),
-        "data.augment": parameters(augment.rule),
-        "data.stream": parameters(streams.rule),
-        "supernet": parameters(
-            network.resolve(),
-            also=("network", "padding", "epsilon", "coupled", "router_units"),
-            given=("channels", "classes"),
-        ),
-        "train": parameters(loop.fit, stage("train"), given=filled),
+    found = {
+        "train": parameters(loop.fit, stage("train", kind), given=filled),
         "train.optimizer": parameters(state.optimizer, given=("starts",)),
+        "train.mixing": parameters(mixing.rule),
+        "train.wandb": parameters(metrics.weights_and_biases),
+    }
+    if kind is not kinds.SUPERNET:
+        del found["train"]["teacher"]
+        return found
+    return found | {
         "train.sandwich_rule": parameters(sandwich.rule),
         "train.joint_rule": parameters(joint.rule),
         "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
-        "train.mixing": parameters(mixing.rule),
-        "train.wandb": parameters(metrics.weights_and_biases),
-        "collect": parameters(stage("collect")),
-        "predict": parameters(predictor.fit, given=("key",)),
-        "search": parameters(stage("search"), evolution.run),
-        "dynamic": parameters(pairs.choose_pair, protocol.confident_pair),
-        **{name: parameters(stage(name)) for name in ("evaluate", "export", "report")},
     }
+
+
+def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.dynamic import protocol
+    from dynnas_jax.search import pairs
+
+    # Of a cascade both nets are given, and no latency table tells what they take.
+    given = ("big_net", "max_latency_fraction") if kind is kinds.CASCADE else ()
+    return {"dynamic": settings.parameters(pairs.choose_pair, protocol.confident_pair, given=given)}
+
+
+_OF_KIND = {"supernet": _supernet, "network": _network, "cascade": _cascade}
 
 
 def check(config: dict) -> None:
@@ -83,11 +149,17 @@ def check(config: dict) -> None:
     """
     if not isinstance(config["data"].get("name"), str):
         raise ValueError("data.name is missing: digits, a TFDS dataset, or the path of an .npz file or of a folder")
+    kind = kinds.of(config)
     for section, known in options(config).items():
         content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
         settings.check_options(section, content, known)
     _check_values(config)
-    _build(config)
+    if kind is kinds.NETWORK:
+        from dynnas_jax.networks import fixed
+
+        fixed.check(config["network"])
+    if "train" in config:
+        _build(config)
 
 
 def _check_values(config: dict) -> None:
@@ -99,17 +171,18 @@ def _check_values(config: dict) -> None:
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
-        settings.check_least(f"{section}.", config[section], least)
-    dynamic = config["dynamic"]
-    cost_fraction(**dynamic)
-    unit(dynamic, bool(config["search"].get("latency_table")))
+        settings.check_least(f"{section}.", config.get(section, {}), least)
+    dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
+    if "dynamic" in config:
+        cost_fraction(**dynamic)
+        unit(dynamic, bool(config.get("search", {}).get("latency_table")))
     score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", ())
     if score not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
-    if config["collect"].get("form", FORMS[0]) not in FORMS:
-        raise ValueError(f"collect.form is {config['collect']['form']!r}, choose from {list(FORMS)}")
+    if collect.get("form", FORMS[0]) not in FORMS:
+        raise ValueError(f"collect.form is {collect['form']!r}, choose from {list(FORMS)}")
     if not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
     targets.target(config["target"])

@@ -18,20 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-SECTIONS = (
-    "data",
-    "supernet",
-    "dynamic",
-    "target",
-    "seed",
-    "train",
-    "collect",
-    "predict",
-    "search",
-    "evaluate",
-    "export",
-    "report",
-)
+from dynnas_jax import kinds
+
+SECTIONS = tuple(dict.fromkeys(name for kind in kinds.KINDS.values() for name in kind.sections))
 
 # What each section may hold, by its dotted name ("train", "train.optimizer"): the parameters its keys fill in.
 Options = dict[str, dict[str, inspect.Parameter]]
@@ -155,20 +144,24 @@ def _first_line(error: Exception) -> str:
 
 
 def as_dict(config: ConfigDict) -> dict:
-    """The config as nested plain dicts, all sections present.
+    """The config as nested plain dicts, all sections of its kind of run present.
 
     Raises:
-      ValueError: for a section that does not exist, or one that is missing its content.
+      ValueError: for a section that does not exist or is of another kind, or one that is missing its content.
     """
     content = config.to_dict()
     for name in content:
         if name not in SECTIONS:
             raise ValueError(_unknown(name, list(SECTIONS)))
-    for name in ("data", "supernet"):
+    kind = kinds.of(content)
+    for name in content:
+        if name not in kind.sections:
+            raise ValueError(f"config: section {name!r} has no meaning in a run of {kind.words}; leave it out")
+    for name in ("data", kind.name):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"config: section {name!r} is missing")
     empty = {"target": "x86", "seed": 0}
-    complete = {name: content.get(name, empty.get(name, {})) for name in SECTIONS}
+    complete = {name: content.get(name, empty.get(name, {})) for name in kind.sections}
     for name, section in complete.items():
         if name not in empty and not isinstance(section, dict):
             raise ValueError(f"config: section {name!r} is {section!r}, must be a dict")

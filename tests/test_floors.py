@@ -20,6 +20,7 @@ FLOORS = {
             "confidence",
             "records",
             "workdir",
+            "kinds",
             "kernel_transforms",
             "channel_sorting",
             "switched",
@@ -33,7 +34,7 @@ FLOORS = {
     **dict.fromkeys(("dynamic", "train"), 3),
     "search": 4,
     "reports": 5,
-    "job": 6,
+    **dict.fromkeys(("job", "sides"), 6),
     "stages": 7,
     **dict.fromkeys(("pipeline", "recipe", "settings", "status", "__main__"), 8),
 }

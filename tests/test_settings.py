@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynnas_jax import recipe, settings
+from dynnas_jax import kinds, recipe, settings
 
 FILE = """
 from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def test_file_and_mode(load):
 
 def test_every_section_is_there(load):
     config = load()
-    assert tuple(config) == settings.SECTIONS
+    assert tuple(config) == kinds.SUPERNET.sections
     assert (config["seed"], config["target"], config["search"]) == (0, "x86", {})
 
 

@@ -1,11 +1,13 @@
 """Splits of a dataset, and how one is taken from another."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+DIGITS = 16  # of a fingerprint
 AT_ONCE = 16_384  # images on the device at a time
 
 
@@ -77,6 +79,14 @@ def central(height, width, share=1.0):
 def parts(split, most):
     """The split in parts of at most so many images, since not every split fits an accelerator beside its copies."""
     return (split[start : start + most] for start in range(0, len(split), most))
+
+
+def fingerprint(split):
+    """A short hash of the images of a split in memory, and of their labels, in order."""
+    hashed = hashlib.sha256(repr((split.images.shape, split.labels.tolist())).encode())
+    for part in parts(split, AT_ONCE):
+        hashed.update(np.ascontiguousarray(part.images))
+    return hashed.hexdigest()[:DIGITS]
 
 
 def in_batches(split, batch):

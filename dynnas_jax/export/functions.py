@@ -63,7 +63,8 @@ def from_steps(
 
     Args:
       steps: by name, in order, as `dynamic.protocol.Dynamic` has them: (variables, carry) -> (logits[1, C], score[1], next
-        carry); the first carry is an image float32[1, h, w, c] in [0, 255], the others are any pytrees of arrays.
+        carry); the first carry is an image float32[1, h, w, c] in [0, 255], the others are any pytrees of arrays. What a step
+        passes on as it came keeps its name and is no output of that step: the next one is given it again, such as the image.
       carries: names of what goes from one step to the next, [S - 1], such as ("stem",); a carry of several arrays numbers
         them, and leaves out what the next step does not read. By default `after_` and the name of the step that made it.
       own_score: whether each step's score is an output of its own, because it is more than a function of the logits.
@@ -79,13 +80,17 @@ def from_steps(
     for step, passed_on in zip(steps.values(), names, strict=True):
         leaves, tree = jax.tree.flatten(carry)
         shapes = {key: tuple(leaf.shape) for key, leaf in zip(taken, leaves, strict=True)}
+        same = _as_it_came(step, variables, carry) if passed_on else ()
         carry = jax.eval_shape(step, variables, carry)[2] if passed_on else None
-        taken = _numbered(passed_on, len(jax.tree.leaves(carry)))
-        linked.append(_Link(step, tree, shapes, taken))
-    read, found = set(), {}
+        numbered = _numbered(passed_on, len(jax.tree.leaves(carry)))
+        given = tuple(None if place is not None else name for name, place in zip(numbered, same, strict=True))
+        linked.append(_Link(step, tree, taken, shapes, given))
+        taken = tuple(name if p is None else taken[p] for name, p in zip(numbered, same, strict=True))
+    wanted, found = set(), {}
     for name, link in reversed(list(zip(steps, linked, strict=True))):
-        call = _call(link, variables, read, own_score)
+        call = _call(link, variables, frozenset(wanted), own_score)
         read = _read(call, link.shapes)
+        wanted |= read
         found[name] = Function(call, {key: shape for key, shape in link.shapes.items() if key in read})
     return Network(dict(reversed(found.items())), whole or {})
 
@@ -95,19 +100,28 @@ class _Link(NamedTuple):
 
     step: Callable
     tree: Any  # of its carry
-    shapes: dict[str, tuple[int, ...]]  # of the leaves
-    given: tuple[str, ...]
+    taken: tuple[str, ...]  # the leaves
+    shapes: dict[str, tuple[int, ...]]  # of those
+    given: tuple[str | None, ...]  # None for what it passes on as it came
+
+
+def _as_it_came(step: Callable, variables: Any, carry: Any) -> tuple[int | None, ...]:
+    """For each array that a step passes on, which of those it was given that is; None for one it made."""
+    leaves, tree = jax.tree.flatten(carry)
+    traced = jax.make_jaxpr(lambda *given: jax.tree.leaves(step(variables, tree.unflatten(given))[2]))(*leaves).jaxpr
+    places = {id(variable): place for place, variable in enumerate(traced.invars)}
+    return tuple(places.get(id(variable)) for variable in traced.outvars)
 
 
 def _numbered(name: str | None, count: int) -> tuple[str | None, ...]:
     return (name,) * count if count < 2 else tuple(f"{name}_{i}" for i in range(count))
 
 
-def _call(link: _Link, variables: Any, wanted: set[str], own_score: bool) -> Callable:
+def _call(link: _Link, variables: Any, wanted: frozenset[str], own_score: bool) -> Callable:
     """The step as a function of named arrays that passes on what is wanted; what it need not read may be left out."""
 
     def call(inputs: dict) -> dict:
-        leaves = [inputs.get(name, np.zeros(shape, np.float32)) for name, shape in link.shapes.items()]
+        leaves = [inputs.get(name, np.zeros(link.shapes[name], np.float32)) for name in link.taken]
         logits, score, carry = link.step(variables, jax.tree.unflatten(link.tree, leaves))
         outputs = {LOGITS: logits, **({SCORE: score} if own_score else {})}
         passed_on = zip(link.given, jax.tree.leaves(carry) if link.given else (), strict=True)

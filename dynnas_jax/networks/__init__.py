@@ -14,6 +14,7 @@ class Loader(NamedTuple):
     function: str
     has_space: bool
     family: bool = False  # without a space, but of many archs: its arch files hold keyword arguments of the function
+    several_exits: bool = False
 
     def resolve(self) -> Any:
         """The building function itself."""
@@ -48,8 +49,8 @@ NETWORKS = {
     "fbnet_a": Loader(_FBNET, "fbnet_a", False),
     "fbnet_b": Loader(_FBNET, "fbnet_b", False),
     "fbnet_c": Loader(_FBNET, "fbnet_c", False),
-    "msdnet": Loader(_MSDNET, "msdnet", False, family=True),
-    "msdnet_cifar": Loader(_MSDNET, "msdnet_cifar", False, family=True),
+    "msdnet": Loader(_MSDNET, "msdnet", False, family=True, several_exits=True),
+    "msdnet_cifar": Loader(_MSDNET, "msdnet_cifar", False, family=True, several_exits=True),
     "cifar_resnet": Loader(_RESNET, "cifar_resnet", False, family=True),
     "bottleneck_resnet": Loader(_RESNET, "bottleneck_resnet", False, family=True),
     "nasnet": Loader(_NASNET, "nasnet", False, family=True),

@@ -1,4 +1,4 @@
-"""A little and a big subnet of one supernet behind one shared stem, each with its own blocks and head."""
+"""A little and a big net behind one shared stem, each with its own blocks and head; or two nets that share nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet, image_struct
-from dynnas_jax.networks.mbconv import chain
 
 
 class Pair(NamedTuple):
@@ -20,7 +19,7 @@ class Pair(NamedTuple):
 
     little: nn.Module
     big: nn.Module
-    stem: tuple[str, ...]  # names of the shared blocks
+    stem: tuple[str, ...]  # names of the shared blocks; () for two nets that read the image each
 
 
 class PairCost(NamedTuple):
@@ -42,7 +41,7 @@ def build(supernet: Supernet, little: np.ndarray, big: np.ndarray) -> Pair:
 
 def _run(net: nn.Module, variables: dict, carry: Any, wanted: Callable[[str], bool]) -> Any:
     """The blocks of a net's chain whose names are wanted, in order."""
-    for block in chain(net.arch, net.numerics):
+    for block in net.chain():
         if wanted(block.name):
             own = {collection: tree[block.name] for collection, tree in variables.items() if block.name in tree}
             with jax.named_scope(block.name):

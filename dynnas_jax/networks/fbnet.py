@@ -10,9 +10,10 @@ and 4.1 M with a head of 1504, released as B1). The authors' later PyTorch defin
 
 from __future__ import annotations
 
-from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, grouped_by_stride
+from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, grouped_by_stride, with_total_stride
 
 _STEM = 16
+_TOTAL_STRIDE = 32  # stem included; less for small images, as `mbconv.with_total_stride` makes it
 _STAGES = ((16, 1), (24, 2), (32, 2), (64, 2), (112, 1), (184, 2), (352, 1))  # channels, stride of the first block
 
 # k3_e6: kernel 3, expansion 6; g2: pointwise convolutions in two groups; k33: two 3x3 depthwise convolutions in sequence.
@@ -70,21 +71,28 @@ def _specs(stages: tuple[str, ...]) -> list[BlockSpec]:
     return specs
 
 
-def _net(stages: tuple[str, ...], head: int, classes: int, resolution: int, options: dict) -> Net:
+def _net(stages: tuple[str, ...], head: int, classes: int, resolution: int, total_stride: int, options: dict) -> Net:
     grouped = grouped_by_stride(_specs(stages))
-    return Net(Arch(resolution, _STEM, "relu", grouped, head, "relu", classes, **options))
+    arch = Arch(resolution, _STEM, "relu", grouped, head, "relu", classes, **options)
+    return Net(with_total_stride(arch, total_stride))
 
 
-def fbnet_a(*, classes: int = 1000, resolution: int = 224, head: int = 1504, **options) -> Net:
+def fbnet_a(
+    *, classes: int = 1000, resolution: int = 224, head: int = 1504, total_stride: int = _TOTAL_STRIDE, **options
+) -> Net:
     """FBNet-A: 249.4 M MACs at 224 pixels, 4.3 M params."""
-    return _net(_A, head, classes, resolution, options)
+    return _net(_A, head, classes, resolution, total_stride, options)
 
 
-def fbnet_b(*, classes: int = 1000, resolution: int = 224, head: int = 1984, **options) -> Net:
+def fbnet_b(
+    *, classes: int = 1000, resolution: int = 224, head: int = 1984, total_stride: int = _TOTAL_STRIDE, **options
+) -> Net:
     """FBNet-B: 295.6 M MACs at 224 pixels, 4.8 M params; with a head of 1504 channels the authors' B1, 286.8 M and 4.1 M."""
-    return _net(_B, head, classes, resolution, options)
+    return _net(_B, head, classes, resolution, total_stride, options)
 
 
-def fbnet_c(*, classes: int = 1000, resolution: int = 224, head: int = 1984, **options) -> Net:
+def fbnet_c(
+    *, classes: int = 1000, resolution: int = 224, head: int = 1984, total_stride: int = _TOTAL_STRIDE, **options
+) -> Net:
     """FBNet-C: 383.0 M MACs at 224 pixels, 5.5 M params; with a head of 1504 channels the authors' C1, 374.2 M and 4.9 M."""
-    return _net(_C, head, classes, resolution, options)
+    return _net(_C, head, classes, resolution, total_stride, options)

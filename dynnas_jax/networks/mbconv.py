@@ -7,8 +7,9 @@ published ones in `mobilenets.py` and `fbnet.py`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -240,3 +241,29 @@ def grouped_by_stride(specs: Iterable[BlockSpec]) -> tuple[tuple[str, tuple[Bloc
             groups.append([])
         groups[-1].append(spec)
     return tuple((f"stage{i}", tuple(group)) for i, group in enumerate(groups, 1))
+
+
+def with_total_stride(arch: Arch, total_stride: int) -> Arch:
+    """A published arch for smaller images: strides become 1 from the stem on, until all together are `total_stride`.
+
+    Blocks keep their names and widths, so weights still fit; one that loses its stride has a shortcut where its width stays.
+
+    Raises:
+      ValueError: for a total that leaving out the first strides does not give.
+    """
+    strides = [arch.stem_stride, *(spec.stride for _, spec in arch.named_blocks())]
+    totals = [math.prod(strides[i:]) for i in range(len(strides) + 1)]
+    if total_stride not in totals:
+        raise ValueError(f"total_stride is {total_stride!r}, choose from {sorted(set(totals))}")
+    left_out = totals.index(total_stride)
+    kept = iter([1] * left_out + strides[left_out:])
+    stem_stride, width, stages = next(kept), arch.stem_out, []
+    for name, specs in arch.stages:
+        made = []
+        for spec in specs:
+            if (stride := next(kept)) != spec.stride:
+                spec = replace(spec, stride=stride, shortcut=spec.out == width)
+            made.append(spec)
+            width = spec.out
+        stages.append((name, tuple(made)))
+    return replace(arch, stem_stride=stem_stride, stages=tuple(stages))

@@ -250,15 +250,21 @@ def _blocks(template: Template, space: SearchSpace, arch: Arch) -> tuple[Block, 
     return tuple(sized)
 
 
+def form_here(depthwise: str) -> str:
+    """The form of depthwise convolutions; the faster one on this backend for "auto". Raises ValueError for an unknown one."""
+    if depthwise == "auto":
+        return "shifts" if jax.default_backend() == "cpu" else "conv"
+    if depthwise not in DEPTHWISE_FORMS:
+        raise ValueError(f"depthwise is {depthwise!r}, choose from {['auto', *DEPTHWISE_FORMS]}")
+    return depthwise
+
+
 def build(template: Template, depthwise: str = "conv", kernel_transforms: bool = False) -> Supernet:
     """The supernet of a template; `depthwise` is the form its nets compute depthwise convolutions in, "auto" the faster one here.
 
     With `kernel_transforms` smaller kernels are learned transforms of larger ones (`dynnas_jax.kernel_transforms`).
     """
-    if depthwise == "auto":
-        depthwise = "shifts" if jax.default_backend() == "cpu" else "conv"
-    if depthwise not in DEPTHWISE_FORMS:
-        raise ValueError(f"depthwise is {depthwise!r}, choose from {['auto', *DEPTHWISE_FORMS]}")
+    depthwise = form_here(depthwise)
     # How images are normalised does not change what a genome is.
     fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
     shared = (template.kernels, template.expands, template.widths)  # a choice with one value is no gene

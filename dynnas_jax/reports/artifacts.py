@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax import records
+from dynnas_jax import kinds, records
 from dynnas_jax.export import bench
 from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, read_json, write_json
 
 # What each JSON artifact must hold for the report to be written; dots descend.
+_EVALUATION = "evaluate/evaluation.json"
 REQUIRED = {
-    "train/data.json": ("classes",),
     "predict/predictor.json": ("kendall_tau", "predicted", "actual"),
     "search/found.json": ("front", "pair.little.macs", "pair.big.macs", "pair.cost", "pair.thresholds"),
-    "evaluate/evaluation.json": (
+    _EVALUATION: (
         "images",
         *(f"{network}.{key}" for network in ("little", "big", "dynamic") for key in ("accuracy", "macs", "params")),
         "dynamic.exit_rate",
@@ -25,6 +25,8 @@ REQUIRED = {
         "paired.dynamic_wrong_big_right",
     ),
 }
+_OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
+BASELINES = "baselines"  # folder of what other runs measured
 BENCHES = "bench"  # folder of results that were measured elsewhere
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
 SAMPLES = ("row", "image")
@@ -43,6 +45,12 @@ class Artifacts(NamedTuple):
     classes: tuple[str, ...]  # names
     exports: dict[str, dict]  # by name of the target
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
+    baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """The kind of the run; where no config tells, the one with all stages."""
+        return _kind(self.config)
 
 
 def read(workdir: str | Path) -> Artifacts:
@@ -54,21 +62,30 @@ def read(workdir: str | Path) -> Artifacts:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
-    named = {name: _json(workdir, name, keys) for name, keys in REQUIRED.items()}
-    samples = _arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
+    config = read_config(workdir) if (workdir / "config.json").exists() else None
+    kind = _kind(config)
+    required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else {})
+    named = {name: _json(workdir, name, keys) for name, keys in required.items()}
+    data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
+    samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted(workdir.glob("export/*/export.json"))
     return Artifacts(
-        config=read_config(workdir) if (workdir / "config.json").exists() else None,
+        config=config,
         metrics=_json_lines(workdir / "train/metrics.jsonl"),
         predictor=named["predict/predictor.json"],
         found=named["search/found.json"],
-        evaluation=named["evaluate/evaluation.json"],
-        outputs=_arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
+        evaluation=named[_EVALUATION],
+        outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
-        classes=tuple(named["train/data.json"]["classes"]) if named["train/data.json"] else (),
+        classes=tuple(data["classes"]) if data else (),
         exports={path.parent.name: _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports},
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
+        baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
     )
+
+
+def _kind(config: dict | None) -> kinds.Kind:
+    return next((kind for name, kind in kinds.KINDS.items() if name in (config or {})), kinds.SUPERNET)
 
 
 def take_in(workdir: Path, path: Path) -> None:
@@ -86,6 +103,10 @@ def take_in(workdir: Path, path: Path) -> None:
         raise ValueError(f"{path} was measured on other files than those in {workdir / 'export'}")
     (workdir / BENCHES).mkdir(exist_ok=True)
     write_json(workdir / BENCHES / f"{path.stem}.json", content)
+
+
+def _baseline(workdir: Path, file: str) -> dict:
+    return _json(workdir, f"{BASELINES}/{file}", ("exports", "benches"), "`dynnas report --baselines` takes it in anew")
 
 
 def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +131,11 @@ def series(metrics: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
 
 
-def _json(workdir: Path, name: str, required: Sequence[str]) -> dict | None:
+def _json(workdir: Path, name: str, required: Sequence[str], remedy: str | None = None) -> dict | None:
     path = workdir / name
     if not path.exists():
         return None
-    remedy = f"pass --redo={name.partition('/')[0]}"
+    remedy = remedy or f"pass --redo={name.partition('/')[0]}"
     content = read_json(path, remedy)
     for dotted in required:
         inner = content
@@ -141,10 +162,11 @@ def _json_lines(path: Path) -> list[dict] | None:
     return entries
 
 
-def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+def arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Those arrays of an `.npz` artifact, None where there is no such file. Raises ValueError where it is corrupt."""
     if not path.exists():
         return None
-    arrays = read_arrays(path)
-    if absent := [name for name in names if name not in arrays]:
+    found = read_arrays(path)
+    if absent := [name for name in names if name not in found]:
         raise ValueError(f"{path} is corrupt (it lacks {absent[0]!r}); pass --redo={path.parent.name}")
-    return {name: arrays[name] for name in names}
+    return {name: found[name] for name in names}

@@ -5,7 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dynnas_jax.reports import artifacts, sections, tables
+from dynnas_jax import kinds
+from dynnas_jax.reports import artifacts, chapters, sections, tables
 from dynnas_jax.workdir import write_bytes
 
 
@@ -26,12 +27,14 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     """
     workdir = Path(workdir)
     found = artifacts.read(workdir)
-    title = title or f"Dynamic network report: {workdir.resolve().name}"
+    title = (
+        title or f"{'Network' if found.kind is kinds.NETWORK else 'Dynamic network'} report: {workdir.resolve().name}"
+    )
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
         parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found)]
-        for heading, explanation, build in sections.SECTIONS:
-            body = build(source) or f'<p class="absent">{tables.NOT_RUN}</p>'
+        for heading, explanation, name in chapters.of(found.kind):
+            body = sections.BUILDERS[name](source) or f'<p class="absent">{tables.NOT_RUN}</p>'
             parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
         page = PAGE.format(title=markup.escape(title), css=CSS, body="\n".join(parts))
         for folder in ("tables", "figures"):
@@ -51,7 +54,14 @@ def _replace(old: Path, new: Path) -> None:
 def _headline(found: artifacts.Artifacts) -> str:
     evaluation = found.evaluation
     if evaluation is None:
-        return '<p class="headline">The dynamic network has not been evaluated yet.</p>'
+        what = "network" if found.kind is kinds.NETWORK else "dynamic network"
+        return f'<p class="headline">The {what} has not been evaluated yet.</p>'
+    if found.kind is kinds.NETWORK:
+        net = evaluation["net"]
+        return (
+            f'<p class="headline">The network answers <b>{100 * net["accuracy"]:.1f} %</b> of {evaluation["images"]:,} test '
+            f"images rightly, at {net['macs'] / 1e6:.3f} million MACs each.</p>"
+        )
     little, big, dynamic = (evaluation[name] for name in ("little", "big", "dynamic"))
     share = dynamic["macs"] / big["macs"]
     sentence = (

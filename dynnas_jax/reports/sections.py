@@ -27,9 +27,9 @@ class Source(NamedTuple):
 
 
 def _summary(source: Source) -> str:
-    body = _table(source, "summary", tables.summary(source.found), tables.SUMMARY)
+    body = _table(source, "summary", tables.summary(source.found), tables.summary_columns(source.found))
     evaluation = source.found.evaluation
-    if evaluation:
+    if evaluation and "paired" in evaluation:
         gained, lost = (evaluation["paired"][f"dynamic_{key}"] for key in ("right_big_wrong", "wrong_big_right"))
         chance = tables.sign_test(gained, lost)
         verdict = "chance alone could explain it" if chance > 0.05 else "chance alone hardly explains it"
@@ -108,10 +108,11 @@ def _training(source: Source) -> str | None:
     if not metrics:
         return None
     names = list(dict.fromkeys(key for entry in metrics for key in entry))
-    curves = [
-        {name.removeprefix(prefix): artifacts.series(metrics, name) for name in names if name.startswith(prefix)}
-        for prefix in ("loss_", "holdout_accuracy_")
-    ]
+    curves = []
+    for whole in ("loss", "holdout_accuracy"):  # of one fixed network; of a supernet's subnets by their roles
+        roles = {name.removeprefix(f"{whole}_"): name for name in names if name.startswith(f"{whole}_")}
+        roles = roles or {name: name for name in names if name == whole}
+        curves.append({role: artifacts.series(metrics, name) for role, name in roles.items()})
     steps, speed = artifacts.series(metrics, "images_per_s")
     caption = f"Last step recorded: {max(entry['step'] for entry in metrics):,}."
     if len(steps):
@@ -222,76 +223,17 @@ def _table(source: Source, name: str, rows: Sequence[dict], columns: Sequence[ta
     return tables.html(rows, columns)
 
 
-class Section(NamedTuple):
-    """A part of the page: its heading, what it shows in plain words, and the function that makes it."""
-
-    heading: str
-    explanation: str
-    build: Callable[[Source], str | None]
-
-
-SECTIONS = (
-    Section(
-        "Result",
-        "A small network (<i>little</i>) answers first. Where it is unsure, a large one (<i>big</i>) answers instead, "
-        "starting from the first layers that both share. <i>Dynamic</i> is the two together. The cost of an image is "
-        "counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are means "
-        "over the same test images, drawn at random. The interval tells how far the accuracy could move on another test "
-        "set of this size.",
-        _summary,
-    ),
-    Section(
-        "When does little hand over?",
-        "Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
-        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs slightly more "
-        "than big alone, since little has run too.",
-        _thresholds,
-    ),
-    Section(
-        "Which images are easy?",
-        "Test images that little answered by itself, and images it passed on.",
-        _samples,
-    ),
-    Section(
-        "The two architectures",
-        "Each box is one block of the network, from the image on the left to the answer on the right. A dotted box "
-        "is a block that this network skips and the other one has.",
-        _archs,
-    ),
-    Section(
-        "The search space",
-        "Every dot is a subnet cut out of one trained supernet and measured on images held out from training. The "
-        "line joins those that no other beats in both cost and accuracy; diamonds were found by the search for given "
-        "budgets.",
-        _records,
-    ),
-    Section(
-        "The accuracy predictor",
-        "The search asks a small model for the accuracy of a subnet instead of measuring it. Dots on the dashed line "
-        "are guessed exactly; what counts for a search is the order, which Kendall's tau measures (1: same order, "
-        "0: none).",
-        _predictor,
-    ),
-    Section(
-        "Training the supernet",
-        "At each step the largest, the smallest and some random subnets are trained together on the same weights.",
-        _training,
-    ),
-    Section(
-        "Exported files",
-        "The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. Nets that stand in one "
-        "file share their weights. <i>Logits off by</i> is the largest difference to the JAX network's raw outputs, "
-        "<i>points lost</i> what the file is less accurate than JAX; <i>big_after_stem</i> starts from the layers little "
-        "has run.",
-        _exports,
-    ),
-    Section(
-        "On devices",
-        "Little and big alone, and dynamic, the whole decision: what was measured on this machine when the files were "
-        "written, and what <code>dynnas bench</code> measured of the same files, here or on a board. Accuracies are of "
-        "the files, on the test images.",
-        _devices,
-    ),
-    Section("Configuration", "All settings of the run.", _settings),
-    Section("Machine and versions", "Where the exported files were measured, and with which software.", _machine),
-)
+# By the name that a chapter gives.
+BUILDERS: dict[str, Callable[[Source], str | None]] = {
+    "summary": _summary,
+    "thresholds": _thresholds,
+    "samples": _samples,
+    "archs": _archs,
+    "records": _records,
+    "predictor": _predictor,
+    "training": _training,
+    "exports": _exports,
+    "devices": _devices,
+    "settings": _settings,
+    "machine": _machine,
+}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dynnas_jax import kinds
 from dynnas_jax.reports.artifacts import Artifacts
 
 NOT_RUN = "not run"
@@ -32,22 +33,39 @@ def main_target(exports: dict[str, dict]) -> str | None:
 
 
 def summary(artifacts: Artifacts) -> list[dict]:
-    """Three rows, little, big and dynamic: accuracy on the test split with its 95 % interval (Wilson), MACs of an image
-    (average, for dynamic), params, mean latency over the images, exit rate, and the
+    """Three rows, little, big and dynamic, or the one of a fixed network: accuracy on the test split with its 95 % interval
+    (Wilson), MACs of an image (average, for dynamic), params, mean latency over the images, exit rate, and the
     images on which dynamic and big disagree."""
     evaluation = artifacts.evaluation or {}
     pair = (artifacts.found or {}).get("pair", {})
     export = artifacts.exports.get(main_target(artifacts.exports), {})
     rows = []
-    for network in ("little", "big", "dynamic"):
+    for network in networks(artifacts):
         measured = evaluation.get(network, {})
         declared = pair.get(network, {}) if network != "dynamic" else {"params": pair.get("params")}
         low, high = _interval(measured.get("accuracy"), evaluation.get("images"))
         row = {"network": network, "accuracy": measured.get("accuracy"), "accuracy_low": low, "accuracy_high": high}
         row |= {key: measured.get(key, declared.get(key)) for key in ("macs", "params")}
+        if "top5_accuracy" in measured:
+            row["top5_accuracy"] = measured["top5_accuracy"]
         row |= _latencies(network, export)
         rows.append(row | _disagreement(network, evaluation))
     return rows
+
+
+def networks(artifacts: Artifacts) -> tuple[str, ...]:
+    """What a run has measured, by name."""
+    return ("net",) if artifacts.kind is kinds.NETWORK else ("little", "big", "dynamic")
+
+
+def summary_columns(artifacts: Artifacts) -> tuple[Column, ...]:
+    """The columns of `summary`; of a fixed network those that compare nothing, and the five likeliest classes where told."""
+    if artifacts.kind is not kinds.NETWORK:
+        return SUMMARY
+    alone = tuple(column for column in SUMMARY if column.key not in _COMPARED)
+    if "top5_accuracy" not in (artifacts.evaluation or {}).get("net", {}):
+        return alone
+    return (*alone[:3], Column("top5_accuracy", "among the five likeliest", percent("top5_accuracy")), *alone[3:])
 
 
 def front(artifacts: Artifacts) -> list[dict]:
@@ -97,6 +115,7 @@ def cascades(export: dict) -> list[dict]:
         {"precision": precision, "exit_rate": (cascade.get("exit_rate") or [None])[0]}
         | {key: cascade.get(key) for key in keys}
         for precision, cascade in export.get("cascade", {}).items()
+        if len(cascade.get("exit_rate") or "..") > 1  # a single net decides nothing
     ]
 
 
@@ -183,6 +202,7 @@ SUMMARY = (
     Column("dynamic_right_big_wrong", "right, big wrong", number("dynamic_right_big_wrong")),
     Column("dynamic_wrong_big_right", "wrong, big right", number("dynamic_wrong_big_right")),
 )
+_COMPARED = ("exit_rate", "dynamic_right_big_wrong", "dynamic_wrong_big_right")
 FRONT = (
     Column("budget", "budget (M MACs)", number("budget", 3, 1e6)),
     Column("feasible", "feasible", plain("feasible"), numeric=False),
@@ -239,9 +259,9 @@ def _latencies(network: str, export: dict) -> dict:
 
 
 def _disagreement(network: str, evaluation: dict) -> dict:
-    keys = ("dynamic_right_big_wrong", "dynamic_wrong_big_right")
+    exit_rate, *keys = _COMPARED
     if network != "dynamic":
-        return dict.fromkeys(("exit_rate", *keys), "")
+        return dict.fromkeys((exit_rate, *keys), "")
     paired = evaluation.get("paired", {})
     return {"exit_rate": evaluation.get("dynamic", {}).get("exit_rate", [None])[0]} | {k: paired.get(k) for k in keys}
 

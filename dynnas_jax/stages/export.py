@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from dynnas_jax import kinds
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import protocol
-from dynnas_jax.job import Job, found_pair
+from dynnas_jax.job import Job, found_pair, trained_net
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
 
@@ -37,7 +38,9 @@ def run(
     runs: int = 1000,
     warm_up: int = 100,
 ) -> tuple[str, ...]:
-    """The pair as the files of `export/TARGET`, each checked; then run over the test split and timed. All or nothing.
+    """The pair, or the one net, as the files of `export/TARGET`, each checked; then run over the test split and timed.
+
+    All or nothing.
 
     Args:
       precisions: of `metadata.PRECISIONS`; () for the target's own.
@@ -50,7 +53,7 @@ def run(
     """
     from dynnas_jax.export import device_folder, dynamic, measuring
 
-    network, promise = _network(job)
+    network, promise = _single(job) if job.kind is kinds.NETWORK else _pair(job)
     resolution, where = network.image_shape[0], folder / job.target
     calibration = np.asarray(resized(_calibration(job, calibration_images), resolution))
     test = at_resolution(job.images.test, resolution)
@@ -95,9 +98,20 @@ def _calibration(job: Job, count: int) -> np.ndarray:
     return train.images[generator.permutation(len(train))]
 
 
-def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
-    """The searched pair as functions of float images, and what its files promise."""
-    from dynnas_jax.export import dynamic, functions
+def _single(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """The trained net as a function of float images, and what its files promise."""
+    from dynnas_jax.export import functions
+
+    net, variables = trained_net(job)
+    net, arch = net.clone(depthwise="conv"), net.arch
+    shape = (arch.resolution, arch.resolution, arch.channels)
+    network = functions.single(lambda images: net.apply(variables, images)[0], shape)
+    return network, _promise(job, network, (_macs(network.functions[functions.SINGLE]),), (), job.score)
+
+
+def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """The searched pair, or the two nets of a cascade, as functions of float images, and what its files promise."""
+    from dynnas_jax.export import functions
 
     found, pair, variables = found_pair(job)
     pair = big_little.in_form(pair, "conv")
@@ -108,18 +122,28 @@ def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     def big(images):
         return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
 
-    steps = dict(zip(_STEPS, net.steps, strict=True))
-    whole = {_WHOLE: functions.whole(big, shape)}
+    steps = dict(zip(_steps(job), net.steps, strict=True))
+    # Where nothing is shared, the second step is the big net alone.
+    whole = {} if _WHOLE in steps else {_WHOLE: functions.whole(big, shape)}
     network = functions.from_steps(steps, variables, shape, carries=_CARRIES, whole=whole)
-    promise = dynamic.Promise(
+    return network, _promise(job, network, net.cost, tuple(found["thresholds"]), found["score"])
+
+
+def _steps(job: Job) -> tuple[str, str]:
+    return ("little", _WHOLE) if job.kind is kinds.CASCADE else _STEPS
+
+
+def _promise(job: Job, network: functions.Network, cost: tuple, thresholds: tuple, score: str) -> dynamic.Promise:
+    from dynnas_jax.export import dynamic
+
+    return dynamic.Promise(
         labels=tuple(job.images.classes),
-        cost=net.cost,
+        cost=cost,
         macs={name: _macs(function) for name, function in network.functions.items()},
-        thresholds=tuple(found["thresholds"]),
-        score=found["score"],
+        thresholds=thresholds,
+        score=score,
         central_share=job.workdir.config["data"].get("central_share", 1.0),
     )
-    return network, promise
 
 
 def _macs(function: functions.Function) -> int:
@@ -129,11 +153,12 @@ def _macs(function: functions.Function) -> int:
 
 def _reference(job: Job):
     """What JAX answered on the test split when it was evaluated."""
-    from dynnas_jax.export import measuring
+    from dynnas_jax.export import functions, measuring
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
-    by_step = dict(zip(_STEPS, prediction.T, strict=True))
+    names = (functions.SINGLE,) if job.kind is kinds.NETWORK else _steps(job)
+    by_step = dict(zip(names, prediction.T, strict=True))
     return measuring.Reference({**by_step, _WHOLE: prediction[:, -1]}, prediction[np.arange(len(choice)), choice])
 
 

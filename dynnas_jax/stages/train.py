@@ -8,16 +8,27 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dynnas_jax import channel_sorting, devices, processes
+from dynnas_jax import channel_sorting, devices, kinds, processes
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.export import targets
-from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, facts_of, load_variables, save_variables, supernet_of_run
+from dynnas_jax.job import (
+    NO_HELD_OUT,
+    Job,
+    described,
+    evaluator,
+    facts_of,
+    load_variables,
+    save_variables,
+    supernet_of_run,
+    trained_file,
+)
 from dynnas_jax.networks import template, weights
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train import calibration, distillation, joint, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
+from dynnas_jax.train.state import TrainState
 from dynnas_jax.workdir import read_json, write_json
 
 
@@ -28,24 +39,21 @@ def run(
     sandwich_rule: dict | None = None,
     joint_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
-    mixing: dict | None = None,
     start_from: str | None = None,
     new_classifier: bool = False,
     teacher: str | None = None,
-    precision: str = "float32",
-    remat: str = "none",
     subnet_devices: int = 1,
     **options,
 ) -> tuple[str, ...]:
     """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables.
 
     Args:
-      sandwich_rule, progressive_shrinking, mixing: keyword arguments of the functions of those names in `train` and `data`.
+      sandwich_rule, progressive_shrinking: keyword arguments of the functions of those names in `train`.
       joint_rule: of `joint.rule`, which then takes the place of the sandwich rule.
       start_from, new_classifier: see `starting_variables`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
-      precision, remat: see `networks.template.in_training`.
       subnet_devices: how many devices have the same images and share the random subnets of a step; the others have other images.
+      options: see `fitted`.
     """
     initial = starting_variables(job, start_from=start_from, new_classifier=new_classifier)
     evaluate = evaluator(job, 1024, 2)
@@ -57,60 +65,74 @@ def run(
 
     rules = sandwich_rule, joint_rule, progressive_shrinking
     rule, phases = rule_and_phases(job.supernet.space, options["steps"], *rules)
-    final = loop.fit(
+    final = fitted(
+        job,
+        folder,
+        rule,
+        initial=initial,
+        phases=phases,
+        teacher=trained_teacher(job, teacher),
+        mesh=devices.data_mesh(subnet=subnet_devices),
+        evaluate=held_out,
+        **options,
+    )
+    file = trained_file(kinds.SUPERNET)
+    if processes.is_first():
+        save_variables(folder / file, devices.on_host(final.averaged))
+        write_json(folder / "data.json", described(job.images))
+    return file, "data.json"
+
+
+def fitted(
+    job: Job,
+    folder: Path,
+    rule: Callable,
+    *,
+    mixing: dict | None = None,
+    precision: str = "float32",
+    remat: str = "none",
+    **options,
+) -> TrainState:
+    """What `loop.fit` makes of a job's net, with its data, its augmentation and its seed.
+
+    Args:
+      mixing: keyword arguments of `data.mixing.rule`.
+      precision, remat: see `networks.template.in_training`.
+    """
+    return loop.fit(
         template.in_training(job.supernet, precision, remat),
         job.images.train,
         rule,
         seed=job.seed,
         augment=job.augment,
-        initial=initial,
-        phases=phases,
-        teacher=trained_teacher(job, teacher),
-        mesh=devices.data_mesh(subnet=subnet_devices),
         mix=mixing_rule(**mixing) if mixing else None,
         directory=folder,
-        evaluate=held_out,
         config=job.workdir.config,
         **options,
     )
-    if processes.is_first():
-        save_variables(folder / "supernet.msgpack", devices.on_host(final.averaged))
-        write_json(folder / "data.json", facts_of(job.images))
-    return "supernet.msgpack", "data.json"
 
 
 def check(
     job: Job,
     *,
-    steps: int,
-    batch_size: int = loop.BATCH_SIZE,
     sandwich_rule: dict | None = None,
     joint_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     start_from: str | None = None,
     new_classifier: bool = False,
     teacher: str | None = None,
-    trackers: tuple[str, ...] | None = None,
-    wandb: dict | None = None,
-    precision: str = "float32",
-    remat: str = "none",
     subnet_devices: int = 1,
-    **_,
+    **options,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
-    supernet, train = job.supernet, job.images.train
+    supernet, steps = job.supernet, options["steps"]
     if supernet.space.size() < predictor.FEWEST_SUBNETS:
         raise ValueError(
             f"supernet: the space has {supernet.space.size()} subnets, must have {predictor.FEWEST_SUBNETS}"
         )
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
-    mesh = devices.data_mesh(subnet=subnet_devices)
-    loop.check(steps, batch_size, len(train), mesh)
-    supernet = template.in_training(supernet, precision, remat)
-    metrics.check(trackers, wandb)
-    if job.augment is not None:
-        jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
+    supernet = check_setting(job, subnet_devices=subnet_devices, **options)
     try:
         rule, phases = rule_and_phases(supernet.space, steps, sandwich_rule, joint_rule, progressive_shrinking)
     except TypeError as error:
@@ -124,6 +146,28 @@ def check(
     starting_variables(job, start_from=start_from, new_classifier=new_classifier)
     answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
     rule(supernet, None, answers, devices.SUBNET if subnet_devices > 1 else None)
+
+
+def check_setting(
+    job: Job,
+    *,
+    steps: int,
+    batch_size: int = loop.BATCH_SIZE,
+    trackers: tuple[str, ...] | None = None,
+    wandb: dict | None = None,
+    precision: str = "float32",
+    remat: str = "none",
+    subnet_devices: int = 1,
+    **_,
+) -> Supernet:
+    """What every training has in common; returns what it trains. Raises ValueError where that fails at its first step."""
+    train = job.images.train
+    loop.check(steps, batch_size, len(train), devices.data_mesh(subnet=subnet_devices))
+    supernet = template.in_training(job.supernet, precision, remat)
+    metrics.check(trackers, wandb)
+    if job.augment is not None:
+        jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
+    return supernet
 
 
 def rule_and_phases(
@@ -179,11 +223,11 @@ def read_teacher(job: Job, path: str) -> tuple[Supernet, dict]:
     for what in ("image_shape", "classes"):
         if facts[what] != mine[what]:
             raise ValueError(f"train.teacher: {folder} was trained on other images; its {what} is {facts[what]}")
-    return supernet, load_variables(folder / "train" / "supernet.msgpack")
+    return supernet, load_variables(folder / "train" / trained_file(kinds.of_run(folder)))
 
 
 def starting_variables(job: Job, *, start_from: str | None = None, new_classifier: bool = False) -> dict | None:
-    """What training starts from: variables of the supernet from a file of weights, or None for random ones.
+    """What training starts from: variables of the supernet or the fixed net from a file of weights, or None for random ones.
 
     Args:
       start_from: the file, as `networks.weights.load` reads it.
@@ -198,18 +242,20 @@ def starting_variables(job: Job, *, start_from: str | None = None, new_classifie
                 "train.new_classifier does nothing without train.start_from; give a file of weights, or leave it out"
             )
         return None
-    path = str(start_from)
+    path, fixed = str(start_from), not job.supernet.space.genes
+    network = job.supernet.largest_net() if fixed else job.supernet
     try:
-        loaded = weights.load(path, job.supernet, classifier_key=job.key(4) if new_classifier else None)
+        loaded = weights.load(path, network, classifier_key=job.key(4) if new_classifier else None)
     except weights.MisfitError as error:
-        if targets.target(job.target).space == targets.EVERYTHING:
+        if fixed or targets.target(job.target).space == targets.EVERYTHING:
             raise
         why = f"target {job.target} restricts the space, and weights of the whole one do not fit"
         raise ValueError(f"{error}; {why}") from error
-    if loaded.network is not job.supernet:
-        base = loaded.network.arch.template.base
+    if loaded.network is not network:
+        base = loaded.network.arch if fixed else loaded.network.arch.template.base
+        section = "network" if fixed else "supernet"
         raise ValueError(
             f"train.start_from: the weights in {path} were trained with other conventions; "
-            f"give supernet.padding={base.padding!r} and supernet.epsilon={base.epsilon}"
+            f"give {section}.padding={base.padding!r} and {section}.epsilon={base.epsilon}"
         )
     return loaded.variables

@@ -134,7 +134,7 @@ class Attempt:
             return
         measured = setting.evaluate(self.current.averaged)
         self.log.write(done, measured)
-        accuracy = measured.get("holdout_accuracy_largest", 0.0)
+        accuracy = measured.get("holdout_accuracy_largest", measured.get("holdout_accuracy", 0.0))
         if self.best is None or accuracy > self.best["accuracy"]:
             self.best = {"step": done, "accuracy": accuracy}
         self.stopwatch.restart(done)

@@ -1,0 +1,120 @@
+"""The kinds of runs there are: the section of a config that names each, what else its config holds, and its stages.
+
+Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dynnas_jax.workdir import Stage, read_config
+
+
+class Kind(NamedTuple):
+    """One kind of run."""
+
+    name: str  # the section that only its configs have
+    words: str  # in a message
+    sections: tuple[str, ...]  # of its config, in order
+    stages: tuple[Stage, ...]  # in order; the first leaves `data.json`
+    own: tuple[str, ...]  # stages whose function is its own: the module `stages.NAME_STAGE`
+    leaves: str  # the stage that leaves the finished nets
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its stages' names."""
+        return tuple(stage.name for stage in self.stages)
+
+    def module(self, stage: str) -> str:
+        """The module of a stage's function."""
+        return f"dynnas_jax.stages.{self.name}_{stage}" if stage in self.own else f"dynnas_jax.stages.{stage}"
+
+
+_SHARED = ("target", "seed")
+
+
+def _data(name: str) -> tuple[str, str, str]:
+    """What every stage reads."""
+    return "data", name, "seed"
+
+
+SUPERNET = Kind(
+    "supernet",
+    "a supernet",
+    (
+        *("data", "supernet", "dynamic", *_SHARED),
+        *("train", "collect", "predict", "search", "evaluate", "export", "report"),
+    ),
+    (
+        Stage("train", (*_data("supernet"), "train"), ()),
+        Stage("collect", (*_data("supernet"), "collect", "dynamic.score"), ("train",)),
+        Stage("predict", (*_data("supernet"), "predict"), ("collect",)),
+        Stage("search", (*_data("supernet"), "search", "dynamic"), ("train", "predict")),
+        Stage("evaluate", (*_data("supernet"), "evaluate"), ("search",)),
+        Stage("export", (*_data("supernet"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("supernet"), "report"), ("collect", "predict", "search", "evaluate", "export")),
+    ),
+    (),
+    "search",
+)
+NETWORK = Kind(
+    "network",
+    "one fixed network",
+    ("data", "network", *_SHARED, "train", "evaluate", "export", "report"),
+    (
+        Stage("train", (*_data("network"), "train"), ()),
+        Stage("evaluate", (*_data("network"), "evaluate"), ("train",)),
+        Stage("export", (*_data("network"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("network"), "report"), ("train", "evaluate", "export")),
+    ),
+    ("train", "evaluate"),
+    "train",
+)
+CASCADE = Kind(
+    "cascade",
+    "a cascade of two runs",
+    ("data", "cascade", "dynamic", *_SHARED, "evaluate", "export", "report"),
+    (
+        Stage("search", (*_data("cascade"), "dynamic"), ()),
+        Stage("evaluate", (*_data("cascade"), "evaluate"), ("search",)),
+        Stage("export", (*_data("cascade"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("cascade"), "report"), ("search", "evaluate", "export")),
+    ),
+    ("search",),
+    "search",
+)
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE)}
+
+
+def of(sections: Iterable[str]) -> Kind:
+    """The kind of a run, from the sections that its config has.
+
+    Raises:
+      ValueError: for a config without the section of a kind, or with those of two.
+    """
+    found = [name for name in KINDS if name in sections]
+    if not found:
+        raise ValueError(f"config: section 'supernet' is missing (or one of {', '.join(list(KINDS)[1:])} in its place)")
+    if len(found) > 1:
+        raise ValueError(f"config: sections {found[0]!r} and {found[1]!r} are of two kinds of runs; give one of them")
+    return KINDS[found[0]]
+
+
+def of_run(path: Path) -> Kind:
+    """The kind of the run in a working directory. Raises ValueError where there is none."""
+    return of(read_config(path))
+
+
+def net_manifest(path: str | Path | None) -> Path | None:
+    """What changes when the nets of a run do: the manifest of the stage that leaves them; None where there is no run."""
+    folder = Path(str(path)).expanduser()
+    if not path or not (folder / "config.json").is_file():
+        return None
+    return folder / of_run(folder).leaves / "manifest.json"
+
+
+def data_file(path: Path, kind: Kind) -> Path:
+    """Where a run has its classes, the shape of its images, and which images it held out."""
+    return path / kind.stages[0].name / "data.json"

@@ -1,0 +1,131 @@
+"""The chapters of the report of each kind of run: what each shows, in plain words, and which section it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dynnas_jax import kinds
+
+
+class Chapter(NamedTuple):
+    """A part of the page."""
+
+    heading: str
+    explanation: str
+    section: str  # of `sections.BUILDERS`
+
+
+_SUPERNET = (
+    Chapter(
+        "Result",
+        "A small network (<i>little</i>) answers first. Where it is unsure, a large one (<i>big</i>) answers instead, "
+        "starting from the first layers that both share. <i>Dynamic</i> is the two together. The cost of an image is "
+        "counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are means "
+        "over the same test images, drawn at random. The interval tells how far the accuracy could move on another test "
+        "set of this size.",
+        "summary",
+    ),
+    Chapter(
+        "When does little hand over?",
+        "Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
+        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs slightly more "
+        "than big alone, since little has run too.",
+        "thresholds",
+    ),
+    Chapter(
+        "Which images are easy?",
+        "Test images that little answered by itself, and images it passed on.",
+        "samples",
+    ),
+    Chapter(
+        "The two architectures",
+        "Each box is one block of the network, from the image on the left to the answer on the right. A dotted box "
+        "is a block that this network skips and the other one has.",
+        "archs",
+    ),
+    Chapter(
+        "The search space",
+        "Every dot is a subnet cut out of one trained supernet and measured on images held out from training. The "
+        "line joins those that no other beats in both cost and accuracy; diamonds were found by the search for given "
+        "budgets.",
+        "records",
+    ),
+    Chapter(
+        "The accuracy predictor",
+        "The search asks a small model for the accuracy of a subnet instead of measuring it. Dots on the dashed line "
+        "are guessed exactly; what counts for a search is the order, which Kendall's tau measures (1: same order, "
+        "0: none).",
+        "predictor",
+    ),
+    Chapter(
+        "Training the supernet",
+        "At each step the largest, the smallest and some random subnets are trained together on the same weights.",
+        "training",
+    ),
+    Chapter(
+        "Exported files",
+        "The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. Nets that stand in one "
+        "file share their weights. <i>Logits off by</i> is the largest difference to the JAX network's raw outputs, "
+        "<i>points lost</i> what the file is less accurate than JAX; <i>big_after_stem</i> starts from the layers little "
+        "has run.",
+        "exports",
+    ),
+    Chapter(
+        "On devices",
+        "Little and big alone, and dynamic, the whole decision: what was measured on this machine when the files were "
+        "written, and what <code>dynnas bench</code> measured of the same files, here or on a board. Accuracies are of "
+        "the files, on the test images.",
+        "devices",
+    ),
+    Chapter("Configuration", "All settings of the run.", "settings"),
+    Chapter("Machine and versions", "Where the exported files were measured, and with which software.", "machine"),
+)
+_BY_SECTION = {chapter.section: chapter for chapter in _SUPERNET}
+_NETWORK = (
+    Chapter(
+        "Result",
+        "One fixed network, which answers every image. Its cost is counted in multiply-accumulates (MACs) of an image. Latencies "
+        "are means over test images, drawn at random. The interval tells how far the accuracy could move on another test set "
+        "of this size.",
+        "summary",
+    ),
+    Chapter("Training", "The network learned the labels; held-out accuracies are of averaged weights.", "training"),
+    Chapter(
+        "Exported files",
+        "The network as LiteRT (TFLite) files, and as ONNX files where the device asks for them. <i>Logits off by</i> is the "
+        "largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX.",
+        "exports",
+    ),
+    _BY_SECTION["devices"]._replace(
+        explanation="What was measured on this machine when the files were written, and what <code>dynnas bench</code> measured "
+        "of the same files, here or on a board. Accuracies are of the files, on the test images."
+    ),
+    _BY_SECTION["settings"],
+    _BY_SECTION["machine"],
+)
+_CASCADE = (
+    Chapter(
+        "Result",
+        "Two networks that were trained apart. The small one (<i>little</i>) answers first; where it is unsure, the large one "
+        "(<i>big</i>) reads the image anew, and costs all it costs on top. <i>Dynamic</i> is the two together. The cost of an "
+        "image is counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are means over "
+        "the same test images, drawn at random. The interval tells how far the accuracy could move on another test set of this "
+        "size.",
+        "summary",
+    ),
+    _BY_SECTION["thresholds"]._replace(
+        explanation="Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
+        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs little and big together."
+    ),
+    _BY_SECTION["samples"],
+    _BY_SECTION["exports"]._replace(
+        explanation="The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. <i>Logits off "
+        "by</i> is the largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX."
+    ),
+    *(_BY_SECTION[name] for name in ("devices", "settings", "machine")),
+)
+
+
+def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
+    """The chapters of a kind of run, in order."""
+    return {"supernet": _SUPERNET, "network": _NETWORK, "cascade": _CASCADE}[kind.name]

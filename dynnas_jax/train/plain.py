@@ -1,0 +1,59 @@
+"""The rule that trains one fixed net on the labels: cross-entropy, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.train import losses
+from dynnas_jax.train.sandwich import Objective, Update
+
+
+class Rule(NamedTuple):
+    """What `rule` returns: call it to build an objective, as `sandwich.Rule`."""
+
+    label_smoothing: float
+
+    def __call__(
+        self,
+        supernet: Supernet,
+        axis_name: str | None = None,
+        answers: Callable | None = None,
+        subnet_axis: str | None = None,
+    ) -> Objective:
+        if answers is not None or subnet_axis is not None:
+            raise ValueError("train: one fixed net learns labels, alone; leave out train.teacher and subnet_devices")
+        net = supernet.largest_net().clone(axis_name=axis_name)
+
+        def labelled(params, batch_stats, images, targets):
+            variables = {"params": params, "batch_stats": batch_stats}
+            (logits, _), updated = net.apply(variables, images, True, mutable=["batch_stats"])
+            return losses.cross_entropy(logits, targets, self.label_smoothing), (logits, updated["batch_stats"])
+
+        def objective(given, images, labels, key, targets=None):
+            learned = labels if targets is None else targets
+            run = jax.value_and_grad(labelled, has_aux=True)
+            (loss, (logits, stats)), gradient = run(
+                given.variables["params"], given.variables["batch_stats"], images, learned
+            )
+            accuracy = (logits.argmax(-1).astype(labels.dtype) == labels).mean()
+            return Update(gradient, stats, {"loss": loss, "accuracy": accuracy})
+
+        return objective
+
+
+def rule(*, label_smoothing: float = 0.0) -> Rule:
+    """Each step the net learns the labels, or the targets of mixed images.
+
+    Args:
+      label_smoothing: the part of each label or target that is spread evenly over all classes.
+
+    Raises:
+      ValueError: for a smoothing outside 0 to below 1.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"train: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
+    return Rule(label_smoothing)
