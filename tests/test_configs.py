@@ -1,10 +1,12 @@
 """Every recipe in every mode: its keys are known, its supernet builds and fits its data; nothing is trained."""
 
 import math
+import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dynnas_jax import job, recipe, settings
@@ -27,8 +29,12 @@ FACTS = {
     },
 }
 PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
-CASES = [f"{file.name}{mode}" for file in sorted(FOLDER.glob("*.py")) for mode in ("", ":tiny")]
+FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name != "baselines.py")
+CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
 CASES += [f"{file}:{mode}" for file in PODS for mode in ("pod", "weights")]
+BASELINES = "baselines.py"
+BASELINE_MODES = runpy.run_path(str(FOLDER / BASELINES))
+NETWORKS = [f"{dataset},{network}" for dataset in BASELINE_MODES["DATASETS"] for network in BASELINE_MODES["NETWORKS"]]
 
 
 @pytest.fixture(params=CASES)
@@ -93,7 +99,7 @@ def test_the_tiny_cifar_recipe_keeps_its_promise():
     assert cost(supernet, supernet.space.largest)[0] <= 1_500_000
 
 
-@pytest.mark.parametrize("file", sorted(file.name for file in FOLDER.glob("*.py")))
+@pytest.mark.parametrize("file", FILES)
 def test_tiny_modes_are_less_work(file):
     tiny, full = (settings.as_dict(settings.load([f"--config={FOLDER / file}{mode}"])) for mode in (":tiny", ""))
     assert tiny["train"]["steps"] < full["train"]["steps"]
@@ -108,3 +114,45 @@ def test_a_start_from_once_for_alls_weights_needs_their_padding_and_no_phases(fi
     assert "progressive_shrinking" not in config["train"]
     assert config["train"]["start_from"] == "FILE"
     assert config["train"].get("new_classifier", False) == (config["data"]["name"] != "imagenet2012")
+
+
+# Baselines.
+
+
+@pytest.mark.parametrize("mode", ["", ":tiny", *(f":{mode}" for mode in NETWORKS)])
+def test_a_baseline_builds_fits_its_data_and_trains_as_the_recipe_does(mode):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / BASELINES}{mode}"]))
+    recipe.check(config)
+    supernet = job.build(config, facts_of(config))
+    arch = supernet.arch(supernet.space.largest)
+    strides = np.cumprod([arch.stem_stride, *(spec.stride for _, spec in arch.named_blocks())])
+    sides = -(-arch.resolution // strides)
+    assert supernet.largest_net().arch.classes == 10
+    assert (sides > 1).mean() >= 2 / 3
+    dataset = (mode[1:] if "," in mode else "digits").partition(",")[0]
+    file, inner, _ = BASELINE_MODES["DATASETS"][f"{dataset}{'_tiny' if mode == ':tiny' else ''}"]
+    other = settings.as_dict(settings.load([f"--config={FOLDER / file}{inner and f':{inner}'}"]))
+    assert config["data"] == other["data"]
+    assert config["train"] == {**_without(other["train"], "sandwich_rule"), "label_smoothing": 0.0}
+
+
+def _without(section, key):
+    return {name: value for name, value in section.items() if name != key}
+
+
+@pytest.mark.parametrize("dataset", BASELINE_MODES["DATASETS"])
+def test_a_cascade_of_baselines_has_the_data_and_the_target_of_the_recipe(dataset):
+    runs = [f"--config.cascade.{which}=runs/{which}" for which in ("little", "big")]
+    config = settings.as_dict(settings.load([f"--config={FOLDER / BASELINES}:{dataset},cascade", *runs]))
+    recipe.check(config)
+    file, inner, _ = BASELINE_MODES["DATASETS"][dataset]
+    other = settings.as_dict(settings.load([f"--config={FOLDER / file}{inner and f':{inner}'}"]))
+    assert config["data"] == other["data"]
+    assert config["cascade"] == {"little": "runs/little", "big": "runs/big"}
+    assert config["dynamic"]["max_macs_fraction"] == other["dynamic"]["max_macs_fraction"]
+
+
+def test_an_unknown_baseline():
+    for mode in ("digits", "mnist,fbnet_a", "digits,msdnet"):
+        with pytest.raises(ValueError, match="must be DATASET,NETWORK"):
+            settings.load([f"--config={FOLDER / BASELINES}:{mode}"])

@@ -41,9 +41,14 @@ def known():
     found = {"target", "seed"}
     for network, loader in networks.NETWORKS.items():
         if loader.has_space:
-            options = recipe.options({"supernet": {"network": network}})
-            found |= {f"{section}.{key}" for section, keys in options.items() for key in keys} | set(options)
-    return found
+            found |= names_in(recipe.options({"supernet": {"network": network}}))
+        if not loader.several_exits:
+            found |= names_in(recipe.options({"network": {"name": network}}))
+    return found | names_in(recipe.options({"cascade": {}}))
+
+
+def names_in(options):
+    return {f"{section}.{key}" for section, keys in options.items() for key in keys} | set(options)
 
 
 # Links.

@@ -108,9 +108,9 @@ _CASCADE = (
         "Result",
         "Two networks that were trained apart. The small one (<i>little</i>) answers first; where it is unsure, the large one "
         "(<i>big</i>) reads the image anew, and costs all it costs on top. <i>Dynamic</i> is the two together. The cost of an "
-        "image is counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are means over "
-        "the same test images, drawn at random. The interval tells how far the accuracy could move on another test set of this "
-        "size.",
+        "image is counted in multiply-accumulates (MACs); for dynamic it is the average over the test images. Latencies are "
+        "means over the same test images, drawn at random. The interval tells how far the accuracy could move on another "
+        "test set of this size.",
         "summary",
     ),
     _BY_SECTION["thresholds"]._replace(
@@ -120,7 +120,8 @@ _CASCADE = (
     _BY_SECTION["samples"],
     _BY_SECTION["exports"]._replace(
         explanation="The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. <i>Logits off "
-        "by</i> is the largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX."
+        "by</i> is the largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate "
+        "than JAX."
     ),
     *(_BY_SECTION[name] for name in ("devices", "settings", "machine")),
 )

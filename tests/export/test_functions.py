@@ -68,3 +68,52 @@ def test_a_single_net_has_one_step():
     assert list(network.functions) == ["net"]
     (row,) = functions.outputs(network.steps["net"], {"image": IMAGES}, 1)
     np.testing.assert_allclose(row["logits"][0], IMAGES[0].astype(np.float64).mean(axis=(0, 1)), rtol=1e-6)
+
+
+def looks_only(variables, images):
+    mean = images.mean(axis=(1, 2))
+    return mean, mean[:, 0], images
+
+
+def hands_on(variables, images):
+    most = images.max(axis=(1, 2)) * variables["scale"]
+    return most, most[:, 0], (images, most, images)
+
+
+def looks_again(variables, carry):
+    image, most, same = carry
+    logits = (image + same).sum(axis=(1, 2)) - most
+    return logits, logits[:, 0], None
+
+
+def test_what_a_step_passes_on_as_it_came_is_no_output():
+    """The image is given to every step that reads it, by its own name."""
+    steps = {"one": looks_only, "two": hands_on, "three": looks_again}
+    network = functions.from_steps(steps, VARIABLES, (5, 5, 3))
+    image = {"image": (1, 5, 5, 3)}
+    assert [f.shapes for f in network.functions.values()] == [image, image, {**image, "after_two_1": (1, 3)}]
+    inputs, carry = functions.inputs(network, IMAGES), IMAGES.astype(np.float32)
+    outputs = [set(), {"after_two_1"}, set()]
+    for (name, step), others in zip(steps.items(), outputs, strict=True):
+        logits, _, carry = step(VARIABLES, carry)
+        found = functions.outputs(network.steps[name], inputs[name])
+        assert set(found[0]) == {"logits", *others}
+        np.testing.assert_allclose(np.concatenate([row["logits"] for row in found]), logits, rtol=1e-5)
+
+
+def test_what_an_early_step_made_goes_past_a_later_one():
+    def passes(variables, carry):
+        return carry[:, 0] * 1.0, carry[:, 0, 0], carry
+
+    def makes(variables, images):
+        return images.mean(axis=(1, 2)), images[:, 0, 0, 0], images[:, 0]
+
+    last = lambda variables, row: (row.sum(axis=1), row[:, 0, 0], None)  # noqa: E731
+    network = functions.from_steps({"one": makes, "two": passes, "three": last}, VARIABLES, (5, 5, 3))
+    assert [list(function.shapes) for function in network.functions.values()] == [
+        ["image"],
+        ["after_one"],
+        ["after_one"],
+    ]
+    (row,) = functions.outputs(network.steps["three"], functions.inputs(network, IMAGES[:1])["three"])
+    np.testing.assert_allclose(row["logits"][0], IMAGES[0, 0].astype(np.float32).sum(axis=0), rtol=1e-6)

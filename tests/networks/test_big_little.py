@@ -74,3 +74,14 @@ def test_a_genome_out_of_range_is_refused(tiny):
     wrong[-1] = 9
     with pytest.raises(ValueError, match="is 9, out of range 0 to 1"):
         big_little.build(tiny.supernet, wrong, tiny.supernet.space.largest)
+
+
+def test_two_nets_that_share_nothing(tiny_pair, tiny):
+    """Each reads the image; big's whole cost comes on top of little's."""
+    shared, variables = tiny_pair
+    pair = shared._replace(stem=())
+    assert big_little.run_stem(pair, variables, tiny.images) is tiny.images
+    np.testing.assert_allclose(both(pair)(variables, tiny.images), both(shared)(variables, tiny.images), rtol=1e-5)
+    little, big = (macs.net_cost(net, (8, 8, 1)) for net in (pair.little, pair.big))
+    assert big_little.cost(pair) == big_little.PairCost(0, little[0], big[0], (little[0], little[0] + big[0]))
+    assert big_little.params(pair, variables) == little[1] + big[1]

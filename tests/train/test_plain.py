@@ -1,0 +1,44 @@
+"""The rule of one fixed net, against cross-entropy differentiated directly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dynnas_jax.networks import fixed
+from dynnas_jax.train import plain
+from dynnas_jax.train.sandwich import Given
+
+
+def test_the_update_is_that_of_the_labels_alone(tiny):
+    space = tiny.supernet.space
+    net = tiny.supernet.net(tiny.supernet.arch(space.largest))
+    labels = np.arange(16, dtype=np.int32) % 3
+    targets = np.random.default_rng(0).dirichlet(np.ones(3), 16).astype(np.float32)
+
+    def direct(params, wanted):
+        variables = {**tiny.variables, "params": params}
+        (logits, _), updated = net.apply(variables, tiny.images, True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy(logits, wanted).mean(), (logits, updated["batch_stats"])
+
+    objective = jax.jit(plain.rule(label_smoothing=0.1)(fixed.of_net(net)))
+    expected = jax.jit(jax.value_and_grad(direct, has_aux=True))
+    for given, one_hot in ((None, np.eye(3, dtype=np.float32)[labels]), (targets, targets)):
+        made = objective(Given(tiny.variables), jnp.asarray(tiny.images), labels, jax.random.key(0), targets=given)
+        (loss, (logits, stats)), gradient = expected(tiny.variables["params"], 0.9 * one_hot + np.float32(0.1 / 3))
+        np.testing.assert_allclose(made.metrics["loss"], loss, rtol=1e-5)
+        assert made.metrics["accuracy"] == (logits.argmax(-1) == labels).mean()
+        for mine, other in ((made.gradient, gradient), (made.batch_stats, stats)):
+            assert jax.tree.structure(mine) == jax.tree.structure(other)
+            for one, two in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
+                np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_what_it_does_not_do(tiny):
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"label_smoothing is {wrong}"):
+            plain.rule(label_smoothing=wrong)
+    for given in ({"answers": len}, {"subnet_axis": "subnet"}):
+        with pytest.raises(ValueError, match="one fixed net learns labels, alone"):
+            plain.rule()(tiny.supernet, **given)
