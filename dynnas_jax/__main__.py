@@ -223,6 +223,8 @@ def _net_of_run(workdir: Path, content: dict | None):
     from dynnas_jax.job import supernet_of_run
 
     supernet = supernet_of_run(workdir)
+    if content is not None and not supernet.space.genes:
+        raise ValueError(f"{workdir} is a run of one fixed network, which takes no arch file")
     arch = supernet.arch(supernet.space.largest) if content is None else supernet.arch.from_file(content)
     return supernet.net(arch)
 

@@ -109,12 +109,13 @@ def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
 
 def _train(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.data import mixing
+    from dynnas_jax.stages.train import fitted
     from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
     parameters = settings.parameters
     filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
     found = {
-        "train": parameters(loop.fit, stage("train", kind), given=filled),
+        "train": parameters(loop.fit, fitted, stage("train", kind), given=filled),
         "train.optimizer": parameters(state.optimizer, given=("starts",)),
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from dynnas_jax import devices, kinds, processes
-from dynnas_jax.job import Job, described, evaluator, save_variables, trained_file
+from dynnas_jax.data.splits import in_batches
+from dynnas_jax.job import Job, described, save_variables, trained_file
 from dynnas_jax.stages import train
 from dynnas_jax.train import calibration, plain
 from dynnas_jax.workdir import write_json
@@ -30,20 +36,35 @@ def run(
       options: see `train.fitted`.
     """
     initial = train.starting_variables(job, start_from=start_from, new_classifier=new_classifier)
-    only = job.supernet.space.largest
-    evaluate = evaluator(job, calibration_images, 1) if len(job.images.holdout) else None
-
-    def held_out(variables):
-        return {"holdout_accuracy": float(evaluate(variables, only[None]).correct.mean())}
-
+    recalibrated = _recalibrated(job, calibration_images)
+    evaluate = _held_out(job, recalibrated) if len(job.images.holdout) else None
     rule = plain.rule(label_smoothing=label_smoothing)
-    final = train.fitted(job, folder, rule, initial=initial, evaluate=held_out if evaluate else None, **options)
+    final = train.fitted(job, folder, rule, initial=initial, evaluate=evaluate, **options)
+    averaged = devices.on_host(final.averaged)
     if processes.is_first():
-        images = job.calibration_batches(calibration_images)
-        own = calibration.extract_calibrated(job.supernet, devices.on_host(final.averaged), only, images)[1]
-        save_variables(folder / trained_file(kinds.NETWORK), own)
+        save_variables(folder / trained_file(kinds.NETWORK), recalibrated(averaged))
         write_json(folder / "data.json", described(job.images))
     return trained_file(kinds.NETWORK), "data.json"
+
+
+def _recalibrated(job: Job, count: int) -> Callable[[dict], dict]:
+    """Variables -> the same with statistics of so many training images."""
+    run = jax.jit(functools.partial(calibration.recalibrate, job.supernet.largest_net()))
+    images = job.calibration_batches(count)
+    return lambda variables: run(variables, images)
+
+
+def _held_out(job: Job, recalibrated: Callable[[dict], dict]) -> Callable[[dict], dict[str, float]]:
+    """What a training measures of its variables on the way, every process by itself."""
+    net, split = job.supernet.largest_net(), job.images.holdout
+    images, labels = in_batches(split, min(256, len(split)))
+    classes = jax.jit(lambda v, x: jax.lax.map(lambda batch: net.apply(v, batch)[0].argmax(-1), x))
+
+    def measure(variables: dict) -> dict[str, float]:
+        found = np.asarray(classes(recalibrated(devices.on_host(variables)), images)).ravel()
+        return {"holdout_accuracy": float((found == labels)[: len(split)].mean())}
+
+    return measure
 
 
 def check(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dynnas_jax import devices, records
+from dynnas_jax import devices, kinds, records
 from dynnas_jax.costs import latency, macs, once_for_all
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.elastic import Supernet
@@ -246,6 +246,8 @@ def best(
     if not budget > 0:
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
+    if (kind := kinds.of(config)) is not kinds.SUPERNET:
+        raise ValueError(f"{path} is a run of {kind.words}: there is nothing to search in it")
     for name in ("train", "collect" if pair else "predict"):
         if not (path / name / "manifest.json").is_file():
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")

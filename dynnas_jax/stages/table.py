@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynnas_jax import job
+from dynnas_jax import job, kinds
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import sources
 from dynnas_jax.elastic import Supernet, image_struct, walk
@@ -61,6 +61,8 @@ def build(
 
 def supernet_of(config: dict) -> Supernet:
     """The supernet that a config's data and target make; nothing is trained. Raises ValueError for data that are missing."""
+    if (kind := kinds.of(config)) is not kinds.SUPERNET:
+        raise ValueError(f"config: it is one of {kind.words}; a latency table is of a supernet's blocks")
     data = {key: value for key, value in config["data"].items() if key != "augment"}
     images = sources.load(seed=config["seed"], **data)
     return job.build_supernet(config["supernet"], job.facts_of(images), config["target"])
