@@ -59,7 +59,7 @@ def with_arch(section: dict) -> dict:
 
 def check(section: dict) -> None:
     """Raises ValueError where a space is without an arch file, or a fixed network has one."""
-    name, arch, space = section["name"], section.get("arch"), loader(section).has_space
+    space, name, arch = loader(section).has_space, section["name"], section.get("arch")
     if space and arch is None:
         raise ValueError(f"network.name is {name!r}, a space of many networks; give network.arch, an arch file")
     if not space and arch is not None:
