@@ -12,6 +12,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import protocol
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_pair
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
@@ -100,7 +101,7 @@ def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     from dynnas_jax.export import dynamic, functions
 
     found, pair, variables = found_pair(job)
-    pair = big_little.in_form(pair, "conv")
+    pair = big_little.in_form(pair, targets.target(job.target).depthwise)
     net = protocol.confident_pair(pair, score=found["score"])
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
