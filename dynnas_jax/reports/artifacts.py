@@ -15,6 +15,7 @@ from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, re
 _EVALUATION = "evaluate/evaluation.json"
 REQUIRED = {
     "predict/predictor.json": ("kendall_tau", "predicted", "actual"),
+    "collect/speed.json": ("subnets_per_s", "devices"),
     "search/found.json": ("front", "pair.little.macs", "pair.big.macs", "pair.cost", "pair.thresholds"),
     _EVALUATION: (
         "images",
@@ -37,6 +38,7 @@ class Artifacts(NamedTuple):
 
     config: dict | None
     metrics: list[dict] | None
+    speed: dict | None  # of evaluating the recorded subnets
     predictor: dict | None
     found: dict | None
     evaluation: dict | None
@@ -72,6 +74,7 @@ def read(workdir: str | Path) -> Artifacts:
     return Artifacts(
         config=config,
         metrics=_json_lines(workdir / "train/metrics.jsonl"),
+        speed=named["collect/speed.json"],
         predictor=named["predict/predictor.json"],
         found=named["search/found.json"],
         evaluation=named[_EVALUATION],

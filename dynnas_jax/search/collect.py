@@ -199,7 +199,11 @@ def run(
     done = np.asarray(agreed(begin), bool)
     variables = evaluate.placed(variables)
     bar = tqdm(
-        total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not processes.is_first()
+        total=len(genomes),
+        initial=int(done.sum()),
+        desc="collect",
+        unit="subnet",
+        disable=not processes.is_first() or None,
     )
     with bar:
         for start in range(0, len(genomes), evaluate.at_once):

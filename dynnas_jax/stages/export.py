@@ -13,6 +13,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import protocol
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_pair, trained_net
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
@@ -103,10 +104,10 @@ def _single(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     from dynnas_jax.export import functions
 
     net, variables = trained_net(job)
-    net, arch = net.clone(depthwise="conv"), net.arch
+    net, arch = net.clone(depthwise=targets.target(job.target).depthwise), net.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
     network = functions.single(lambda images: net.apply(variables, images)[0], shape)
-    return network, _promise(job, network, (_macs(network.functions[functions.SINGLE]),), (), job.score)
+    return network, _promise(job, network, macs.net_cost(net, shape)[:1], (), job.score)
 
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
@@ -114,7 +115,7 @@ def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     from dynnas_jax.export import functions
 
     found, pair, variables = found_pair(job)
-    pair = big_little.in_form(pair, "conv")
+    pair = big_little.in_form(pair, targets.target(job.target).depthwise)
     net = protocol.confident_pair(pair, score=found["score"])
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
