@@ -279,11 +279,11 @@ def _print_summary(path: Path) -> None:
     print(tables.text(tables.summary(found_artifacts)))
     found = found_artifacts.found
     if found and not found["pair"]["feasible"]:
-        target, nets = found["pair"]["target"], [found["pair"][which]["macs"] for which in ("little", "big")]
-        said = "Subnets cost {} to {} MACs".format(*(found.get(f"{end}_macs") for end in ("smallest", "largest")))
-        if "smallest_macs" not in found:
-            said = f"Little costs {nets[0]} MACs, and big {nets[1]} on top"
-        _say(f"no pair meets the target {target}; the nearest is shown. {said}")
+        pair = found["pair"]
+        costs = f"Little costs {pair['little']['macs']} MACs, big {pair['big']['macs']}"
+        if "smallest_macs" in found:
+            costs = f"Subnets cost {found['smallest_macs']} to {found['largest_macs']} MACs"
+        _say(f"no pair meets the target {pair['target']}; the nearest is shown. {costs}")
     for export in found_artifacts.exports.values():
         if losses := tables.lossy_files(export):
             _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")

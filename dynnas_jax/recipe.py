@@ -11,6 +11,7 @@ from dynnas_jax import kinds, settings
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
     "supernet": {"epsilon": 0},
+    "network": {"epsilon": 0},
     "train": {
         "steps": 1,
         "batch_size": 1,
@@ -23,6 +24,7 @@ _LEAST = {
         "log_every": 1,
         "evaluate_every": 0,
         "ema_decay": (0, 1),
+        "calibration_images": 1,
     },
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
