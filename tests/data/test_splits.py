@@ -17,3 +17,18 @@ def test_stratified(count):
         assert np.all(taken[1:] >= 1)
         assert np.all(taken < sizes)
     assert np.all(abs(taken - sizes * count / 100) < 3)
+
+
+def test_a_fingerprint_is_of_images_labels_and_order():
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
+    split = splits.Split(images, np.arange(6, dtype=np.int32), np.arange(6))
+    mine = splits.fingerprint(split)
+    assert splits.fingerprint(splits.Split(images.copy(), split.labels.astype(np.int64), np.arange(6) + 9)) == mine
+    brighter = images.copy()
+    brighter[3, 2, 1, 0] ^= 1
+    others = (split[::-1], split[:5], splits.Split(brighter, split.labels, split.image_id))
+    others += (
+        splits.Split(images, split.labels[::-1], split.image_id),
+        splits.Split(images.reshape(6, 2, 8, 3), split.labels, None),
+    )
+    assert len({mine, *map(splits.fingerprint, others)}) == 6
