@@ -433,8 +433,18 @@ def test_a_run_of_coupled_nets(tiny_run, tmp_path):
     evaluation = content(tmp_path / "W/evaluate/evaluation.json")
     little, big = (evaluation[which]["macs"] for which in ("little", "big"))
     assert little <= evaluation["dynamic"]["macs"] < little + big
-    with pytest.raises(ValueError, match="its little nets have a head of their own"):
-        search.best(tmp_path / "W", max_macs=1e9, pair=True)
+    store = records.open(tmp_path / "W/collect/records.zarr")
+    assert store.accuracy().shape == (16, 2)
+    best = search.best(tmp_path / "W", max_macs=1e9, pair=True)
+    genomes, rows = store.read("genome"), []
+    for role, which in enumerate(("little", "big")):
+        genome = supernet.space.from_json(best[which]["genome"])
+        rows.append(int(np.flatnonzero((genomes == genome).all(axis=1))[0]))
+        assert best[which]["holdout_accuracy"] == store.accuracy()[rows[-1], role]
+    assert (genomes[rows[0]] <= genomes[rows[1]]).all()
+    little, big = (store.read("correct")[row, :, role] for role, row in enumerate(rows))
+    exits = store.read("score")[rows[0], :, 0].astype(np.float32) > np.float32(best["thresholds"][0])
+    assert best["holdout"]["accuracy"] == np.where(exits, little, big).mean()
 
 
 def test_a_space_of_two_resolutions(tiny_run, tmp_path):
