@@ -12,7 +12,7 @@ from flax import serialization
 from dynnas_jax import elastic, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources
-from dynnas_jax.dynamic import protocol
+from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
 from dynnas_jax.networks import big_little
 from dynnas_jax.networks import coupled as coupling
@@ -155,6 +155,16 @@ class FoundPair(NamedTuple):
     pair: big_little.Pair
     variables: dict
 
+    @property
+    def router(self) -> routers.Router:
+        """What routes the images."""
+        return routers.Router.from_json(self.found["routers"][0]["spec"])
+
+    def dynamic(self, depthwise: str | None = None) -> protocol.Dynamic:
+        """The pair with its router; its convolutions in another form where one is named."""
+        pair = big_little.in_form(self.pair, depthwise) if depthwise else self.pair
+        return protocol.routed_pair(pair, self.router, self.variables.get("router"), score=self.found["score"])
+
 
 def found_pair(job: Job) -> FoundPair:
     """The searched pair and its variables."""
@@ -163,6 +173,8 @@ def found_pair(job: Job) -> FoundPair:
 
 def _read_pair(supernet: elastic.Supernet, folder: Path, remedy: str | None = None) -> FoundPair:
     found = read_json(folder / "found.json", remedy)["pair"]
+    if "routers" not in found:
+        raise ValueError(f"{folder / 'found.json'} was made by an older version; pass --redo=search")
     genomes = (supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
     return FoundPair(found, big_little.build(supernet, *genomes), load_variables(folder / "pair.msgpack"))
 
@@ -183,6 +195,7 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    found, pair, variables = _read_pair(supernet_of_run(path), path / "search", "`dynnas run` with its config makes it")
-    dynamic = protocol.confident_pair(pair, score=found["score"])
-    return FoundDynamic(dynamic, variables, tuple(found["thresholds"]), pair.big.arch.resolution)
+    found = _read_pair(supernet_of_run(path), path / "search", "`dynnas run` with its config makes it")
+    return FoundDynamic(
+        found.dynamic(), found.variables, tuple(found.found["thresholds"]), found.pair.big.arch.resolution
+    )

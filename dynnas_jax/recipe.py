@@ -44,7 +44,7 @@ def options(config: dict) -> settings.Options:
     """What each section of a config may hold. Raises ValueError for an unknown network, or a fixed one."""
     from dynnas_jax import networks
     from dynnas_jax.data import augment, mixing, sources, streams
-    from dynnas_jax.dynamic import protocol
+    from dynnas_jax.dynamic import routing
     from dynnas_jax.search import evolution, pairs, predictor
     from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
@@ -70,7 +70,7 @@ def options(config: dict) -> settings.Options:
         "collect": parameters(stage("collect")),
         "predict": parameters(predictor.fit, given=("key",)),
         "search": parameters(stage("search"), evolution.run),
-        "dynamic": parameters(pairs.choose_pair, protocol.confident_pair),
+        "dynamic": parameters(pairs.choose_pair, routing.asked),
         **{name: parameters(stage(name)) for name in ("evaluate", "export", "report")},
     }
 
@@ -91,11 +91,11 @@ def check(config: dict) -> None:
 
 
 def _check_values(config: dict) -> None:
-    from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.export import targets
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
+    from dynnas_jax.stages import routers
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
@@ -103,9 +103,8 @@ def _check_values(config: dict) -> None:
     dynamic = config["dynamic"]
     cost_fraction(**dynamic)
     unit(dynamic, bool(config["search"].get("latency_table")))
-    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", ())
-    if score not in SCORES:
-        raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
+    precisions = config["export"].get("precisions", ())
+    routers.check(dynamic, config)
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
     if config["collect"].get("form", FORMS[0]) not in FORMS:

@@ -66,7 +66,7 @@ def from_steps(
         carry); the first carry is an image float32[1, h, w, c] in [0, 255], the others are any pytrees of arrays.
       carries: names of what goes from one step to the next, [S - 1], such as ("stem",); a carry of several arrays numbers
         them, and leaves out what the next step does not read. By default `after_` and the name of the step that made it.
-      own_score: whether each step's score is an output of its own, because it is more than a function of the logits.
+      own_score: whether the score of each step but the last is an output of its own, being more than a function of the logits.
       whole: nets that answer alone.
 
     Raises: ValueError for another number of carries.
@@ -84,7 +84,7 @@ def from_steps(
         linked.append(_Link(step, tree, shapes, taken))
     read, found = set(), {}
     for name, link in reversed(list(zip(steps, linked, strict=True))):
-        call = _call(link, variables, read, own_score)
+        call = _call(link, variables, read, own_score and link is not linked[-1])
         read = _read(call, link.shapes)
         found[name] = Function(call, {key: shape for key, shape in link.shapes.items() if key in read})
     return Network(dict(reversed(found.items())), whole or {})

@@ -89,18 +89,23 @@ def _thresholds(source: Source) -> str | None:
     columns = {"threshold": curve.thresholds, "accuracy": curve.accuracy, "average_macs": curve.average_cost}
     columns["exit_rate"] = curve.exit_rate[:, 0]
     points = zip(*(column.tolist() for column in columns.values()), strict=True)
-    rows = [dict(zip(columns, point, strict=True)) for point in points]
-    tables.write_csv(source.folder / "tables" / "threshold_curve.csv", rows)
+    listed = [dict(zip(columns, point, strict=True)) for point in points]
+    tables.write_csv(source.folder / "tables" / "threshold_curve.csv", listed)
     accuracy = correct[np.arange(len(choice)), choice].mean()
     chosen = {"threshold": pair["thresholds"][0], "accuracy": accuracy, "macs": cost[choice].mean()}
     marks = {name: (pair[name]["macs"], correct[:, i].mean()) for i, name in enumerate(("little", "big"))}
     figure = plots.threshold_curve(*columns.values(), chosen=chosen, marks=marks)
-    name = markup.escape(pair.get("score", "score"))
+    rows = tables.routers(source.found)
+    name = markup.escape(rows[0]["router"] if rows else pair.get("score", "score"))
     caption = (
         f"Test images. Star: the threshold in use, {chosen['threshold']:.6g} on the score {name}; it was chosen on "
         "images held out from the training data, not on these."
     )
-    return _figure(source, "threshold_curve", figure, caption)
+    body = _figure(source, "threshold_curve", figure, caption)
+    if rows:
+        body += "<p>What makes the score, on the test images; the one in use stands first:</p>"
+        body += _table(source, "routers", rows, tables.ROUTERS)
+    return body
 
 
 def _training(source: Source) -> str | None:
@@ -242,9 +247,9 @@ SECTIONS = (
     ),
     Section(
         "When does little hand over?",
-        "Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
-        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs slightly more "
-        "than big alone, since little has run too.",
+        "A router gives each image a score between 0 and 1. Little answers where the score is above the threshold; a low "
+        "threshold is cheap, a high one leaves more to big. Where the router has to wait for little, an image passed on "
+        "costs slightly more than big alone.",
         _thresholds,
     ),
     Section(

@@ -69,6 +69,20 @@ def front_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
     return (*latency, *FRONT[1:])
 
 
+def routers(artifacts: Artifacts) -> list[dict]:
+    """One row for each router of the pair, the one in use first: how well it tells images apart, what it does and costs.
+
+    AUROC is the chance that an image which little should answer scores above one that it should not.
+    """
+    keys = [column.key for column in ROUTERS]
+    return [{key: _known(row.get(key)) for key in keys} for row in (artifacts.evaluation or {}).get("routers", ())]
+
+
+def _known(value: float | str | None) -> float | str:
+    """An AUROC that does not exist, since all decisions were alike, has no meaning rather than no measurement."""
+    return "" if value is None else value
+
+
 def exported_files(export: dict) -> list[dict]:
     """One row for each exported net of a target: its file and that one's size, operators, latency, accuracy, distance to JAX."""
     rows = []
@@ -182,6 +196,18 @@ SUMMARY = (
     Column("exit_rate", "answered by little", percent("exit_rate", 1)),
     Column("dynamic_right_big_wrong", "right, big wrong", number("dynamic_right_big_wrong")),
     Column("dynamic_wrong_big_right", "wrong, big right", number("dynamic_wrong_big_right")),
+)
+ROUTERS = (
+    Column("router", "router", plain("router"), numeric=False),
+    Column("auroc", "AUROC", number("auroc", 3)),
+    Column("auroc_holdout", "AUROC, held-out", number("auroc_holdout", 3)),
+    Column("routing_accuracy", "routed rightly", percent("routing_accuracy", 1)),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column("average_macs", "MACs (M)", number("average_macs", 3, 1e6)),
+    Column("exit_rate", "answered by little", percent("exit_rate", 1)),
+    Column("threshold", "threshold", number("threshold", 4)),
+    Column("macs", "its own MACs", number("macs")),
+    Column("params", "its own params", number("params")),
 )
 FRONT = (
     Column("budget", "budget (M MACs)", number("budget", 3, 1e6)),

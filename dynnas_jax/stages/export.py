@@ -11,7 +11,6 @@ import numpy as np
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
-from dynnas_jax.dynamic import protocol
 from dynnas_jax.job import Job, found_pair
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
@@ -97,11 +96,11 @@ def _calibration(job: Job, count: int) -> np.ndarray:
 
 def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """The searched pair as functions of float images, and what its files promise."""
-    from dynnas_jax.export import dynamic, functions
+    from dynnas_jax.export import dynamic, functions, metadata
 
-    found, pair, variables = found_pair(job)
-    pair = big_little.in_form(pair, "conv")
-    net = protocol.confident_pair(pair, score=found["score"])
+    whole_pair = found_pair(job)
+    found, variables, net = whole_pair.found, whole_pair.variables, whole_pair.dynamic("conv")
+    pair, own_score = big_little.in_form(whole_pair.pair, "conv"), whole_pair.router.name != "confidence"
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
 
@@ -110,13 +109,13 @@ def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
     steps = dict(zip(_STEPS, net.steps, strict=True))
     whole = {_WHOLE: functions.whole(big, shape)}
-    network = functions.from_steps(steps, variables, shape, carries=_CARRIES, whole=whole)
+    network = functions.from_steps(steps, variables, shape, carries=_CARRIES, own_score=own_score, whole=whole)
     promise = dynamic.Promise(
         labels=tuple(job.images.classes),
         cost=net.cost,
         macs={name: _macs(function) for name, function in network.functions.items()},
         thresholds=tuple(found["thresholds"]),
-        score=found["score"],
+        score=metadata.OWN_SCORE if own_score else found["score"],
         central_share=job.workdir.config["data"].get("central_share", 1.0),
     )
     return network, promise

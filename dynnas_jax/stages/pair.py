@@ -46,12 +46,25 @@ def described(supernet: Supernet, tables: dict[str, macs.CostTable], genome: np.
     return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), **exact}
 
 
+def spent(
+    chosen: pairs.ChosenPair, units: dict[str, Costs], *, router_macs: int = 0, before_little: bool = False
+) -> dict[str, list]:
+    """By unit, what is spent when little, and when big answers. Latency tables know nothing of routers.
+
+    Args:
+      before_little: whether the router comes first, so that big answers without little.
+    """
+    found = {name: costs.spent(chosen.little, chosen.big) for name, costs in units.items()}
+    if before_little:
+        found = {name: [cost[0], units[name].big[chosen.big].item()] for name, cost in found.items()}
+    return {**found, "macs": [cost + router_macs for cost in found["macs"]]}
+
+
 def described_point(
-    chosen: pairs.ChosenPair, unit: str, units: dict[str, Costs], score: np.ndarray, correct: np.ndarray
+    chosen: pairs.ChosenPair, unit: str, spent: dict[str, list], score: np.ndarray, correct: np.ndarray
 ) -> dict:
     """How a pair runs: what it costs, its threshold, its target, and, from its score and correct [m, 2], what it does."""
     point = chosen.point
-    spent = {name: costs.spent(chosen.little, chosen.big) for name, costs in units.items()}
     average = {
         f"average_{name}": thresholds.evaluate(score, correct, cost, point.thresholds).average_cost
         for name, cost in spent.items()

@@ -20,6 +20,7 @@ from dynnas_jax.search import collect, evolution, pairs, predictor
 from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.stages import pair as pair_of
+from dynnas_jax.stages import routers
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import read_config, write_json
 
@@ -74,7 +75,7 @@ def run(
     for name in dict.fromkeys(("macs", unit)):
         space |= {f"{end}_{name}": costs[name].exact(getattr(supernet.space, end)) for end in ("smallest", "largest")}
     write_json(folder / "found.json", {**space, "front": front, "pair": found_pair})
-    return "found.json", "pair.msgpack"
+    return "found.json", "pair.msgpack", "routers.msgpack"
 
 
 def check(job: Job, *, latency_table: str | None = None, **_: object) -> None:
@@ -148,7 +149,7 @@ def _pair(
 ) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
     supernet = job.supernet
-    dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
+    wanted, dynamic = routers.asked(job.dynamic)
     unit = pairs.unit(dynamic, "latency_ms" in tables)
     roles, littles, own = collect.roles(supernet, variables), genomes, answers
     if supernet.coupling:
@@ -168,14 +169,33 @@ def _pair(
         nets[which] = calibration.extract_calibrated(supernet, role, genome, images)[1]
         described[which] = pair_of.described(supernet, tables, genome) | {"params": macs.params(nets[which])}
     built = big_little.build(supernet, *(genome for _, genome in both.values()))
-    save_variables(folder / "pair.msgpack", nets)
+    tried = (routers.Tried(wanted.router, None, routers.RouterCost(0, 0), *_of_pair(chosen, own, answers)),)
+    if wanted.compare or wanted.router.name != "confidence":
+        tried = routers.fit(job, wanted, built, nets, variables)
+    routed = _routed(tried, chosen, wanted, unit, units)
+    save_variables(folder / "routers.msgpack", {one.router.label: one.params for one in tried if one.params})
+    save_variables(folder / "pair.msgpack", {**nets, **({"router": tried[0].params} if tried[0].params else {})})
     return {
         **described,
         "stem_macs": units["macs"].stem[chosen.big].item(),
-        "params": big_little.params(built, nets),
+        "params": big_little.params(built, nets) + tried[0].cost.params,
         "score": job.score,
-        **pair_of.described_point(chosen, unit, units, *_of_pair(chosen, own, answers)),
+        **routed,
     }
+
+
+def _routed(tried: tuple[routers.Tried, ...], chosen: pairs.ChosenPair, wanted, unit: str, units: dict) -> dict:
+    """How the pair runs with the first router, and what each does for the same target."""
+    target, rows, described = {"max_cost": chosen.max_cost, "min_accuracy": chosen.min_accuracy}, [], {}
+    for one in tried:
+        spent = pair_of.spent(chosen, units, router_macs=one.cost.macs, before_little=one.router.place == "stem")
+        threshold = None if rows else wanted.threshold
+        point = routers.point(one.score, one.correct, spent[unit], threshold, target)
+        spec = {"cost": spent["macs"], "spec": one.router.to_json()}
+        rows.append(routers.row(one, point, wanted.optimal) | spec)
+        if not described:
+            described = pair_of.described_point(chosen._replace(point=point), unit, spent, one.score, one.correct)
+    return {**described, "optimal": wanted.optimal, "routers": rows}
 
 
 def _of_pair(chosen: pairs.ChosenPair, littles: Answers, bigs: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -273,4 +293,5 @@ def _best_pair(run: _Trained) -> dict:
     for which, index, role in (("little", chosen.little, littles), ("big", chosen.big, bigs)):
         described[which] = pair_of.described(supernet, run.costs, genomes[index])
         described[which]["holdout_accuracy"] = float(role.correct[index].mean())
-    return described | pair_of.described_point(chosen, run.unit, units, *_of_pair(chosen, littles, bigs))
+    spent = pair_of.spent(chosen, units)
+    return described | pair_of.described_point(chosen, run.unit, spent, *_of_pair(chosen, littles, bigs))

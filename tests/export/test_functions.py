@@ -39,8 +39,9 @@ def test_steps_by_name_equal_the_steps_one_after_the_other():
         logits, score, carry = step(VARIABLES, carry)
         found = functions.outputs(network.steps[name], inputs[name])
         np.testing.assert_allclose(np.concatenate([row["logits"] for row in found]), logits, rtol=1e-5)
-        np.testing.assert_allclose(np.concatenate([row["score"] for row in found]), score, rtol=1e-5)
-    assert set(found[0]) == {"logits", "score"}  # the last passes nothing on
+        if name != "three":
+            np.testing.assert_allclose(np.concatenate([row["score"] for row in found]), score, rtol=1e-5)
+    assert set(found[0]) == {"logits"}  # the last passes nothing on, and nobody asks how sure it is
     assert set(functions.outputs(network.steps["one"], inputs["one"])[0]) == {"logits", "score", *halves}
 
 
