@@ -110,11 +110,7 @@ def _routed(dynamic: Dynamic, capacities: tuple[int, ...], variables, images, th
     for s, (step, capacity, others) in enumerate(zip(dynamic.steps, capacities, (~stays, stays), strict=True)):
         mine = _going_on(undecided, carry, others)
         answers, _, _ = _in_chunks(step, min(capacity, batch), variables, mine, keep_carry=False)
-        if logits is None:
-            logits = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
-        image = _padded(mine.image, len(answers), batch)
-        logits = logits.at[image].set(answers, mode="drop")
-        choice = choice.at[image].set(s, mode="drop")
+        logits, choice = _answered(logits, choice, s, answers, mine)
         counts.append(mine.count)
     return Answers(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), choice, jnp.stack(counts))
 
@@ -126,17 +122,24 @@ def _cascade(dynamic: Dynamic, capacities: tuple[int, ...], variables, images, t
     for s, (step, capacity) in enumerate(zip(steps, capacities, strict=True)):
         last = s == len(steps) - 1
         answers, score, carry = _in_chunks(step, min(capacity, batch), variables, undecided, keep_carry=not last)
-        if logits is None:
-            logits = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
-        # Those who go on are overwritten by the choice that answers them; rows without an image fall outside, and away.
-        image = _padded(undecided.image, len(answers), batch)
-        logits = logits.at[image].set(answers, mode="drop")
-        choice = choice.at[image].set(s, mode="drop")
+        # Those who go on are overwritten by the choice that answers them.
+        logits, choice = _answered(logits, choice, s, answers, undecided)
         counts.append(undecided.count)
         if not last:
             undecided = _going_on(undecided, carry, routers.exits(score, thresholds[s].astype(score.dtype)))
     counts = jnp.stack([*counts, jnp.int32(0)])
     return Answers(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), choice, counts[:-1] - counts[1:])
+
+
+def _answered(
+    logits: Any, choice: jax.Array, s: int, answers: jax.Array, which: _Undecided
+) -> tuple[jax.Array, jax.Array]:
+    """The batch's logits (None before any) and choices with what choice s answers these."""
+    batch = len(choice)
+    if logits is None:
+        logits = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
+    image = _padded(which.image, len(answers), batch)  # rows without an image fall outside, and away
+    return logits.at[image].set(answers, mode="drop"), choice.at[image].set(s, mode="drop")
 
 
 def _in_chunks(step: Step, capacity: int, variables: dict, undecided: _Undecided, *, keep_carry: bool):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 256
 LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
+_ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
 _LINES = 3  # layers that a message names
 
 
@@ -104,12 +105,17 @@ def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
 
-    def big(images):
-        return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
+    def alone(which):
+        run = lambda images: big_little.run_stem(pair, variables, images)  # noqa: E731
+        return functions.whole(lambda images: big_little.after_stem(pair, which, variables, run(images)), shape)
 
-    steps = dict(zip(_STEPS, net.steps, strict=True))
-    whole = {_WHOLE: functions.whole(big, shape)}
-    network = functions.from_steps(steps, variables, shape, carries=_CARRIES, own_score=own_score, whole=whole)
+    if net.first:
+        steps, whole = dict(zip(_ROUTED, net.steps, strict=True)), {which: alone(which) for which in ("little", "big")}
+        names = (_ROUTER, *_CARRIES)
+        network = functions.routed(net.first, steps, variables, shape, names=names, whole=whole)
+    else:
+        steps, whole = dict(zip(_STEPS, net.steps, strict=True)), {_WHOLE: alone("big")}
+        network = functions.from_steps(steps, variables, shape, carries=_CARRIES, own_score=own_score, whole=whole)
     promise = dynamic.Promise(
         labels=tuple(job.images.classes),
         cost=net.cost,
@@ -132,8 +138,9 @@ def _reference(job: Job):
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
-    by_step = dict(zip(_STEPS, prediction.T, strict=True))
-    return measuring.Reference({**by_step, _WHOLE: prediction[:, -1]}, prediction[np.arange(len(choice)), choice])
+    little, big = prediction.T
+    known = {"little": little, "big": big} | dict(zip(_ROUTED, (little, big), strict=True))
+    return measuring.Reference(known, prediction[np.arange(len(choice)), choice])
 
 
 def _too_lossy(lossy: list, layers: list, limit: float, where: Path) -> str:
@@ -156,7 +163,7 @@ def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: P
         return {}
     from dynnas_jax.export import edgetpu
 
-    files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.steps]
+    files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.in_turn]
     if not edgetpu.is_installed():
         return {"compiler": {"command": edgetpu.command([where / file for file in files], where)}}
     compiled = edgetpu.run_compiler([unchecked / file for file in files], unchecked)

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dynnas_jax import decisions, job, pipeline, recipe
-from dynnas_jax.dynamic import fitting, protocol, thresholds
+from dynnas_jax.dynamic import cascade, fitting, protocol, thresholds
 from dynnas_jax.export import metadata, runtime
 from dynnas_jax.workdir import Workdir, read_json
 
@@ -119,6 +119,61 @@ def test_the_device_routes_by_the_exported_score(learned):
     np.testing.assert_allclose(scores * 256, np.rint(scores * 256), atol=1e-3)
     assert [answer.choice for answer in answers["int8"]] == [0 if score > np.float32(0.45) else 1 for score in scores]
     assert np.corrcoef(scores, saved["score"][:, 0])[0, 1] > 0.9
+
+
+@pytest.fixture(scope="module")
+def before_little(tiny_run, quick_programs, tmp_path_factory):
+    """(config, working directory) with a router that looks at the stem alone, exported."""
+    options = {"router": "difficulty", "router_place": "stem", "threshold": 0.5}
+    with quick_programs():
+        return done_anew(tiny_run, tmp_path_factory.mktemp("stem") / "W", ("search", "evaluate", "export"), **options)
+
+
+def test_a_hard_image_does_not_pay_for_little(before_little):
+    _, path = before_little
+    found = read_json(path / "search/found.json")["pair"]
+    out, evaluation = np.load(path / "evaluate/outputs.npz"), read_json(path / "evaluate/evaluation.json")
+    little, big, own = found["little"]["macs"], found["big"]["macs"], found["routers"][0]["macs"]
+    assert found["cost"] == [little + own, big + own]
+    choice = np.where(out["score"][:, 0] > np.float32(0.5), 0, 1)
+    np.testing.assert_array_equal(out["choice"], choice)
+    assert 0 < choice.mean() < 1
+    assert evaluation["dynamic"]["macs"] == pytest.approx(np.asarray(found["cost"])[choice].mean())
+    exported = read_json(path / "export/x86/export.json")["files"]
+    stem = found["stem_macs"]
+    assert exported["router_fp32"]["macs"] == stem + own
+    assert exported["little_after_stem_fp32"]["macs"] == little - stem
+    assert exported["big_after_stem_int8"]["macs"] == big - stem
+
+
+def test_the_device_asks_the_router_first(before_little):
+    config, path = before_little
+    saved, run = np.load(path / "evaluate/outputs.npz"), prepared(config, path)
+    folder, images = path / "export/x86", run.images.test.images
+    told = metadata.read(folder / "model_fp32.tflite")
+    assert (told["policy"], told["router"]) == ({"rule": "routed", "score": "own"}, "router")
+    assert told["steps"] == ["little_after_stem", "big_after_stem"]
+    classifier = runtime.DynamicClassifier(folder, "fp32")
+    classifier.warm_up()
+    answers = [classifier.predict(image) for image in images]
+    np.testing.assert_allclose([answer.score for answer in answers], saved["score"][:, 0], atol=1e-4)
+    assert [answer.choice for answer in answers] == saved["choice"].tolist()
+    assert [answer.step for answer in answers] == [told["steps"][choice] for choice in saved["choice"]]
+    wanted = saved["prediction"][np.arange(len(images)), saved["choice"]]
+    assert [answer.class_index for answer in answers] == wanted.tolist()
+    measured = read_json(folder / "export.json")
+    assert measured["cascade"]["fp32"]["agreement_with_jax"] == 1.0
+    assert "accuracy" not in measured["files"]["router_fp32"]
+    for limit, step in ((0.0, 0), (1.0, 1)):
+        classifier.threshold = limit
+        assert {classifier.predict(image).choice for image in images[:5]} == {step}
+    integers = runtime.DynamicClassifier(folder, "int8")
+    scores = np.asarray([integers.predict(image).score for image in images])
+    np.testing.assert_allclose(scores * 256, np.rint(scores * 256), atol=1e-3)
+    found = job.dynamic_of_run(path)
+    batch = cascade.build(found.dynamic, capacity=20)(found.variables, images, found.thresholds)
+    np.testing.assert_array_equal(batch.choice, saved["choice"])
+    assert "answers where the score of router is above 0.5" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
