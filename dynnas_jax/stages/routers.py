@@ -11,8 +11,11 @@ from dynnas_jax import decisions
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import fitting, protocol, routing, thresholds
 from dynnas_jax.dynamic.routers import Router, RouterCost
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job
 from dynnas_jax.networks import big_little, coupled
+
+_NEEDS = {"entropy": "LOG", "norm": "SQRT"}  # operators that not every target has
 
 
 class Tried(NamedTuple):
@@ -39,8 +42,16 @@ def is_trained(train: dict) -> bool:
 
 
 def check(section: dict, config: dict) -> None:
-    """Raises ValueError as `routing.asked`, and for a router that should have been trained with the nets and is not."""
+    """Raises ValueError as `routing.asked`, for a router that the target cannot run, or one that was to be trained and is not."""
     wanted, _ = asked(section)
+    ops = targets.target(config["target"]).ops
+    lacking = [name for name in wanted.router.statistics if ops is not None and _NEEDS.get(name, "MEAN") not in ops]
+    if wanted.router.name == "difficulty" and lacking:
+        kept = tuple(name for name in wanted.router.statistics if name not in lacking) or ("mean",)
+        raise ValueError(
+            f"dynamic.router_statistics: target {config['target']} cannot compute {' and '.join(lacking)}; "
+            f"write dynamic.router_statistics={kept}"
+        )
     trained = config["supernet"].get("coupled", False) and is_trained(config["train"])
     if wanted.jointly and not trained:
         raise ValueError(

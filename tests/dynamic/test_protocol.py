@@ -10,6 +10,12 @@ from dynnas_jax.dynamic import cascade, protocol, routers, thresholds
 from dynnas_jax.networks import big_little, exits, msdnet
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tiny, tiny_pair):
     """(pair, variables, a split of 13 images, logits float64[13, 2, 3] of the nets run directly)."""
