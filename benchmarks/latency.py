@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 
 from dynnas_jax import __main__ as command
 from dynnas_jax.costs import latency, macs
-from dynnas_jax.export import latency_table, machine, rounds
+from dynnas_jax.export import latency_table, machine, rounds, targets
 from dynnas_jax.stages import table
 
 
@@ -52,7 +52,8 @@ def main() -> None:
     supernet = table.supernet_of(config)
     cost, counted = found.of(supernet), macs.table(supernet)
     genomes = table.stratified(supernet, cost, known.nets, jax.random.key(1))
-    parts = [table.net_part(supernet, genome) for genome in genomes]
+    form = targets.target(found.target).depthwise
+    parts = [table.net_part(supernet, genome, form) for genome in genomes]
     with tempfile.TemporaryDirectory() as folder:
         samples = latency_table.timed(
             parts,

@@ -54,7 +54,9 @@ def load(arguments: list[str], options: Callable[[dict], Options] = lambda _: {}
     if not file.is_file():
         raise ValueError(f"--config: there is no file {str(file)!r}")
     config = _run(file, path.partition(":")[2])
-    before = _overridden(config, arguments, functools.cache(lambda: options(as_dict(config))))
+    known = functools.cache(lambda: options(as_dict(config)))
+    arguments = [argument for argument in arguments if not _left_out(config, argument, known)]
+    before = _overridden(config, arguments, known)
     values = flags.FlagValues()
     argv = ["dynnas", *(argument for argument in arguments if argument.startswith("--config."))]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -88,6 +90,24 @@ def _run(file: Path, mode: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{file}: get_config returned {type(config).__name__}, must be an ml_collections.ConfigDict")
     return config
+
+
+def _left_out(config: ConfigDict, argument: str, options: Callable[[], Options]) -> bool:
+    """Whether this is `--config.KEY=None` of an option that may be None; it then is: ml-collections would look for a number."""
+    name, _, value = argument.removeprefix("--config.").partition("=")
+    section, _, key = name.rpartition(".")
+    if not argument.startswith("--config.") or value != "None":
+        return False
+    parameter = options().get(section, {}).get(key)
+    if parameter is None or parameter.default is not None:
+        return False
+    node: Any = config
+    for inner in section.split("."):
+        node = node.get(inner) if isinstance(node, ConfigDict) else None
+    if isinstance(node, ConfigDict) and key in node:
+        with node.ignore_type():
+            node[key] = None
+    return True
 
 
 def _overridden(config: ConfigDict, arguments: list[str], options: Callable[[], Options]) -> dict[str, Any]:

@@ -142,6 +142,22 @@ def test_what_the_file_does_not_set_can_be_overridden(tmp_path, override, value)
         load("train.knob.limit=half")
 
 
+def test_an_option_that_may_be_none_can_be_taken_back(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        FILE.replace(
+            "    return config", "    config.train.knob = ConfigDict({'limit': 3, 'momentum': 0.5})\n    return config"
+        )
+    )
+    options = lambda config: {"train.knob": settings.parameters(knob)}  # noqa: E731
+    load = lambda *lines: settings.load([f"--config={file}", *(f"--config.{line}" for line in lines)], options)  # noqa: E731
+    assert load().train.knob.to_dict() == {"limit": 3, "momentum": 0.5}
+    found = load("train.knob.limit=None", "train.knob.rate=None").train.knob.to_dict()
+    assert found == {"limit": None, "momentum": 0.5}
+    with pytest.raises(ValueError, match="--config"):
+        load("train.knob.momentum=None")  # it has a number by default
+
+
 def test_least_values():
     settings.check_least("a.", {"n": 1, "unset": None}, {"n": 1, "unset": 1, "absent": 1})
     for wrong in (0, -1.5, float("nan"), "3"):

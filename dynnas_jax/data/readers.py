@@ -76,7 +76,7 @@ def read_all(title: str, image_id: np.ndarray, outcomes: Iterable, shape: tuple,
     images = np.empty((len(image_id), *shape), np.uint8)
     kept, bad = [], []
     quiet = len(image_id) < _PROGRESS_FROM
-    numbers = tqdm(image_id.tolist(), desc=f"decode {title}", unit="image", mininterval=1, disable=quiet)
+    numbers = tqdm(image_id.tolist(), desc=f"decode {title}", unit="image", mininterval=1, disable=quiet or None)
     for index, outcome in zip(numbers, outcomes, strict=True):
         if isinstance(outcome, Undecodable):
             bad.append(str(outcome))

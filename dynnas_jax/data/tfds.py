@@ -177,7 +177,9 @@ class _Reader:
         """int64[k]: a function of some records."""
         found = np.empty(len(image_id), np.int64)
         quiet = len(found) < _KEPT_FROM
-        with tqdm(total=len(found), desc=f"{what} of {self.title}", unit="image", mininterval=1, disable=quiet) as bar:
+        with tqdm(
+            total=len(found), desc=f"{what} of {self.title}", unit="image", mininterval=1, disable=quiet or None
+        ) as bar:
             for start in range(0, len(found), _BLOCK):
                 block = image_id[start : start + _BLOCK].tolist()
                 found[start : start + len(block)] = [function(record) for record in self.records.__getitems__(block)]

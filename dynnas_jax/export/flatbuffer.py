@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -24,27 +24,6 @@ MAX_FILE_BYTES = 2**31  # offsets are of 32 bits
 MAX_TENSOR_BYTES = 2**30  # of one activation; LiteRT takes them all at once
 TYPES = ["FLOAT32", "FLOAT16", "INT32", "UINT8", "INT64", "STRING", "BOOL", "INT16", "COMPLEX64", "INT8", "FLOAT64"]
 _ITEM_BYTES = {"FLOAT32": 4, "FLOAT16": 2, "INT32": 4, "UINT8": 1, "INT64": 8, "BOOL": 1, "INT16": 2, "INT8": 1}
-
-# What the converter makes of convolutions, dense layers, squeeze-and-excitation, average pooling, shortcuts and the
-# input's normalisation with ReLU, ReLU6, hard-swish, swish and (hard-)sigmoid; all are LiteRT builtins.
-# ReLU and ReLU6 fuse into the operator before them; they stand alone where their input has a second reader.
-BUILTIN_OPS = frozenset(
-    {
-        "ADD",
-        "AVERAGE_POOL_2D",
-        "CONV_2D",
-        "DEPTHWISE_CONV_2D",
-        "FULLY_CONNECTED",
-        "HARD_SWISH",
-        "LOGISTIC",
-        "MUL",
-        "QUANTIZE",
-        "RELU",
-        "RELU6",
-        "RESHAPE",
-        "SUB",
-    }
-)
 
 
 def load(path: str | Path) -> SimpleNamespace:
@@ -236,24 +215,3 @@ def pack_metadata(path: str | Path, metadata: dict) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
-
-
-def check(path: str | Path, *, allowed_ops: Collection[str] = BUILTIN_OPS, macs: int | None = None) -> None:
-    """Holds a file to what was promised of it.
-
-    Args:
-      path: a TFLite file.
-      allowed_ops: the operators it may contain.
-      macs: MACs counted on the JAX side; None leaves them unchecked.
-
-    Raises: ValueError naming the first operator outside `allowed_ops` and its index, or both MACs where they differ.
-    """
-    model, file = load(path), Path(path).name
-    for index, (name, _, _) in enumerate(operators(model)):
-        if name not in allowed_ops:
-            raise ValueError(
-                f"{file}: operator {index} is {name}, outside the promised {', '.join(sorted(allowed_ops))}"
-            )
-    counted = sum(operator_macs(*row) for row in operators(model))
-    if macs is not None and counted != macs:
-        raise ValueError(f"{file}: the file counts {counted} MACs, the JAX network {macs}: they must be equal")

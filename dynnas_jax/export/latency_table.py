@@ -71,7 +71,7 @@ def timed(
     _claim(folder, {**plan, "parts": [part.name for part in parts]})
     contents = _converted(parts, folder, precision)
     runs = [open_model(content, threads) for content in contents]
-    with tqdm(total=rounds * len(runs), desc="timing", unit="burst") as bar:
+    with tqdm(total=rounds * len(runs), desc="timing", unit="burst", disable=None) as bar:
         return timing.measure(runs, folder / "rounds.jsonl", rounds=rounds, tick=bar.update, **clock)
 
 
@@ -98,7 +98,7 @@ def _converted(parts: Sequence[Part], folder: Path, precision: str) -> list[byte
         groups[-1].append(index)
         size += max(1, len(part.blocks))
     contents: list[bytes] = []
-    with tqdm(total=len(parts), desc=f"converting to {precision}", unit="part") as bar:
+    with tqdm(total=len(parts), desc=f"converting to {precision}", unit="part", disable=None) as bar:
         for number, group in enumerate(groups):
             path = folder / f"parts{number:03d}.tflite"
             if not path.exists():

@@ -66,7 +66,7 @@ def measure(
     files, cascade = {name: dict(fact) for name, fact in facts.items()}, {}
     groups = list(_groups(Path(folder), files, threads))
     timed = list(images[np.random.default_rng(0).permutation(len(images))[:runs]])
-    with tqdm(total=len(groups) * 2 * len(images), desc="measuring the export", delay=5) as bar:
+    with tqdm(total=len(groups) * 2 * len(images), desc="measuring the export", delay=5, disable=None) as bar:
         for group in groups:
             answers, right = _over(group, images, labels, bar)
             cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.steps))

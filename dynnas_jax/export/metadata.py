@@ -141,6 +141,8 @@ def _of_folder(folder: Path, precision: str | None) -> Path:
     order = (".tflite", ".onnx") if litert else (".onnx", ".tflite")
     files = sorted((file for file in folder.iterdir() if _FILE.fullmatch(file.name)), key=lambda f: f.name)
     files = [file for suffix in order for file in files if file.suffix == suffix]
+    if not files and any(file.name.endswith(_COMPILED) for file in folder.iterdir()):
+        raise ValueError(f"{folder} has only what the Edge TPU compiler made: copy the files that it read beside them")
     if not files:
         raise ValueError(f"{folder} holds no exported model (such as model_int8.tflite)")
     there = list(dict.fromkeys(_precision(file) for file in files))

@@ -38,13 +38,14 @@ class Target(NamedTuple):
     memory_bytes: int | None  # that the weights of an export must fit in together
     space: Space
     power: Power | None  # None: there is no figure for all of them, so energy needs RAPL or a log
+    depthwise: str = "conv"  # the form, of `networks.blocks`, that its files compute depthwise convolutions in
     onnx_opset: int | None = None  # the newest that its runtime reads
 
 
 EVERYTHING = Space()
 
-# LiteRT with XNNPACK takes twice as long (in int8 four times) for a net with a stage of 7x7 depthwise convolutions as for one
-# with 5x5, and in int8 six times as long for one with hard-swish as with ReLU6.
+# LiteRT with XNNPACK takes three times as long for a 7x7 depthwise convolution as for a 5x5 one (27 times, in int8 110 times, if
+# it is not computed in bands), and in int8 six times as long for a net with hard-swish as with ReLU6.
 LITERT_SPACE = Space(kernels=(3, 5), activations=("relu6", "relu"))
 
 # What the Edge TPU compiler 16 (2021) maps, from "TensorFlow models on the Edge TPU" (coral.ai/docs/edgetpu/models-intro), with
@@ -145,6 +146,7 @@ _ALL = (
         ops=None,
         memory_bytes=512 * MIB,  # half of the smallest board's
         space=LITERT_SPACE,
+        depthwise="bands",
         power=Power(3.06, "Raspberry Pi documentation, Power supply: bare board, active, 600 mA at 5.1 V"),
     ),
     Target(
@@ -157,6 +159,7 @@ _ALL = (
         ops=None,
         memory_bytes=512 * MIB,  # half of the smallest board's
         space=LITERT_SPACE,
+        depthwise="bands",
         power=Power(4.08, "Raspberry Pi documentation, Power supply: bare board, active, 800 mA at 5.1 V"),
     ),
     Target(
@@ -183,6 +186,7 @@ _ALL = (
         ops=None,
         memory_bytes=512 * MIB,  # a quarter of the 2 GiB that Android's compatibility definition asks of a phone
         space=LITERT_SPACE,
+        depthwise="bands",
         power=None,
     ),
     Target(
@@ -195,6 +199,7 @@ _ALL = (
         ops=None,
         memory_bytes=None,
         space=EVERYTHING,
+        depthwise="bands",
         power=None,
     ),
 )

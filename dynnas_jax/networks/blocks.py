@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.networks.depthwise import depthwise_shifts
+from dynnas_jax.networks.depthwise import depthwise_bands, depthwise_shifts
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hswish": nn.hard_swish, "swish": nn.swish}
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
-DEPTHWISE_FORMS = ("conv", "shifts")
+DEPTHWISE_FORMS = ("conv", "shifts", "bands")
 PADDINGS = ("SAME", "symmetric")
 AxisName = str | tuple[str, ...] | None  # mesh axes over which batch statistics are taken
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -125,7 +125,11 @@ def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
 
 
 class Depthwise(nn.Module):
-    """A depthwise convolution; `form` "conv" is one grouped convolution, "shifts" a sum of shifted products (fast on CPU)."""
+    """A depthwise convolution.
+
+    `form` "conv" is one grouped convolution, "shifts" a sum of shifted products (for XLA on CPU), "bands" a sum of narrow ones
+    (for LiteRT).
+    """
 
     kernel: int
     stride: int
@@ -141,6 +145,8 @@ class Depthwise(nn.Module):
         padding = tuple(pads(size, self.kernel, self.stride, self.padding) for size in x.shape[1:3])
         if self.form == "shifts":
             return depthwise_shifts(x, kernel, self.stride, padding)
+        if self.form == "bands":
+            return depthwise_bands(x, kernel, self.stride, padding)
         return jax.lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),

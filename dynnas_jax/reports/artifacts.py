@@ -15,6 +15,7 @@ from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, re
 REQUIRED = {
     "train/data.json": ("classes",),
     "predict/predictor.json": ("kendall_tau", "predicted", "actual"),
+    "collect/speed.json": ("subnets_per_s", "devices"),
     "search/found.json": ("front", "pair.little.macs", "pair.big.macs", "pair.cost", "pair.thresholds"),
     "evaluate/evaluation.json": (
         "images",
@@ -35,6 +36,7 @@ class Artifacts(NamedTuple):
 
     config: dict | None
     metrics: list[dict] | None
+    speed: dict | None  # of evaluating the recorded subnets
     predictor: dict | None
     found: dict | None
     evaluation: dict | None
@@ -60,6 +62,7 @@ def read(workdir: str | Path) -> Artifacts:
     return Artifacts(
         config=read_config(workdir) if (workdir / "config.json").exists() else None,
         metrics=_json_lines(workdir / "train/metrics.jsonl"),
+        speed=named["collect/speed.json"],
         predictor=named["predict/predictor.json"],
         found=named["search/found.json"],
         evaluation=named["evaluate/evaluation.json"],

@@ -211,7 +211,11 @@ def run(
     done = np.asarray(agreed(begin), bool)
     parts = roles(evaluate.supernet, evaluate.placed(variables))
     bar = tqdm(
-        total=len(genomes), initial=int(done.sum()), desc="collect", unit="subnet", disable=not processes.is_first()
+        total=len(genomes),
+        initial=int(done.sum()),
+        desc="collect",
+        unit="subnet",
+        disable=not processes.is_first() or None,
     )
     with bar:
         for start in range(0, len(genomes), evaluate.at_once):

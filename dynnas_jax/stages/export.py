@@ -11,6 +11,7 @@ import numpy as np
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_pair
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
@@ -99,9 +100,9 @@ def _network(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """The searched pair as functions of float images, and what its files promise."""
     from dynnas_jax.export import dynamic, functions, metadata
 
-    whole_pair = found_pair(job)
-    found, variables, net = whole_pair.found, whole_pair.variables, whole_pair.dynamic("conv")
-    pair, own_score = big_little.in_form(whole_pair.pair, "conv"), whole_pair.router.name != "confidence"
+    form, whole_pair = targets.target(job.target).depthwise, found_pair(job)
+    found, variables, net = whole_pair.found, whole_pair.variables, whole_pair.dynamic(form)
+    pair, own_score = big_little.in_form(whole_pair.pair, form), whole_pair.router.name != "confidence"
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -87,11 +88,10 @@ def of_supernet(
     **measurement: Any,
 ) -> latency.LatencyTable:
     """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
-    blocks = latency.distinct(supernet)
-    parts = [latency_table.EMPTY, *(_block_part(name, built) for name, built in blocks.items())]
-    parts += [
-        net_part(supernet, genome) for genome in stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
-    ]
+    blocks, form = latency.distinct(supernet), targets.target(target).depthwise
+    parts = [latency_table.EMPTY, *(_block_part(name, built, form) for name, built in blocks.items())]
+    genomes = stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
+    parts += [net_part(supernet, genome, form) for genome in genomes]
     partial = output.with_name(f"{output.name}.partial")
     plan = {"space": supernet.space.fingerprint, "target": target, "precision": precision, "threads": threads}
     samples = latency_table.timed(
@@ -116,8 +116,9 @@ def of_supernet(
     return table
 
 
-def _block_part(name: str, built: macs.Built) -> Part:
-    module = built.block.module.clone(name=None, parent=None)
+def _block_part(name: str, built: macs.Built, form: str) -> Part:
+    module = built.block.module
+    module = module.clone(name=None, parent=None, numerics=dataclasses.replace(module.numerics, depthwise=form))
     variables = drawn_variables(built.traced.variables)
     shape = latency.input_shape(built.traced)
     return Part(name, lambda x: module.apply(variables, x), shape, highest=_highest(shape, built.arch))
@@ -128,15 +129,15 @@ def _highest(shape: tuple[int, ...], arch: Any) -> float:
     return BRIGHTEST if shape == tuple(image_struct(arch).shape) else latency_table.HIGHEST
 
 
-def net_part(supernet: Supernet, genome: np.ndarray) -> Part:
-    """A whole subnet with drawn weights, from images to logits."""
+def net_part(supernet: Supernet, genome: np.ndarray, form: str) -> Part:
+    """A whole subnet with drawn weights, from images to logits, its depthwise convolutions in a target's form."""
     arch = supernet.arch(genome)
     traced = walk(blocks := supernet.blocks(arch), image_struct(arch))
     variables: dict = {}
     for name, one in traced.items():
         for collection, leaves in drawn_variables(one.variables).items():
             variables.setdefault(collection, {})[name] = leaves
-    net = supernet.net(arch).clone(depthwise="conv")
+    net = supernet.net(arch).clone(depthwise=form)
     inside = tuple(latency.of_block(macs.Built(arch, block, traced[block.name])) for block in blocks)
     shape = tuple(image_struct(arch).shape)
     return Part(json.dumps(genome.tolist()), lambda x: net.apply(variables, x)[0], shape, inside, BRIGHTEST)

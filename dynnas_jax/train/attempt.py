@@ -69,7 +69,7 @@ class Attempt:
         sizes = self.first, setting.steps, setting.batch_size
         self.heart = watch.Heartbeat(directory, *sizes, every_s=setting.heartbeat_s)
         quiet = not processes.is_first()
-        self.bar = tqdm(total=setting.steps, initial=self.first, desc="train", unit="step", disable=quiet)
+        self.bar = tqdm(total=setting.steps, initial=self.first, desc="train", unit="step", disable=quiet or None)
 
     def run(self) -> TrainState:
         """Trains to the end."""

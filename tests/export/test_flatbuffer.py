@@ -35,15 +35,6 @@ def test_ops_agree_with_litert(exported, precision):
     assert flatbuffer.op_list(path, "big") == [op["op_name"] for op in details if op["op_name"] != "DELEGATE"]
 
 
-def test_check_passes_what_keeps_its_promise_and_names_what_does_not(exported, copy):
-    together = sum(exported.macs.values())
-    flatbuffer.check(copy, macs=together)
-    with pytest.raises(ValueError, match="operator 3 is HARD_SWISH"):
-        flatbuffer.check(copy, allowed_ops=flatbuffer.BUILTIN_OPS - {"HARD_SWISH"})
-    with pytest.raises(ValueError, match=f"counts {together} MACs, the JAX network 7"):
-        flatbuffer.check(copy, macs=7)
-
-
 def test_metadata_goes_in_comes_out_and_is_replaced(exported, copy):
     assert flatbuffer.read_metadata(copy)["cost"] == list(exported.promise.cost)
     before = flatbuffer.load(copy)

@@ -114,6 +114,10 @@ def test_files_of_the_edge_tpu(coral):
     assert found(coral, None, "libedgetpu.so.1")[1]["second"] == "second_int8_edgetpu.tflite"
     assert found(coral / "first_int8_edgetpu.tflite", None, None)[1]["third"] == "third_int8_edgetpu.tflite"
     assert found(coral, None, None)[1]["second"] == "second_int8.tflite"
+    for read in coral.glob("*_int8.tflite"):
+        read.unlink()
+    with pytest.raises(ValueError, match="only what the Edge TPU compiler made: copy the files that it read"):
+        metadata.find(coral, None, None)
 
 
 def test_what_is_not_there_is_named(folder, coral, tmp_path):

@@ -14,7 +14,7 @@ from dynnas_jax.networks import blocks
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-def both_forms(module, image_shape, seed=0):
+def all_forms(module, image_shape, seed=0):
     """Each form's output and gradients of params and input, of a random weighting of the output; in float64."""
     generator = np.random.default_rng(seed)
     with jax.enable_x64():
@@ -34,26 +34,28 @@ def both_forms(module, image_shape, seed=0):
         return jax.tree.map(np.asarray, program(params, x, weights))
 
 
-def assert_equal_forms(conv, shifts):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(a).max())), conv, shifts
-    )
+def assert_equal_forms(conv, *others):
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.abs(a).max()))
+
+    for other in others:
+        jax.tree.map(close, conv, other)
 
 
 # One axis of the image is even and the other one odd, so that both meet every kernel, stride and padding.
 @pytest.mark.parametrize("padding", ["SAME", "symmetric"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_shifts_equal_conv(kernel, stride, padding):
+def test_forms_are_equal(kernel, stride, padding):
     module = functools.partial(_depthwise, kernel, stride, padding)
-    conv, shifts = both_forms(module, (3, 8, 9, 2))
+    conv, *others = all_forms(module, (3, 8, 9, 2))
     assert conv[0].shape == (3, -(-8 // stride), -(-9 // stride), 2)
-    assert_equal_forms(conv, shifts)
+    assert_equal_forms(conv, *others)
 
 
 @pytest.mark.parametrize(("size", "stride"), [((2, 3), 1), ((1, 2), 2)])
-def test_shifts_equal_conv_on_images_smaller_than_the_kernel(size, stride):
-    assert_equal_forms(*both_forms(functools.partial(_depthwise, 5, stride, "SAME"), (2, *size, 3)))
+def test_forms_are_equal_on_images_smaller_than_the_kernel(size, stride):
+    assert_equal_forms(*all_forms(functools.partial(_depthwise, 5, stride, "SAME"), (2, *size, 3)))
 
 
 def _depthwise(kernel, stride, padding, form):
@@ -70,20 +72,20 @@ def test_shifts_gradient_against_finite_differences():
 
 def test_the_weight_gradient_sums_over_all_groups_of_images():
     # 16x16 outputs: two images at a time are summed, of six.
-    assert_equal_forms(*both_forms(functools.partial(_depthwise, 3, 1, "SAME"), (6, 16, 16, 1)))
+    assert_equal_forms(*all_forms(functools.partial(_depthwise, 3, 1, "SAME"), (6, 16, 16, 1)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_pointwise_forms_are_equal(bias):
-    conv, shifts = both_forms(lambda form: blocks.Pointwise(5, form, bias), (2, 3, 4, 6))
+    conv, *others = all_forms(lambda form: blocks.Pointwise(5, form, bias), (2, 3, 4, 6))
     assert conv[0].shape == (2, 3, 4, 5)
-    assert_equal_forms(conv, shifts)
+    assert_equal_forms(conv, *others)
 
 
 def test_grouped_pointwise_forms_are_equal_and_one_product_per_group():
-    conv, shifts = both_forms(lambda form: blocks.Pointwise(4, form, groups=2), (2, 3, 4, 6))
+    conv, *others = all_forms(lambda form: blocks.Pointwise(4, form, groups=2), (2, 3, 4, 6))
     assert conv[0].shape == (2, 3, 4, 4)
-    assert_equal_forms(conv, shifts)
+    assert_equal_forms(conv, *others)
     generator = np.random.default_rng(0)
     x, kernel = generator.normal(size=(1, 2, 2, 6)), generator.normal(size=(1, 1, 3, 4))
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)

@@ -180,6 +180,7 @@ def workdir(tmp_path, images):
             "predicted": predicted.tolist(),
             "actual": actual.tolist(),
         },
+        "collect/speed.json": {"subnets_per_s": 12.3456, "devices": 8, "form": "mapped"},
         "search/found.json": found(evaluated),
         "evaluate/evaluation.json": evaluated,
         "export/x86/export.json": export(rng, evaluated),

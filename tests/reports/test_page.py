@@ -36,6 +36,7 @@ def test_the_page_of_a_finished_run(workdir, records_store, coarse):
     _tables_hold_what_was_measured(workdir, records_store)
     _figures_are_drawn(workdir, text)
     assert "it was chosen on images held out" in text
+    assert "at 12.3 subnets a second on 8 devices" in text
     assert "&lt;digits&gt; &amp; more" in text  # of the configuration
 
 
