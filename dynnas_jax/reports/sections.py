@@ -100,15 +100,11 @@ def _thresholds(source: Source) -> str | None:
     figure = plots.threshold_curve(*columns.values(), chosen=chosen, marks=marks)
     rows = tables.routers(source.found)
     name = markup.escape(rows[0]["router"] if rows else pair.get("score", "score"))
-    caption = (
-        f"Test images. Star: the threshold in use, {chosen['threshold']:.6g} on the score {name}; it was chosen on "
-        "images held out from the training data, not on these."
-    )
-    body = _figure(source, "threshold_curve", figure, caption)
-    if rows:
-        body += "<p>What makes the score, on the test images; the one in use stands first:</p>"
-        body += _table(source, "routers", rows, tables.ROUTERS)
-    return body
+    used = f"the threshold in use, {chosen['threshold']:.6g} on the score {name}"
+    caption = f"Test images. Star: {used}; it was chosen on images held out from the training data, not on these."
+    said = "<p>What makes the score, on the test images; the one in use stands first:</p>"
+    table = said + _table(source, "routers", rows, tables.ROUTERS) if rows else ""
+    return _figure(source, "threshold_curve", figure, caption) + table
 
 
 def _training(source: Source) -> str | None:
@@ -160,9 +156,7 @@ def _samples(source: Source) -> str | None:
     if absent := [row for rows in groups.values() for row in rows.tolist() if row not in images]:
         raise ValueError(f"evaluate/samples.npz lacks the image of row {absent[0]}; pass --redo=evaluate")
     shown = {heading: [_sample(source, row) for row in rows.tolist()] for heading, rows in groups.items()}
-    caption = (
-        "Under each image: its label, what little and big say, and little's score. Red: the final answer is wrong."
-    )
+    caption = "Under each image: its label, what little and big say, and its score. Red: the final answer is wrong."
     return _figure(source, "samples", plots.samples(shown), caption)
 
 
