@@ -13,7 +13,7 @@ from flax import serialization
 from dynnas_jax import elastic, kinds, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits
-from dynnas_jax.dynamic import protocol
+from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
 from dynnas_jax.networks import big_little, fixed
 from dynnas_jax.networks import coupled as coupling
@@ -200,6 +200,18 @@ class FoundPair(NamedTuple):
     pair: big_little.Pair
     variables: dict
 
+    @property
+    def router(self) -> routers.Router:
+        """What routes the images: of two runs that were trained apart the confidence."""
+        if "routers" not in self.found:
+            return routers.Router(confidence=self.found["score"])
+        return routers.Router.from_json(self.found["routers"][0]["spec"])
+
+    def dynamic(self, depthwise: str | None = None) -> protocol.Dynamic:
+        """The pair with its router; its convolutions in another form where one is named."""
+        pair = big_little.in_form(self.pair, depthwise) if depthwise else self.pair
+        return protocol.routed_pair(pair, self.router, self.variables.get("router"), score=self.found["score"])
+
 
 def found_pair(job: Job) -> FoundPair:
     """The searched pair and its variables."""
@@ -208,6 +220,8 @@ def found_pair(job: Job) -> FoundPair:
 
 def _read_pair(supernet: elastic.Supernet | None, folder: Path, remedy: str | None = None) -> FoundPair:
     found = read_json(folder / "found.json", remedy)["pair"]
+    if supernet is not None and "routers" not in found:
+        raise ValueError(f"{folder / 'found.json'} was made by an older version; pass --redo=search")
     if supernet is None:
         pair = big_little.Pair(*(net_of(found[which]["made_of"]) for which in ("little", "big")), stem=())
     else:
@@ -240,6 +254,7 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
     if (kind := kinds.of_run(path)) is kinds.NETWORK:
         raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
     supernet = supernet_of_run(path) if kind is kinds.SUPERNET else None
-    found, pair, variables = _read_pair(supernet, path / "search", "`dynnas run` with its config makes it")
-    dynamic = protocol.confident_pair(pair, score=found["score"])
-    return FoundDynamic(dynamic, variables, tuple(found["thresholds"]), pair.big.arch.resolution)
+    found = _read_pair(supernet, path / "search", "`dynnas run` with its config makes it")
+    return FoundDynamic(
+        found.dynamic(), found.variables, tuple(found.found["thresholds"]), found.pair.big.arch.resolution
+    )

@@ -83,6 +83,11 @@ class PairSpace:
         big = jnp.maximum(first, second)
         return jnp.concatenate([jnp.where(jnp.asarray(self._shared), big, jnp.minimum(first, second)), big], axis=-1)
 
+    def fits(self, little: np.ndarray, big: np.ndarray) -> np.ndarray:
+        """bool[k, n]: whether int32[k, genes] may be the little ones of int32[n, genes]."""
+        below = little[:, None] <= big[None]
+        return (below & (~self._shared | (little[:, None] == big[None]))).all(axis=-1)
+
     def sample(self, key: jax.Array, count: int | None = None, least: jax.Array | None = None) -> jax.Array:
         """Two uniform genomes put in order: int32[count, 2 genes], or int32[2 genes] without `count`.
 

@@ -133,11 +133,13 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
 
 
 def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
-    from dynnas_jax.dynamic import protocol
+    from dynnas_jax.dynamic import protocol, routing
     from dynnas_jax.search import pairs
 
-    # Of a cascade both nets are given, and no latency table tells what they take.
-    given = ("big_net", "max_latency_fraction") if kind is kinds.CASCADE else ()
+    if kind is kinds.SUPERNET:
+        return {"dynamic": settings.parameters(pairs.choose_pair, routing.asked)}
+    # Of a cascade both nets are given, no latency table tells what they take, and their confidence routes.
+    given = ("big_net", "max_latency_fraction")
     return {"dynamic": settings.parameters(pairs.choose_pair, protocol.confident_pair, given=given)}
 
 
@@ -171,6 +173,7 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
+    from dynnas_jax.stages import routers
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
@@ -179,8 +182,10 @@ def _check_values(config: dict) -> None:
     if "dynamic" in config:
         cost_fraction(**dynamic)
         unit(dynamic, bool(config.get("search", {}).get("latency_table")))
-    score, precisions = dynamic.get("score", DEFAULT_SCORE), config["export"].get("precisions", ())
-    if score not in SCORES:
+    precisions = config["export"].get("precisions", ())
+    if "supernet" in config:
+        routers.check(dynamic, config)
+    elif (score := dynamic.get("score", DEFAULT_SCORE)) not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")

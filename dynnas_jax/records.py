@@ -9,6 +9,10 @@ One zarr (version 3) group, a directory, read and written through tensorstore:
     image_id  int64[m]
     done      bool[n]             written after the rest of its row, so an interrupted chunk is simply done again
 
+A choice is an exit of a net of several; or a role: subnets of one head have one (S = 1), those of a supernet that is trained as
+pairs two, first as little, with little's head, then as big (S = 2). So column 0 is what any subnet does as little, the last one
+what it does as big.
+
 The group's attributes hold the schema's version and the space's fingerprint; they are written last at creation. One
 process writes.
 """
@@ -227,7 +231,10 @@ def resume(
     store = open(path, fingerprint, image_id=image_id)
     found = (store.arrays["genome"].shape[1], store.arrays["score"].shape[2])
     if found != (genes, choices):
-        raise ValueError(f"{path}: records of {found[0]} genes and {found[1]} choices, not {genes} and {choices}")
+        raise ValueError(
+            f"{path}: records of {found[0]} genes and {found[1]} choices, not {genes} and {choices}; "
+            "pass --redo=collect to collect again"
+        )
     return store
 
 

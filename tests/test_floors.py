@@ -18,6 +18,7 @@ FLOORS = {
             "devices",
             "processes",
             "confidence",
+            "decisions",
             "records",
             "workdir",
             "kinds",

@@ -48,6 +48,15 @@ def test_size_is_the_number_of_distinct_pairs_in_order(supernet):
     assert PairSpace(space).size() == len(pairs)
 
 
+def test_what_fits_below_what(supernet):
+    space = supernet.space
+    first, second = (np.asarray(space.sample(key, 30)) for key in jax.random.split(KEY))
+    second = np.concatenate([second, [space.largest]])
+    found = PairSpace(space).fits(first, second)
+    assert found.tolist() == [[in_order(space, little, big) for big in second] for little in first]
+    assert found.any()
+
+
 def test_size_of_a_large_space():
     """Without depths and merging a gene of n choices has n (n + 1) / 2 pairs."""
     space = ofa.small_images(depths=(2,), widths=(0.5, 1.0), stage_widths=(16, 32), stage_strides=(1, 2)).space

@@ -415,10 +415,11 @@ def test_status(tiny_run, copy):
 
 
 def test_a_run_of_coupled_nets(tiny_run, tmp_path):
-    """Little has its own head from training to evaluation, and exceeds big in no gene."""
+    """Little has its own head from training to evaluation, and exceeds big in no gene; the router trained with them routes."""
     train = {**tiny_run.config["train"], "joint_rule": {"router": "learned", "distillation": True}}
     del train["sandwich_rule"]
     config = {**changed(tiny_run.config, "supernet", coupled=True, router_units=4), "train": train}
+    config = changed(config, "dynamic", router="learned")
     pipeline.run(config, tmp_path / "W", names=("train", "collect", "predict", "search", "evaluate"))
     supernet = job.supernet_of_run(tmp_path / "W")
     trained = job.load_variables(tmp_path / "W/train/supernet.msgpack")
@@ -430,11 +431,27 @@ def test_a_run_of_coupled_nets(tiny_run, tmp_path):
         kernel = pair[which]["params"]["head"]["conv"]["kernel"]
         wanted = tree["head"]["conv"]["kernel"][..., : kernel.shape[-2], : kernel.shape[-1]]
         np.testing.assert_array_equal(kernel, wanted, err_msg=which)
+    router, own = trained["params"]["coupling"]["router"], pair["router"]
+    channels = pair["little"]["params"]["head"]["conv"]["kernel"].shape[-2]
+    np.testing.assert_array_equal(own["hidden"]["kernel"], router["hidden"]["kernel"][:channels])
+    slope = own["out"]["kernel"] / router["out"]["kernel"]  # scaled alike, on images that it was not trained on
+    np.testing.assert_allclose(slope, slope[0, 0], rtol=1e-5)
     evaluation = content(tmp_path / "W/evaluate/evaluation.json")
+    assert [row["router"] for row in evaluation["routers"]] == ["learned (after little)"]
     little, big = (evaluation[which]["macs"] for which in ("little", "big"))
     assert little <= evaluation["dynamic"]["macs"] < little + big
-    with pytest.raises(ValueError, match="its little nets have a head of their own"):
-        search.best(tmp_path / "W", max_macs=1e9, pair=True)
+    store = records.open(tmp_path / "W/collect/records.zarr")
+    assert store.accuracy().shape == (16, 2)
+    best = search.best(tmp_path / "W", max_macs=1e9, pair=True)
+    genomes, rows = store.read("genome"), []
+    for role, which in enumerate(("little", "big")):
+        genome = supernet.space.from_json(best[which]["genome"])
+        rows.append(int(np.flatnonzero((genomes == genome).all(axis=1))[0]))
+        assert best[which]["holdout_accuracy"] == store.accuracy()[rows[-1], role]
+    assert (genomes[rows[0]] <= genomes[rows[1]]).all()
+    little, big = (store.read("correct")[row, :, role] for role, row in enumerate(rows))
+    exits = store.read("score")[rows[0], :, 0].astype(np.float32) > np.float32(best["thresholds"][0])
+    assert best["holdout"]["accuracy"] == np.where(exits, little, big).mean()
 
 
 def test_a_space_of_two_resolutions(tiny_run, tmp_path):

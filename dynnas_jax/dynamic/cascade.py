@@ -60,7 +60,7 @@ def build(dynamic: Dynamic, *, capacity: int | Sequence[int] | None = None) -> C
     if dynamic.policy is not routers.policy:
         raise ValueError("a cascade exits at the first score above its threshold; this network's policy is another")
     capacities = default_capacity(choices) if capacity is None else _capacities(capacity, choices)
-    run = jax.jit(functools.partial(_cascade, dynamic.steps, capacities))
+    run = jax.jit(functools.partial(_routed if dynamic.first else _cascade, dynamic, capacities))
 
     def answer(variables: dict, images: jax.Array, thresholds: Any) -> Answers:
         routers.check(thresholds)
@@ -85,29 +85,61 @@ def _capacities(capacity: int | Sequence[int], choices: int) -> tuple[int, ...]:
     return tuple(int(value) for value in given)
 
 
-def _cascade(steps: tuple[Step, ...], capacities: tuple[int, ...], variables, images, thresholds) -> Answers:
-    batch = len(images)
+def _everyone(steps: tuple[Step, ...], images: jax.Array, thresholds: jax.Array) -> _Undecided:
+    """All images, before any choice. Raises ValueError for another number of thresholds."""
     if thresholds.shape != (len(steps) - 1,):
         raise ValueError(
             f"thresholds of shape {thresholds.shape} for {len(steps)} choices: give one for each but the last"
         )
-    everyone = jnp.arange(batch, dtype=jnp.int32)
-    undecided = _Undecided(images, everyone, everyone, jnp.int32(batch))
+    everyone = jnp.arange(len(images), dtype=jnp.int32)
+    return _Undecided(images, everyone, everyone, jnp.int32(len(images)))
+
+
+def _routed(dynamic: Dynamic, capacities: tuple[int, ...], variables, images, thresholds) -> Answers:
+    """The router on all images first, then either net on its own."""
+    batch, undecided = len(images), _everyone(dynamic.steps, images, thresholds)
+
+    def router(variables, images):
+        score, carry = dynamic.first(variables, images)
+        return score, score, carry
+
+    size = min(capacities[0], batch)
+    _, score, carry = _in_chunks(router, size, variables, undecided, keep_carry=True)
+    stays = routers.exits(score, thresholds[0].astype(score.dtype))
+    logits, choice, counts = None, jnp.zeros(batch, jnp.int32), []
+    for s, (step, capacity, others) in enumerate(zip(dynamic.steps, capacities, (~stays, stays), strict=True)):
+        mine = _going_on(undecided, carry, others)
+        answers, _, _ = _in_chunks(step, min(capacity, batch), variables, mine, keep_carry=False)
+        logits, choice = _answered(logits, choice, s, answers, mine)
+        counts.append(mine.count)
+    return Answers(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), choice, jnp.stack(counts))
+
+
+def _cascade(dynamic: Dynamic, capacities: tuple[int, ...], variables, images, thresholds) -> Answers:
+    steps, batch = dynamic.steps, len(images)
+    undecided = _everyone(steps, images, thresholds)
     logits, choice, counts = None, jnp.zeros(batch, jnp.int32), []
     for s, (step, capacity) in enumerate(zip(steps, capacities, strict=True)):
         last = s == len(steps) - 1
         answers, score, carry = _in_chunks(step, min(capacity, batch), variables, undecided, keep_carry=not last)
-        if logits is None:
-            logits = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
-        # Those who go on are overwritten by the choice that answers them; rows without an image fall outside, and away.
-        image = _padded(undecided.image, len(answers), batch)
-        logits = logits.at[image].set(answers, mode="drop")
-        choice = choice.at[image].set(s, mode="drop")
+        # Those who go on are overwritten by the choice that answers them.
+        logits, choice = _answered(logits, choice, s, answers, undecided)
         counts.append(undecided.count)
         if not last:
             undecided = _going_on(undecided, carry, routers.exits(score, thresholds[s].astype(score.dtype)))
     counts = jnp.stack([*counts, jnp.int32(0)])
     return Answers(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), choice, counts[:-1] - counts[1:])
+
+
+def _answered(
+    logits: Any, choice: jax.Array, s: int, answers: jax.Array, which: _Undecided
+) -> tuple[jax.Array, jax.Array]:
+    """The batch's logits (None before any) and choices with what choice s answers these."""
+    batch = len(choice)
+    if logits is None:
+        logits = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
+    image = _padded(which.image, len(answers), batch)  # rows without an image fall outside, and away
+    return logits.at[image].set(answers, mode="drop"), choice.at[image].set(s, mode="drop")
 
 
 def _in_chunks(step: Step, capacity: int, variables: dict, undecided: _Undecided, *, keep_carry: bool):

@@ -26,14 +26,22 @@ class Dynamic(NamedTuple):
     steps: tuple[Step, ...]  # [S]
     cost: tuple[int, ...]  # [S], all MACs spent when choice s answers
     policy: Callable[[Any, Any], Any]  # (score[S, B], thresholds[S - 1]) -> choice int32[B]
+    # Of two choices: (variables, images) -> (score[B], carry), before any has run; both steps go on from that carry, and what
+    # the first says of itself is not asked. None where each step is scored by what it made.
+    first: Callable[[dict, Any], tuple[jax.Array, Any]] | None = None
 
     def outputs(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What every choice answers on every image: logits[S, B, C], score[S, B]."""
-        logits, scores, carry = [], [], images
+        logits, scores, carry, before = [], [], images, None
+        if self.first:
+            before, carry = self.first(variables, images)
         for step in self.steps:
-            answer, score, carry = step(variables, carry)
+            answer, score, left = step(variables, carry)
+            carry = carry if self.first else left
             logits.append(answer)
             scores.append(score)
+        if self.first:
+            scores[0] = before
         return jnp.stack(logits), jnp.stack(scores)
 
 
@@ -51,18 +59,92 @@ def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dyna
     Raises:
       ValueError: for an unknown score.
     """
+    _confidence(score)
+    return routed_pair(pair, routers.Router(confidence=score), score=score)
+
+
+def routed_pair(
+    pair: big_little.Pair, router: routers.Router, params: dict | None = None, *, score: str = DEFAULT_SCORE
+) -> Dynamic:
+    """A big/little pair whose little net answers where a router says so: one that has seen its features, or before it has run.
+
+    Args:
+      params: of the router, for its cost; the variables hold them beside the nets', as "router".
+      score: the confidence that big's answer is given, for which the policy has no use.
+
+    Raises:
+      ValueError: for an unknown score.
+    """
     confidence = _confidence(score)
 
     def little(variables, images):
         stem = big_little.run_stem(pair, variables, images)
-        logits = big_little.after_stem(pair, "little", variables, stem)
-        return logits, confidence(logits), stem
+        features = big_little.before_head(pair, "little", variables, stem)
+        logits = big_little.head(pair, "little", variables, features)
+        return logits, router.score(variables.get("router"), features, logits), stem
 
     def big(variables, stem):
         logits = big_little.after_stem(pair, "big", variables, stem)
         return logits, confidence(logits), None
 
-    return Dynamic((little, big), big_little.cost(pair).cumulative, routers.policy)
+    def first(variables, images):
+        stem = big_little.run_stem(pair, variables, images)
+        return router.score(variables["router"], stem, None), stem
+
+    def little_alone(variables, stem):
+        logits = big_little.after_stem(pair, "little", variables, stem)
+        return logits, confidence(logits), None
+
+    costs, extra = big_little.cost(pair), router_cost(pair, router, params).macs
+    if router.place == "stem":
+        spent = (extra + costs.little, extra + costs.big)
+        return Dynamic((little_alone, big), spent, routers.policy, first)
+    return Dynamic((little, big), tuple(cost + extra for cost in costs.cumulative), routers.policy)
+
+
+def router_cost(pair: big_little.Pair, router: routers.Router, params: dict | None) -> routers.RouterCost:
+    """What a router adds to a pair, by abstract evaluation."""
+    if router.name == "confidence":
+        return routers.RouterCost(0, 0)
+    features, logits = jax.eval_shape(functools.partial(_looked_at, pair, router.place), *big_little.shapes(pair))
+    return router.cost(params, features, logits)
+
+
+def _looked_at(pair: big_little.Pair, place: str, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(the feature map at a router's place, little's logits)."""
+    stem = big_little.run_stem(pair, variables, images)
+    features = big_little.before_head(pair, "little", variables, stem)
+    return stem if place == "stem" else features, big_little.head(pair, "little", variables, features)
+
+
+class Observed(NamedTuple):
+    """What routers weigh of the images of a split, and where the nets are right."""
+
+    inputs: tuple[dict[str, np.ndarray], ...]  # of each router, [m, d] by kind
+    correct: np.ndarray  # bool[m, 2], of little and big
+
+
+def observed(
+    pair: big_little.Pair, variables: dict, split: Any, tried: tuple[routers.Router, ...], *, batch: int = 256
+) -> Observed:
+    """What each of some routers would weigh on a split; none is asked."""
+
+    def one(variables, images):
+        stem = big_little.run_stem(pair, variables, images)
+        features = big_little.before_head(pair, "little", variables, stem)
+        logits = big_little.head(pair, "little", variables, features)
+        places = {"little": features, "stem": stem}
+        seen = tuple(router.inputs(places[router.place], logits) for router in tried)
+        both = logits, big_little.after_stem(pair, "big", variables, stem)
+        return seen, jnp.stack([answer.argmax(-1).astype(jnp.int32) for answer in both], axis=-1)
+
+    run, found = jax.jit(lambda v, x: jax.lax.map(functools.partial(one, v), x)), []
+    for part in parts(split, AT_ONCE):
+        images, _ = in_batches(part, min(batch, len(split)))
+        found.append(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, leaf.shape[-1]), run(variables, images)))
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(split)], *found)
+    inputs, prediction = whole
+    return Observed(inputs, prediction == split.labels[:, None])
 
 
 def multi_exit(net: exits.ExitNet, *, score: str = DEFAULT_SCORE) -> Dynamic:

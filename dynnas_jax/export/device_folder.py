@@ -20,6 +20,7 @@ MODULES = (
             "bench_command",
             "engines",
             "flatbuffer",
+            "handover",
             "machine",
             "metadata",
             "photos",
@@ -59,7 +60,7 @@ def _requirements(models: list[str]) -> list[str]:
 def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
     """Ten lines, true of this very folder."""
     target = targets.TARGETS.get(told.get("target"))
-    labels, steps = told["labels"], told["steps"]
+    labels = told["labels"]
     shown = ", ".join(labels[:_LABELS_SHOWN])
     more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
     sizes = ", ".join(f"`{name}` ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in models)
@@ -67,7 +68,7 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
     coral = told.get("target") == "edgetpu"
     delegate = " --delegate=libedgetpu.so.1" if coral else ""
     compiler = (
-        f"; on the Edge TPU after `edgetpu_compiler {' '.join(f'{step}_int8.tflite' for step in steps)}`"
+        f"; on the Edge TPU after `edgetpu_compiler {' '.join(f'{net}_int8.tflite' for net in metadata.in_turn(told))}`"
         if coral
         else ""
     )
@@ -76,7 +77,7 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
         f"# Image classifier of {len(labels)} classes for {target.device if target else told.get('target')}",
         f"Classes: {shown}{more}. Images: {height} x {width} x {channels}, uint8; `classify` resizes other pictures.",
         f"Models: {sizes}{compiler}.",
-        f"Nets: {' -> '.join(steps)}{whole}. {_routing(told)}",
+        f"Nets: {_order(told)}{whole}. {_routing(told)}",
         "Copy this folder to the device (64-bit system, Python 3.9 or newer) and install: `pip install -r requirements.txt`",
         f"Classify a picture: `python runtime.py classify photo.jpg{delegate}`",
         f"Measure it there: `python runtime.py bench --images=FOLDER_OF_PICTURES --output=bench.json{delegate}`",
@@ -86,8 +87,15 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
     ]
 
 
+def _order(told: dict) -> str:
+    between = " or " if "router" in told else " -> "
+    return (f"{told['router']} -> " if "router" in told else "") + between.join(told["steps"])
+
+
 def _routing(told: dict) -> str:
     if not told["thresholds"]:
         return "It answers every image."
+    if "router" in told:
+        return f"{told['steps'][0]} answers where the score of {told['router']} is above {told['thresholds'][0]:.4g}."
     above = ", ".join(f"{threshold:.4g}" for threshold in told["thresholds"])
     return f"Each answers where its score ({told['policy']['score']}) is above {above}, the last all others."

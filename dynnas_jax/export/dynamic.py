@@ -99,7 +99,7 @@ def _plan(network: functions.Network, promise: Promise, target: targets.Target, 
     expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
     wanted = (1, len(promise.labels))
     for name, (first, *_) in expected.items():
-        if first[functions.LOGITS].shape != wanted:
+        if name not in (network.router or {}) and first[functions.LOGITS].shape != wanted:
             raise ValueError(f"{name} gives logits {first[functions.LOGITS].shape} for {wanted[1]} labels")
     return _Plan(network, promise, target, inputs, expected)
 
@@ -129,7 +129,7 @@ def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: st
         traced.write(folder / file, precision=precision, only=inside, metadata=about)
     # What runs one after the other shares the memory; a net that answers alone has it to itself.
     together = [
-        dict.fromkeys(files[name] for name in plan.network.steps),
+        dict.fromkeys(files[name] for name in plan.network.in_turn),
         *([files[name]] for name in plan.network.whole),
     ]
     warnings = [
@@ -190,13 +190,14 @@ def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
         "labels": list(plan.promise.labels),
         "image_shape": list(plan.network.image_shape),
         "central_share": plan.promise.central_share,
+        **({"router": next(iter(plan.network.router))} if plan.network.router else {}),
         "steps": list(plan.network.steps),
         "whole": list(plan.network.whole),
         "files": files,
         "signatures": signatures,
         "macs": {name: plan.promise.macs[name] for name in signatures},
         "cost": list(plan.promise.cost),
-        "policy": {"rule": metadata.RULE, "score": plan.promise.score},
+        "policy": {"rule": metadata.ROUTED if plan.network.router else metadata.RULE, "score": plan.promise.score},
         "thresholds": [float(value) for value in plan.promise.thresholds],
     }
     return metadata.check(content, "the export")
@@ -216,7 +217,7 @@ def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:
         raise ValueError(
             f"{fact['path']}: outputs of {name} differ from JAX's by {most:.2g}, more than {tolerance:.2g} allows"
         )
-    return largest[functions.LOGITS]
+    return largest.get(functions.LOGITS, most)
 
 
 def _check_same(name: str, source: Path, plain: Path, rows: list[dict]) -> None:
@@ -224,7 +225,9 @@ def _check_same(name: str, source: Path, plain: Path, rows: list[dict]) -> None:
     ((_, exact),), ((_, made),) = engines.load(source).items(), engines.load(plain).items()
     signal, noise = 0.0, 0.0
     for values in rows:
-        expected, found = exact.run(values)[functions.LOGITS], made.run(values)[functions.LOGITS]
+        outputs, others = exact.run(values), made.run(values)
+        key = functions.LOGITS if functions.LOGITS in outputs else functions.SCORE
+        expected, found = outputs[key], others[key]
         signal, noise = signal + np.sum(np.square(expected)), noise + np.sum(np.square(found - expected))
     if not noise * 10 ** (LEAST_SQNR_DB / 10) <= signal:
         raise ValueError(f"{name}_int8.onnx: onnxruntime answers otherwise than LiteRT does: tf2onnx lost something")

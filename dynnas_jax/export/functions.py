@@ -28,16 +28,23 @@ class Network(NamedTuple):
 
     steps: dict[str, Function]  # in order; the first reads `image`
     whole: dict[str, Function]  # nets that read `image` and answer alone
+    # Where one of two steps is chosen before either runs: what reads `image`, gives `score` and what both steps read.
+    router: dict[str, Function] | None = None
+
+    @property
+    def in_turn(self) -> dict[str, Function]:
+        """What runs one after the other: the router, where there is one, and the steps."""
+        return {**(self.router or {}), **self.steps}
 
     @property
     def functions(self) -> dict[str, Function]:
-        """All of them by name, the steps first."""
-        return {**self.steps, **self.whole}
+        """All of them by name, what runs in turn first."""
+        return {**self.in_turn, **self.whole}
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Height, width, channels."""
-        return self.steps[next(iter(self.steps))].shapes[IMAGE][1:]
+        return next(iter(self.in_turn.values())).shapes[IMAGE][1:]
 
 
 def whole(net: Callable, image_shape: Sequence[int]) -> Function:
@@ -67,7 +74,7 @@ def from_steps(
         passes on as it came keeps its name and is no output of that step: the next one is given it again, such as the image.
       carries: names of what goes from one step to the next, [S - 1], such as ("stem",); a carry of several arrays numbers
         them, and leaves out what the next step does not read. By default `after_` and the name of the step that made it.
-      own_score: whether each step's score is an output of its own, because it is more than a function of the logits.
+      own_score: whether the score of each step but the last is an output of its own, being more than a function of the logits.
       whole: nets that answer alone.
 
     Raises: ValueError for another number of carries.
@@ -88,11 +95,43 @@ def from_steps(
         taken = tuple(name if p is None else taken[p] for name, p in zip(numbered, same, strict=True))
     wanted, found = set(), {}
     for name, link in reversed(list(zip(steps, linked, strict=True))):
-        call = _call(link, variables, frozenset(wanted), own_score)
+        call = _call(link, variables, frozenset(wanted), own_score and link is not linked[-1])
         read = _read(call, link.shapes)
         wanted |= read
         found[name] = Function(call, {key: shape for key, shape in link.shapes.items() if key in read})
     return Network(dict(reversed(found.items())), whole or {})
+
+
+def routed(
+    router: Callable,
+    steps: dict[str, Callable],
+    variables: Any,
+    image_shape: Sequence[int],
+    *,
+    names: tuple[str, str],
+    whole: dict[str, Function],
+) -> Network:
+    """Two steps of which a router chooses one, from what it leaves.
+
+    Args:
+      router: (variables, image) -> (score[1], carry), as `dynamic.protocol.Dynamic.first`; the carry is one array.
+      steps: two by name, (variables, carry) -> (logits[1, C], ...).
+      names: of the router and of the carry.
+      whole: nets that answer alone.
+    """
+    function, carry = names
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    shape = tuple(jax.eval_shape(router, variables, image)[1].shape)
+
+    def first(inputs: dict) -> dict:
+        score, left = router(variables, inputs[IMAGE])
+        return {SCORE: score, carry: left}
+
+    def answering(step: Callable) -> Function:
+        return Function(lambda inputs: {LOGITS: step(variables, inputs[carry])[0]}, {carry: shape})
+
+    nets = {name: answering(step) for name, step in steps.items()}
+    return Network(nets, whole, {function: Function(first, {IMAGE: (1, *image_shape)})})
 
 
 class _Link(NamedTuple):
@@ -148,9 +187,9 @@ def inputs(network: Network, images: np.ndarray) -> dict[str, dict[str, np.ndarr
     """
     found = {name: {IMAGE: images} for name in network.whole}
     known: dict[str, np.ndarray] = {IMAGE: images}
-    for place, (name, function) in enumerate(network.steps.items()):
+    for place, (name, function) in enumerate(network.in_turn.items()):
         found[name] = {key: known[key] for key in function.shapes}
-        if place < len(network.steps) - 1:
+        if place < len(network.in_turn) - 1:
             rows = outputs(function, found[name])
             known |= {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
     return found

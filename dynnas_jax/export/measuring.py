@@ -33,8 +33,8 @@ class _Group(NamedTuple):
 
     @property
     def nets(self) -> dict[str, engines.Model]:
-        """The steps in order, then the nets that answer alone."""
-        return {**{model.name: model for model in self.classifier.steps}, **self.classifier.whole}
+        """What runs in turn, in order, then the nets that answer alone."""
+        return {**{model.name: model for model in self.classifier.in_turn}, **self.classifier.whole}
 
 
 def measure(
@@ -72,8 +72,9 @@ def measure(
             cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.steps))
             cascade[group.key] |= _timed(group.classifier.predict, timed, runs, warm_up)
             for name, fact in group.facts.items():
-                accuracy, exact = right[name] / len(images), float(np.mean(reference.predictions[name] == labels))
-                fact |= {"accuracy": accuracy, "accuracy_loss": exact - accuracy}
+                if name in reference.predictions:  # a router has none
+                    accuracy, exact = right[name] / len(images), float(np.mean(reference.predictions[name] == labels))
+                    fact |= {"accuracy": accuracy, "accuracy_loss": exact - accuracy}
                 fact |= _timed(group.nets[name].run, _inputs(group, name, timed), runs, warm_up)
     about = {"threads": threads, "runs": runs, "warm_up": warm_up, "machine": machine.facts(), "versions": _versions()}
     return {"files": files, "cascade": cascade, **about}
@@ -103,7 +104,8 @@ def _over(group: _Group, images: np.ndarray, labels: np.ndarray, bar: tqdm) -> t
         known = {functions.IMAGE: image}
         for name, model in nets.items():
             outputs = model.run({key: known[key] for key in model.inputs})
-            right[name] += int(outputs[functions.LOGITS].argmax() == label)
+            if functions.LOGITS in outputs:
+                right[name] += int(outputs[functions.LOGITS].argmax() == label)
             known |= outputs
         bar.update()
     return answers, right
@@ -147,7 +149,7 @@ def losses(measured: dict, limit: float) -> list[Loss]:
     found = [
         Loss(key, fact["function"], fact["accuracy"], fact["accuracy_loss"])
         for key, fact in measured["files"].items()
-        if fact["precision"] == "int8" and fact["accuracy_loss"] > limit
+        if fact["precision"] == "int8" and fact.get("accuracy_loss", 0.0) > limit
     ]
     return sorted(found, key=lambda loss: -loss.accuracy_loss)
 

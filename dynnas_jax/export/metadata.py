@@ -20,6 +20,7 @@ else:  # lying alone in an export folder
 
 VERSION = 2
 RULE = "first_above"  # the first step whose score is strictly above its threshold answers, else the last
+ROUTED = "routed"  # the net `router` runs first; where its score is strictly above the threshold the first step answers
 OWN_SCORE = "own"  # the policy's score where each step computes it itself, as its output `score`
 ONNX_KEY = "dynnas"
 PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
@@ -65,7 +66,7 @@ def _first_wrong(content: dict) -> str | None:
     steps, files = content.get("steps"), content.get("files")
     if not _all(steps, str) or not steps or not _all(content.get("whole", []), str):
         return "names no steps"
-    names = (*steps, *content.get("whole", []))
+    names = (*in_turn(content), *content.get("whole", []))
     if not isinstance(files, dict) or not all(_is_plain_name(files.get(name)) for name in names):
         return "does not give a file of this folder for each net"
     return _wrong_policy(content, len(steps))
@@ -77,8 +78,9 @@ def _wrong_policy(content: dict, steps: int) -> str | None:
         return f"does not give {steps - 1} thresholds in [0, 1] for {steps} steps"
     if not _all(content.get("cost"), int) or len(content["cost"]) != steps:
         return "does not give the cost of each step"
-    if not isinstance(policy, dict) or policy.get("rule") != RULE:
-        return f"has another policy than {RULE!r}"
+    rule = RULE if content.get("router") is None else ROUTED
+    if not isinstance(policy, dict) or policy.get("rule") != rule or (rule == ROUTED and steps != 2):
+        return f"has another policy than {rule!r}" + (" of two steps" if rule == ROUTED else "")
     if policy.get("score") not in (*confidence.SCORES, OWN_SCORE):
         return f"has an unknown score {policy.get('score')!r}"
     share = content.get("central_share", 1.0)
@@ -110,17 +112,22 @@ def find(path: str | Path, precision: str | None, delegate: str | None) -> tuple
     compiled = path.name.endswith(_COMPILED)
     plain = path.with_name(path.name[: -len(_COMPILED)] + ".tflite") if compiled else path
     told = read(plain if plain.exists() else path)
-    names = {name: told["files"][name] for name in (*told["steps"], *told.get("whole", []))}
+    names = {name: told["files"][name] for name in (*in_turn(told), *told.get("whole", []))}
     if plain.name not in names.values():  # renamed: then it holds all nets itself
         return told, dict.fromkeys(names, path)
     files = {name: path.parent / file for name, file in names.items()}
     if compiled or (delegate is not None and told.get("target") == "edgetpu"):
         files = {name: file.with_name(f"{file.stem}{_COMPILED}") for name, file in files.items()}
-    for name in told["steps"]:
+    for name in in_turn(told):
         if not files[name].exists():
             why = "run the Edge TPU compiler first" if files[name].name.endswith(_COMPILED) else "copy the whole folder"
             raise ValueError(f"{path.parent} has no {files[name].name}: {why}")
     return told, files
+
+
+def in_turn(told: dict) -> list[str]:
+    """The nets that run one after the other: the router, where there is one, and the steps."""
+    return ([told["router"]] if "router" in told else []) + told["steps"]
 
 
 def _precision(path: Path) -> str | None:

@@ -24,11 +24,12 @@ import numpy as np
 
 if __package__:
     from dynnas_jax import confidence
-    from dynnas_jax.export import bench_command, engines, metadata, photos
+    from dynnas_jax.export import bench_command, engines, handover, metadata, photos
 else:  # lying alone in an export folder
     import bench_command
     import confidence
     import engines
+    import handover
     import metadata
     import photos
 
@@ -69,9 +70,19 @@ class DynamicClassifier:
         self.cost: list[int] = self.metadata["cost"]  # all MACs spent when step s answers
         self._score = confidence.SCORES.get(self.metadata["policy"]["score"])
         self._opened: dict[Path, dict[str, engines.Model]] = {}
+        routed = "router" in self.metadata
+        self.router = self._open(self.metadata["router"]) if routed else None  # chooses a step before any has run
         self.steps = [self._open(name) for name in self.metadata["steps"]]
-        self._plan = [self._sources(place) for place in range(len(self.steps))]
+        before = [[self.router] if routed else self.steps[:place] for place in range(len(self.steps))]
+        own = not routed and self._score is None
+        self._plan = [handover.sources(net, given) for net, given in zip(self.steps, before)]  # noqa: B905
+        handover.check_scores(self.steps[:-1] if own else [])
         self.thresholds = self.metadata["thresholds"]
+
+    @property
+    def in_turn(self) -> list[engines.Model]:
+        """The nets that run one after the other: the router, where there is one, and the steps."""
+        return [self.router, *self.steps] if self.router else self.steps
 
     @property
     def whole(self) -> dict[str, engines.Model]:
@@ -111,14 +122,22 @@ class DynamicClassifier:
         """
         image = self._checked(image)
         start = time.perf_counter()
-        carried, scores = {}, []
-        for choice, (model, sources) in enumerate(zip(self.steps, self._plan)):  # noqa: B905
+        carried, scores, first = {}, [], 0
+        if self.router is not None:
+            carried = self.router.invoke({"image": self.router.store("image", image)})
+            score = self.router.real("score", carried["score"]).reshape(-1)[0]
+            scores.append(float(score))
+            first = 0 if score > self._thresholds[0] else 1
+        for choice in range(first, len(self.steps)):
+            model, sources = self.steps[choice], self._plan[choice]
             inputs = {name: pass_on(carried[name]) for name, pass_on in sources.items() if pass_on is not None}
             if "image" in model.inputs:
                 inputs["image"] = model.store("image", image)
             outputs = model.invoke(inputs)
-            carried.update(outputs)
             logits = model.real("logits", outputs["logits"])[0]
+            if self.router is not None:
+                break
+            carried.update(outputs)
             score = self._confidence(model, outputs, logits)
             scores.append(float(score))
             if choice == len(self.steps) - 1 or score > self._thresholds[choice]:
@@ -140,16 +159,18 @@ class DynamicClassifier:
 
     def warm_up(self) -> None:
         """Runs every step once, so that the first answer does not pay for what is set up on first use."""
-        thresholds, self._thresholds = self._thresholds, [np.float32(np.inf)] * len(self._thresholds)
+        thresholds, black = self._thresholds, np.zeros(self.image_shape, np.uint8)
         try:
-            self.predict(np.zeros(self.image_shape, np.uint8))
+            for limit in (np.inf, -np.inf) if self.router else (np.inf,):
+                self._thresholds = [np.float32(limit)] * len(thresholds)
+                self.predict(black)
         finally:
             self._thresholds = thresholds
 
     def inputs_of(self, name: str, image: np.ndarray) -> dict[str, np.ndarray]:
         """What a net, a step or a whole one, is given for an image: real values by input name."""
         known: dict[str, np.ndarray] = {"image": self._checked(image)}
-        wanted, steps = self._open(name).inputs, iter(self.steps)
+        wanted, steps = self._open(name).inputs, iter(self.in_turn)
         while not set(wanted) <= set(known):
             model = next(steps)
             known.update(model.run({key: known[key] for key in model.inputs}))
@@ -185,32 +206,8 @@ class DynamicClassifier:
             if len(nets) != 1 or told is None:
                 raise ValueError(f"{file.name} holds {', '.join(nets)}, not {name}: the folder mixes two exports")
             nets[name] = engines.renamed(*nets.values(), name, told["inputs"], told["outputs"])
-        self._check_net(nets[name])
+        handover.check_net(nets[name], self.metadata)
         return nets[name]
-
-    def _check_net(self, model: engines.Model) -> None:
-        wanted = {"image": model.inputs, "logits": model.outputs}
-        shapes = {"image": (1, *self.image_shape), "logits": (1, len(self.labels))}
-        for tensor, tensors in wanted.items():
-            if tensor in tensors and tensors[tensor].shape != shapes[tensor]:
-                raise ValueError(f"{model.label} has {tensor} of {tensors[tensor].shape}, not {shapes[tensor]}")
-        if "logits" not in model.outputs:
-            raise ValueError(f"{model.label} has no output `logits`: it cannot answer")
-
-    def _sources(self, place: int) -> dict:
-        """How each input of a step is made of the outputs before it; None for the image itself."""
-        model, sources = self.steps[place], {}
-        for name, taken in model.inputs.items():
-            giver = next((step for step in reversed(self.steps[:place]) if name in step.outputs), None)
-            if name == "image":
-                sources[name] = None
-            elif giver is None or giver.outputs[name].shape != taken.shape:
-                raise ValueError(f"{model.label} takes {name} of {taken.shape}, which no step before it gives")
-            else:
-                sources[name] = engines.passing(giver.outputs[name], taken)
-        if self._score is None and place < len(self.steps) - 1 and "score" not in model.outputs:
-            raise ValueError(f"{model.label} has no output `score`, which the policy asks for")
-        return sources
 
 
 class _Parser(argparse.ArgumentParser):

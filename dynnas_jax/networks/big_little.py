@@ -13,6 +13,8 @@ import numpy as np
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet, image_struct
 
+HEAD = "head"  # the last block of a net
+
 
 class Pair(NamedTuple):
     """Two nets whose first blocks are the same. Their variables: {"little": variables, "big": variables}."""
@@ -54,9 +56,19 @@ def run_stem(pair: Pair, variables: dict, images: jax.Array) -> jax.Array:
     return _run(pair.little, variables["little"], images, lambda name: name in pair.stem)
 
 
+def before_head(pair: Pair, which: str, variables: dict, stem: jax.Array) -> jax.Array:
+    """What the head of the "little" or the "big" net reads, [b, h, w, c], from the stem's output."""
+    return _run(getattr(pair, which), variables[which], stem, lambda name: name not in (*pair.stem, HEAD))
+
+
+def head(pair: Pair, which: str, variables: dict, features: jax.Array) -> jax.Array:
+    """Logits[b, classes] of a net from what its head reads."""
+    return _run(getattr(pair, which), variables[which], features, lambda name: name == HEAD)
+
+
 def after_stem(pair: Pair, which: str, variables: dict, stem: jax.Array) -> jax.Array:
     """Logits[b, classes] of the "little" or the "big" net from the stem's output."""
-    return _run(getattr(pair, which), variables[which], stem, lambda name: name not in pair.stem)
+    return head(pair, which, variables, before_head(pair, which, variables, stem))
 
 
 def in_form(pair: Pair, depthwise: str) -> Pair:
@@ -64,13 +76,17 @@ def in_form(pair: Pair, depthwise: str) -> Pair:
     return pair._replace(little=pair.little.clone(depthwise=depthwise), big=pair.big.clone(depthwise=depthwise))
 
 
+def shapes(pair: Pair) -> tuple[dict, jax.ShapeDtypeStruct]:
+    """Those of the pair's variables and of one image."""
+    image = image_struct(pair.little.arch)
+    nets = {"little": pair.little, "big": pair.big}
+    return {which: jax.eval_shape(net.init, jax.random.key(0), image) for which, net in nets.items()}, image
+
+
 def cost(pair: Pair) -> PairCost:
     """The MACs of the pair and of its parts, by abstract evaluation."""
     pair = in_form(pair, "conv")
-    image = image_struct(pair.little.arch)
-    variables = {
-        which: jax.eval_shape(getattr(pair, which).init, jax.random.key(0), image) for which in ("little", "big")
-    }
+    variables, image = shapes(pair)
     stem = jax.eval_shape(functools.partial(run_stem, pair), variables, image)
     in_stem = macs.macs(functools.partial(run_stem, pair), variables, image)
     little, big = (

@@ -54,7 +54,17 @@ def route(variables: dict, endpoint: jax.Array) -> jax.Array:
     Args:
       endpoint: what little's head reads, [b, h, w, c]; a sliced little has the leading channels only.
     """
-    router = variables["params"][PLACE]["router"]
-    features = endpoint.astype(jnp.float32).mean(axis=(1, 2))
+    return decide(variables["params"][PLACE]["router"], endpoint.astype(jnp.float32).mean(axis=(1, 2)))
+
+
+def decide(router: dict, features: jax.Array) -> jax.Array:
+    """logits[b] of a multilayer perceptron {"hidden", "out"} on features[b, c], the leading ones of those that it knows."""
     hidden = features @ router["hidden"]["kernel"][: features.shape[-1]] + router["hidden"]["bias"][None]
     return (jax.nn.relu(hidden) @ router["out"]["kernel"] + router["out"]["bias"][None])[:, 0]
+
+
+def own_router(variables: dict, channels: int) -> dict:
+    """The router of a little net whose head reads so many channels, from the supernet's variables."""
+    router = variables["params"][PLACE]["router"]
+    kernel = router["hidden"]["kernel"][:channels]
+    return {**router, "hidden": {**router["hidden"], "kernel": kernel}}

@@ -115,6 +115,8 @@ def _baseline(workdir: Path, file: str) -> dict:
 def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """`(macs float64[n], accuracy float64[n])` of the subnets whose record is complete; n = 0 without records.
 
+    Of subnets with two roles it is what they do as big.
+
     Raises:
       ValueError: a damaged store; the message names it.
     """
@@ -123,7 +125,7 @@ def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0), np.zeros(0)
     store = records.open(path)
     done = np.flatnonzero(store.done())
-    return store.read("cost", done)[:, 0], store.accuracy()[done, 0]
+    return store.read("cost", done)[:, -1], store.accuracy()[done, -1]
 
 
 def series(metrics: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -27,9 +27,9 @@ _SUPERNET = (
     ),
     Chapter(
         "When does little hand over?",
-        "Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
-        "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs slightly more "
-        "than big alone, since little has run too.",
+        "A router gives each image a score between 0 and 1. Little answers where the score is above the threshold; a low "
+        "threshold is cheap, a high one leaves more to big. Where the router has to wait for little, an image passed on "
+        "costs slightly more than big alone.",
         "thresholds",
     ),
     Chapter(

@@ -92,18 +92,19 @@ def _thresholds(source: Source) -> str | None:
     columns = {"threshold": curve.thresholds, "accuracy": curve.accuracy, "average_macs": curve.average_cost}
     columns["exit_rate"] = curve.exit_rate[:, 0]
     points = zip(*(column.tolist() for column in columns.values()), strict=True)
-    rows = [dict(zip(columns, point, strict=True)) for point in points]
-    tables.write_csv(source.folder / "tables" / "threshold_curve.csv", rows)
+    listed = [dict(zip(columns, point, strict=True)) for point in points]
+    tables.write_csv(source.folder / "tables" / "threshold_curve.csv", listed)
     accuracy = correct[np.arange(len(choice)), choice].mean()
     chosen = {"threshold": pair["thresholds"][0], "accuracy": accuracy, "macs": cost[choice].mean()}
     marks = {name: (pair[name]["macs"], correct[:, i].mean()) for i, name in enumerate(("little", "big"))}
     figure = plots.threshold_curve(*columns.values(), chosen=chosen, marks=marks)
-    name = markup.escape(pair.get("score", "score"))
-    caption = (
-        f"Test images. Star: the threshold in use, {chosen['threshold']:.6g} on the score {name}; it was chosen on "
-        "images held out from the training data, not on these."
-    )
-    return _figure(source, "threshold_curve", figure, caption)
+    rows = tables.routers(source.found)
+    name = markup.escape(rows[0]["router"] if rows else pair.get("score", "score"))
+    used = f"the threshold in use, {chosen['threshold']:.6g} on the score {name}"
+    caption = f"Test images. Star: {used}; it was chosen on images held out from the training data, not on these."
+    said = "<p>What makes the score, on the test images; the one in use stands first:</p>"
+    table = said + _table(source, "routers", rows, tables.ROUTERS) if rows else ""
+    return _figure(source, "threshold_curve", figure, caption) + table
 
 
 def _training(source: Source) -> str | None:
@@ -156,9 +157,7 @@ def _samples(source: Source) -> str | None:
     if absent := [row for rows in groups.values() for row in rows.tolist() if row not in images]:
         raise ValueError(f"evaluate/samples.npz lacks the image of row {absent[0]}; pass --redo=evaluate")
     shown = {heading: [_sample(source, row) for row in rows.tolist()] for heading, rows in groups.items()}
-    caption = (
-        "Under each image: its label, what little and big say, and little's score. Red: the final answer is wrong."
-    )
+    caption = "Under each image: its label, what little and big say, and its score. Red: the final answer is wrong."
     return _figure(source, "samples", plots.samples(shown), caption)
 
 

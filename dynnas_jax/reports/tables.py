@@ -34,8 +34,7 @@ def main_target(exports: dict[str, dict]) -> str | None:
 
 def summary(artifacts: Artifacts) -> list[dict]:
     """Three rows, little, big and dynamic, or the one of a fixed network: accuracy on the test split with its 95 % interval
-    (Wilson), MACs of an image (average, for dynamic), params, mean latency over the images, exit rate, and the
-    images on which dynamic and big disagree."""
+    (Wilson), MACs of an image (average, for dynamic), params, mean latency, exit rate, and where dynamic and big disagree."""
     evaluation = artifacts.evaluation or {}
     pair = (artifacts.found or {}).get("pair", {})
     export = artifacts.exports.get(main_target(artifacts.exports), {})
@@ -46,8 +45,7 @@ def summary(artifacts: Artifacts) -> list[dict]:
         low, high = _interval(measured.get("accuracy"), evaluation.get("images"))
         row = {"network": network, "accuracy": measured.get("accuracy"), "accuracy_low": low, "accuracy_high": high}
         row |= {key: measured.get(key, declared.get(key)) for key in ("macs", "params")}
-        if "top5_accuracy" in measured:
-            row["top5_accuracy"] = measured["top5_accuracy"]
+        row |= {key: measured[key] for key in ("top5_accuracy",) if key in measured}
         row |= _latencies(network, export)
         rows.append(row | _disagreement(network, evaluation))
     return rows
@@ -85,6 +83,20 @@ def front_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
         Column("latency_ms", "ms", number("latency_ms", 4)),
     )
     return (*latency, *FRONT[1:])
+
+
+def routers(artifacts: Artifacts) -> list[dict]:
+    """One row for each router of the pair, the one in use first: how well it tells images apart, what it does and costs.
+
+    AUROC is the chance that an image which little should answer scores above one that it should not.
+    """
+    keys = [column.key for column in ROUTERS]
+    return [{key: _known(row.get(key)) for key in keys} for row in (artifacts.evaluation or {}).get("routers", ())]
+
+
+def _known(value: float | str | None) -> float | str:
+    """An AUROC that does not exist, since all decisions were alike, has no meaning rather than no measurement."""
+    return "" if value is None else value
 
 
 def exported_files(export: dict) -> list[dict]:
@@ -203,6 +215,18 @@ SUMMARY = (
     Column("dynamic_wrong_big_right", "wrong, big right", number("dynamic_wrong_big_right")),
 )
 _COMPARED = ("exit_rate", "dynamic_right_big_wrong", "dynamic_wrong_big_right")
+ROUTERS = (
+    Column("router", "router", plain("router"), numeric=False),
+    Column("auroc", "AUROC", number("auroc", 3)),
+    Column("auroc_holdout", "AUROC, held-out", number("auroc_holdout", 3)),
+    Column("routing_accuracy", "routed rightly", percent("routing_accuracy", 1)),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column("average_macs", "MACs (M)", number("average_macs", 3, 1e6)),
+    Column("exit_rate", "answered by little", percent("exit_rate", 1)),
+    Column("threshold", "threshold", number("threshold", 4)),
+    Column("macs", "its own MACs", number("macs")),
+    Column("params", "its own params", number("params")),
+)
 FRONT = (
     Column("budget", "budget (M MACs)", number("budget", 3, 1e6)),
     Column("feasible", "feasible", plain("feasible"), numeric=False),

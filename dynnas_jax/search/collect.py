@@ -19,6 +19,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet, mask_variables
+from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
@@ -164,16 +165,26 @@ def _answer_one(supernet, score, variables, calibration, images, labels, genome)
     return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
 
 
-def distinct(space: SearchSpace, key: jax.Array, count: int) -> np.ndarray:
+def distinct(space: SearchSpace, key: jax.Array, count: int, *, pairs: bool = False) -> np.ndarray:
     """int32[n, genes]: the smallest, the largest and random genomes, no two of the same subnet.
 
     n is `count`, or less where four times as many draws do not hold so many.
+
+    Args:
+      pairs: the random ones are drawn as pairs, little no larger than big in any gene: of two that are drawn apart, hardly
+        ever one fits below the other.
     """
-    drawn = np.asarray(jax.jit(jax.vmap(space.canonical))(space.sample(key, 4 * count)))
+    rows = PairSpace(space).sample(key, 2 * count).reshape(4 * count, -1) if pairs else space.sample(key, 4 * count)
+    drawn = np.asarray(jax.jit(jax.vmap(space.canonical))(rows))
     ends = np.stack([space.smallest, np.asarray(space.canonical(space.largest))])
     rows = np.concatenate([ends, drawn])
     first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
     return rows[first][:count]
+
+
+def roles(supernet: Supernet, variables: dict) -> tuple[dict, ...]:
+    """The variables that a subnet runs on, in each of its roles: as little and as big where it is trained for both."""
+    return (supernet.coupling.as_little(variables), variables) if supernet.coupling else (variables,)
 
 
 def run(
@@ -181,6 +192,7 @@ def run(
 ) -> records.Records:
     """Evaluates genomes int32[n, genes] into the records store at `path`; rows done before are not done again.
 
+    The choices of the store are the `roles` of a subnet. It costs the same in each, alone.
     Of several processes, which all call this, the first one reads and writes; `path` must be the same file for all.
 
     Args:
@@ -197,7 +209,7 @@ def run(
         return done.tolist()
 
     done = np.asarray(agreed(begin), bool)
-    variables = evaluate.placed(variables)
+    parts = roles(evaluate.supernet, evaluate.placed(variables))
     bar = tqdm(
         total=len(genomes),
         initial=int(done.sum()),
@@ -211,12 +223,13 @@ def run(
             left = len(rows) - int(done[start : start + len(rows)].sum())
             if not left:
                 continue
-            answers = evaluate(variables, rows)
+            found = [evaluate(own, rows) for own in parts]
+            answers = Answers(*(np.stack(each, axis=-1) for each in zip(*found, strict=True)))
 
             def write(start=start, rows=rows, answers=answers) -> None:
                 nonlocal store
-                costs = np.asarray([[cost(genome)] for genome in rows], np.float64)
-                score, correct = answers.score[..., None], answers.correct[..., None]
+                costs = np.asarray([[cost(genome)] * len(parts) for genome in rows], np.float64)
+                score, correct = answers
                 store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
 
             agreed(write)
@@ -227,7 +240,8 @@ def run(
 def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[records.Records, np.ndarray]:
     """The store at `path`, and bool[n]: which of the genomes are done there."""
     space, image_id = evaluate.supernet.space, evaluate.split.image_id
-    options = {"genes": len(space.genes), "image_id": image_id, "chunk_rows": evaluate.chunk}
+    choices = 2 if evaluate.supernet.coupling else 1
+    options = {"genes": len(space.genes), "image_id": image_id, "choices": choices, "chunk_rows": evaluate.chunk}
     store = records.resume(path, space.fingerprint, **options)
     done = store.done()
     old = np.flatnonzero(done)

@@ -26,11 +26,12 @@ class ChosenPair(NamedTuple):
 
 
 class AsLittle(NamedTuple):
-    """What candidates answer as little nets, where that is not what they answer as big ones."""
+    """The candidates for little, where they are others than those for big, or answer otherwise."""
 
-    score: np.ndarray  # float32[n, m]
-    correct: np.ndarray  # bool[n, m]
-    fits: np.ndarray  # bool[n, n]: whether the first may be the little one of the second
+    score: np.ndarray  # float32[k, m]
+    correct: np.ndarray  # bool[k, m]
+    fits: np.ndarray  # bool[k, n]: whether the first may be the little one of the second; of one resolution at least
+    cost: np.ndarray  # [k]
 
 
 def unit(dynamic: dict, latency_known: bool) -> str:
@@ -66,6 +67,14 @@ def cost_fraction(
     return fraction
 
 
+def choose_big(correct: np.ndarray, cost: np.ndarray, big_net: str = BIG_NETS[0]) -> int:
+    """Which of the candidates is big; arguments as in `choose_pair`."""
+    if big_net not in BIG_NETS:
+        raise ValueError(f"dynamic: big_net is {big_net!r}, choose from {list(BIG_NETS)}")
+    accuracy = correct.mean(axis=1)
+    return int(np.lexsort((cost, accuracy) if big_net == "most_accurate" else (accuracy, cost))[-1])
+
+
 def choose_pair(
     score: np.ndarray,
     correct: np.ndarray,
@@ -77,7 +86,7 @@ def choose_pair(
     max_macs_fraction: float | None = None,
     max_latency_fraction: float | None = None,
     max_accuracy_loss: float | None = None,
-    big_net: str = "most_accurate",
+    big_net: str = BIG_NETS[0],
 ) -> ChosenPair:
     """First big is chosen, then the little and the threshold that are best beside it.
 
@@ -90,7 +99,7 @@ def choose_pair(
       cost: [n], in the `unit` of the target: MACs (int), or ms.
       stem: cost of the blocks that little and big share, one number or [n].
       resolution: int[n], pixels, where not all candidates have the same: two nets that share a stem share a resolution.
-      as_little: where little nets have a head of their own.
+      as_little: the candidates for little, where they are not these; `ChosenPair.little` is then one of them.
       max_macs_fraction: the average MACs of the pair, as a share of big's.
       max_latency_fraction: the average latency, likewise; takes the place of `max_macs_fraction` where both are given.
       max_accuracy_loss: how far the pair's accuracy may fall below big's.
@@ -100,13 +109,10 @@ def choose_pair(
     Raises:
       ValueError: unless exactly one target is given, for an unknown `big_net`, or if no candidate of its resolution is cheaper.
     """
-    if big_net not in BIG_NETS:
-        raise ValueError(f"dynamic: big_net is {big_net!r}, choose from {list(BIG_NETS)}")
     fraction = cost_fraction(max_macs_fraction, max_latency_fraction, max_accuracy_loss)
-    accuracy = correct.mean(axis=1)
-    big = int(np.lexsort((cost, accuracy) if big_net == "most_accurate" else (accuracy, cost))[-1])
+    big = choose_big(correct, cost, big_net)
     max_cost = None if fraction is None else fraction * float(cost[big])
-    min_accuracy = None if fraction is not None else max(0.0, float(accuracy[big]) - max_accuracy_loss)
+    min_accuracy = None if fraction is not None else max(0.0, float(correct[big].mean()) - max_accuracy_loss)
     chosen = _best([big], score, correct, cost, stem, resolution, max_cost, min_accuracy, as_little)
     if chosen is None:
         amount = f"{cost[big]} MACs" if np.issubdtype(cost.dtype, np.integer) else f"{cost[big]:.4g} ms"
@@ -120,12 +126,14 @@ def best_pair(
     cost: np.ndarray,
     stem: np.ndarray | int,
     resolution: np.ndarray | None = None,
+    as_little: AsLittle | None = None,
     *,
     max_cost: float,
 ) -> ChosenPair:
     """The most accurate pair of any two candidates whose average cost is at most `max_cost`, else the cheapest (infeasible).
 
-    Arguments as in `choose_pair`. Tried are the candidates nearest the Pareto front of each resolution, `ENOUGH` of them.
+    Arguments as in `choose_pair`. Tried are the candidates nearest the Pareto front of each resolution, `ENOUGH` of them; where
+    little ones are others, with each of them as many of those that fit it.
 
     Raises:
       ValueError: if no two candidates make a pair.
@@ -133,10 +141,22 @@ def best_pair(
     rows = _nearest_the_front(cost, correct.mean(axis=1), resolution)
     stem = np.broadcast_to(stem, cost.shape)[rows]
     some = (score[rows], correct[rows], cost[rows], stem, None if resolution is None else resolution[rows])
-    chosen = _best(range(len(rows)), *some, max_cost, None)
+    if as_little is not None:
+        as_little = as_little._replace(fits=_few_partners(as_little, rows))
+    chosen = _best(range(len(rows)), *some, max_cost, None, as_little)
     if chosen is None:
         raise ValueError("search: no candidate is cheaper than another of its resolution: there is no pair")
-    return chosen._replace(little=int(rows[chosen.little]), big=int(rows[chosen.big]))
+    little = chosen.little if as_little else int(rows[chosen.little])
+    return chosen._replace(little=little, big=int(rows[chosen.big]))
+
+
+def _few_partners(as_little: AsLittle, bigs: np.ndarray) -> np.ndarray:
+    """bool[k, bigs]: of those that fit each big, the ones nearest the front that they make among themselves."""
+    accuracy, few = as_little.correct.mean(axis=1), np.zeros((len(as_little.cost), len(bigs)), bool)
+    for column, big in enumerate(bigs):
+        fitting = np.flatnonzero(as_little.fits[:, big])
+        few[fitting[_nearest_the_front(as_little.cost[fitting], accuracy[fitting], None)], column] = True
+    return few
 
 
 def _nearest_the_front(cost: np.ndarray, accuracy: np.ndarray, resolution: np.ndarray | None) -> np.ndarray:
@@ -164,19 +184,19 @@ def _best(
     as_little: AsLittle | None = None,
 ) -> ChosenPair | None:
     """The best pair with one of these as big, under one bound, or the nearest to it; None where there is no pair."""
-    best, little_ones = None, as_little or AsLittle(score, correct, np.True_)
+    if as_little is None:
+        side = np.zeros(len(cost)) if resolution is None else resolution
+        as_little = AsLittle(score, correct, side[:, None] == side[None], cost)
+    best, little_ones = None, as_little
     for big in bigs:
-        partners = np.broadcast_to(little_ones.fits, (len(cost), len(cost)))[:, big]
-        if resolution is not None:
-            partners = partners & (resolution == resolution[big])
         after_stem = cost[big] - np.broadcast_to(stem, cost.shape)[big]
-        for little in np.flatnonzero((cost < cost[big]) & partners).tolist():
+        for little in np.flatnonzero((little_ones.cost < cost[big]) & little_ones.fits[:, big]).tolist():
             right = np.stack([little_ones.correct[little], correct[big]])
             # No threshold does better than the better of the two on every image.
             if max_cost is not None and best and best[0] > (True, right.any(axis=0).mean(), np.inf):
                 continue
             sure = np.stack([little_ones.score[little], score[big]])
-            spent = np.asarray([cost[little], cost[little] + after_stem])
+            spent = np.asarray([little_ones.cost[little], little_ones.cost[little] + after_stem])
             point = thresholds.choose(sure.T, right.T, spent, max_cost=max_cost, min_accuracy=min_accuracy)
             # Infeasible pairs compare by how near they come.
             good, spends = point.accuracy, point.average_cost

@@ -15,7 +15,7 @@ def run(
     job: Job, folder: Path, *, subnets: int = 1000, calibration_images: int = 1024, chunk: int = 16, form: str = "auto"
 ) -> tuple[str, ...]:
     """Records of sampled subnets on the held-out images; the speed, beside them, is for the curious: no later stage reads it."""
-    genomes = collect.distinct(job.supernet.space, job.key(1), subnets)
+    genomes = collect.distinct(job.supernet.space, job.key(1), subnets, pairs=bool(job.supernet.coupling))
     evaluate = evaluator(job, calibration_images, chunk, form=form)
     cost = macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")

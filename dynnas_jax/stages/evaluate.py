@@ -9,7 +9,8 @@ import numpy as np
 
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import protocol, thresholds
-from dynnas_jax.job import Job, found_pair
+from dynnas_jax.job import Job, found_pair, load_variables
+from dynnas_jax.stages import routers
 from dynnas_jax.workdir import write_json
 
 
@@ -17,9 +18,10 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
     """Little, big and dynamic on the test split, which nothing before has seen."""
     from dynnas_jax.reports.sections import sample_rows
 
-    found, pair, variables = found_pair(job)
+    whole = found_pair(job)
+    found, pair, variables = whole
     split = at_resolution(job.images.test, pair.big.arch.resolution)
-    dynamic = protocol.confident_pair(pair, score=found["score"])
+    dynamic = whole.dynamic()
     out = protocol.answers(dynamic, variables, split)
     point = thresholds.evaluate(out.score, out.correct, np.asarray(dynamic.cost), found["thresholds"])
     choice = dynamic.policy(out.score.T, np.asarray(found["thresholds"], np.float32))
@@ -49,6 +51,9 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
         "dynamic_right_big_wrong": int((right & ~out.correct[:, 1]).sum()),
         "dynamic_wrong_big_right": int((~right & out.correct[:, 1]).sum()),
     }
+    if "routers" in found:
+        params = load_variables(job.workdir.folder("search") / "routers.msgpack")
+        summary["routers"] = routers.tested(pair, variables, found, params, split, out.score, out.correct)
     summary["expected_macs_fraction"] = point.average_cost / found["big"]["macs"]
     write_json(folder / "evaluation.json", summary)
     rows = np.unique(np.concatenate(list(sample_rows(out.score, choice).values())))

@@ -12,7 +12,6 @@ from dynnas_jax import kinds
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
-from dynnas_jax.dynamic import protocol
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_pair, trained_net
 from dynnas_jax.networks import big_little
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 256
 LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
+_ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
 _LINES = 3  # layers that a message names
 
 
@@ -112,22 +112,29 @@ def _single(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """The searched pair, or the two nets of a cascade, as functions of float images, and what its files promise."""
-    from dynnas_jax.export import functions
+    from dynnas_jax.export import functions, metadata
 
-    found, pair, variables = found_pair(job)
-    pair = big_little.in_form(pair, targets.target(job.target).depthwise)
-    net = protocol.confident_pair(pair, score=found["score"])
+    form, whole_pair = targets.target(job.target).depthwise, found_pair(job)
+    found, variables, net = whole_pair.found, whole_pair.variables, whole_pair.dynamic(form)
+    pair, own_score = big_little.in_form(whole_pair.pair, form), whole_pair.router.name != "confidence"
     arch = pair.big.arch
     shape = (arch.resolution, arch.resolution, arch.channels)
 
-    def big(images):
-        return big_little.after_stem(pair, "big", variables, big_little.run_stem(pair, variables, images))
+    def alone(which):
+        run = lambda images: big_little.run_stem(pair, variables, images)  # noqa: E731
+        return functions.whole(lambda images: big_little.after_stem(pair, which, variables, run(images)), shape)
 
-    steps = dict(zip(_steps(job), net.steps, strict=True))
-    # Where nothing is shared, the second step is the big net alone.
-    whole = {} if _WHOLE in steps else {_WHOLE: functions.whole(big, shape)}
-    network = functions.from_steps(steps, variables, shape, carries=_CARRIES, whole=whole)
-    return network, _promise(job, network, net.cost, tuple(found["thresholds"]), found["score"])
+    if net.first:
+        steps, whole = dict(zip(_ROUTED, net.steps, strict=True)), {which: alone(which) for which in ("little", "big")}
+        names = (_ROUTER, *_CARRIES)
+        network = functions.routed(net.first, steps, variables, shape, names=names, whole=whole)
+    else:
+        steps = dict(zip(_steps(job), net.steps, strict=True))
+        # Where nothing is shared, the second step is the big net alone.
+        whole = {} if _WHOLE in steps else {_WHOLE: alone(_WHOLE)}
+        network = functions.from_steps(steps, variables, shape, carries=_CARRIES, own_score=own_score, whole=whole)
+    score = metadata.OWN_SCORE if own_score else found["score"]
+    return network, _promise(job, network, net.cost, tuple(found["thresholds"]), score)
 
 
 def _steps(job: Job) -> tuple[str, str]:
@@ -158,9 +165,12 @@ def _reference(job: Job):
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
-    names = (functions.SINGLE,) if job.kind is kinds.NETWORK else _steps(job)
-    by_step = dict(zip(names, prediction.T, strict=True))
-    return measuring.Reference({**by_step, _WHOLE: prediction[:, -1]}, prediction[np.arange(len(choice)), choice])
+    answers = prediction[np.arange(len(choice)), choice]
+    if job.kind is kinds.NETWORK:
+        return measuring.Reference({functions.SINGLE: answers}, answers)
+    little, big = prediction.T
+    known = {"little": little, "big": big} | dict(zip(_ROUTED, (little, big), strict=True))
+    return measuring.Reference(known, answers)
 
 
 def _too_lossy(lossy: list, layers: list, limit: float, where: Path) -> str:
@@ -183,7 +193,7 @@ def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: P
         return {}
     from dynnas_jax.export import edgetpu
 
-    files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.steps]
+    files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.in_turn]
     if not edgetpu.is_installed():
         return {"compiler": {"command": edgetpu.command([where / file for file in files], where)}}
     compiled = edgetpu.run_compiler([unchecked / file for file in files], unchecked)

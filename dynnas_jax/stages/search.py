@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dynnas_jax import devices, kinds, records
 from dynnas_jax.costs import latency, macs, once_for_all
-from dynnas_jax.dynamic import thresholds
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import big_little
-from dynnas_jax.search import evolution, pairs, predictor
+from dynnas_jax.pair_space import PairSpace
+from dynnas_jax.search import collect, evolution, pairs, predictor
 from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.stages import pair as pair_of
+from dynnas_jax.stages import routers
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import read_config, write_json
 
@@ -68,16 +70,12 @@ def run(
                 "holdout_accuracy": float(correct.mean()),
             }
         )
-    as_little = None
-    if supernet.coupling:
-        own = evaluate(supernet.coupling.as_little(variables), genomes)
-        as_little = pairs.AsLittle(*own, (genomes[:, None] <= genomes[None]).all(axis=-1))
-    pair = _pair(job, folder, variables, genomes, answers, as_little, calibration_images, costs)
+    found_pair = _pair(job, folder, variables, genomes, answers, costs, evaluate, calibration_images)
     space = {"space": supernet.space.fingerprint, "cost": unit}
     for name in dict.fromkeys(("macs", unit)):
         space |= {f"{end}_{name}": costs[name].exact(getattr(supernet.space, end)) for end in ("smallest", "largest")}
-    write_json(folder / "found.json", {**space, "front": front, "pair": pair})
-    return "found.json", "pair.msgpack"
+    write_json(folder / "found.json", {**space, "front": front, "pair": found_pair})
+    return "found.json", "pair.msgpack", "routers.msgpack"
 
 
 def check(job: Job, *, latency_table: str | None = None, **_: object) -> None:
@@ -128,85 +126,82 @@ def _smallest(space: SearchSpace) -> np.ndarray:
     return rows
 
 
-class _PairCosts(NamedTuple):
-    """What candidates for a pair cost, in one unit."""
-
-    whole: np.ndarray  # [n], each alone
-    stem: np.ndarray  # [n], of that the blocks that a pair shares
-
-    def spent(self, little: int, big: int) -> list:
-        """What is spent when little, and when big answers."""
-        first = self.whole[little].item()
-        return [first, first + self.whole[big].item() - self.stem[big].item()]
-
-
-def _pair_costs(supernet: Supernet, table: macs.CostTable, genomes: np.ndarray) -> _PairCosts:
-    shared = table.only(big_little.build(supernet, genomes[0], genomes[0]).stem)
-    return _PairCosts(*(np.asarray([part.exact(genome) for genome in genomes]) for part in (table, shared)))
+def _little_ones(
+    supernet: Supernet, genomes: np.ndarray, bigs: Answers, tables: dict, unit: str, big_net: str
+) -> np.ndarray:
+    """int32[k, genes]: the candidates cut down to what is no larger than big in any gene, no two of the same subnet."""
+    costs = np.asarray([tables[unit].exact(genome) for genome in genomes])
+    big = genomes[pairs.choose_big(bigs.correct, costs, big_net)]
+    space = PairSpace(supernet.space)
+    below = space.halves(space.ordered(np.concatenate([genomes, np.broadcast_to(big, genomes.shape)], axis=1))).little
+    return np.unique(np.asarray(jax.vmap(supernet.space.canonical)(below)), axis=0)
 
 
-def _pair(job, folder, variables, genomes, answers, as_little, calibration_images, costs) -> dict:
+def _pair(
+    job: Job,
+    folder: Path,
+    variables: dict,
+    genomes: np.ndarray,
+    answers: Answers,
+    tables: dict,
+    evaluate: collect.Evaluator,
+    calibration_images: int,
+) -> dict:
     """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
     supernet = job.supernet
-    dynamic = {key: value for key, value in job.dynamic.items() if key != "score"}
-    unit = pairs.unit(dynamic, "latency_ms" in costs)
-    units = {name: _pair_costs(supernet, costs[name], genomes) for name in costs if name != "params"}
+    wanted, dynamic = routers.asked(job.dynamic)
+    unit = pairs.unit(dynamic, "latency_ms" in tables)
+    roles, littles, own = collect.roles(supernet, variables), genomes, answers
+    if supernet.coupling:
+        littles = _little_ones(supernet, genomes, answers, tables, unit, dynamic.get("big_net", pairs.BIG_NETS[0]))
+        own = evaluate(roles[0], littles)
+    units = pair_of.costs(supernet, tables, littles, genomes)
     resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
-    chosen = pairs.choose_pair(answers.score, answers.correct, *units[unit], resolution, as_little, **dynamic)
+    as_little = None
+    if supernet.coupling:
+        as_little = pairs.AsLittle(*own, PairSpace(supernet.space).fits(littles, genomes), units[unit].little)
+    costs = units[unit].big, units[unit].stem
+    chosen = pairs.choose_pair(answers.score, answers.correct, *costs, resolution, as_little, **dynamic)
     images = job.calibration_batches(calibration_images)
-    own, described = {}, {}
-    both = {"little": chosen.little, "big": chosen.big}
-    roles = {"little": supernet.coupling.as_little(variables) if supernet.coupling else variables, "big": variables}
-    for which, index in both.items():
-        own[which] = calibration.extract_calibrated(supernet, roles[which], genomes[index], images)[1]
-        described[which] = _described(supernet, costs, genomes[index]) | {"params": macs.params(own[which])}
-    pair = big_little.build(supernet, genomes[chosen.little], genomes[chosen.big])
-    save_variables(folder / "pair.msgpack", own)
+    nets, described = {}, {}
+    both = {"little": (roles[0], littles[chosen.little]), "big": (roles[-1], genomes[chosen.big])}
+    for which, (role, genome) in both.items():
+        nets[which] = calibration.extract_calibrated(supernet, role, genome, images)[1]
+        described[which] = pair_of.described(supernet, tables, genome) | {"params": macs.params(nets[which])}
+    built = big_little.build(supernet, *(genome for _, genome in both.values()))
+    tried = (routers.Tried(wanted.router, None, routers.RouterCost(0, 0), *_of_pair(chosen, own, answers)),)
+    if wanted.compare or wanted.router.name != "confidence":
+        tried = routers.fit(job, wanted, built, nets, variables)
+    routed = _routed(tried, chosen, wanted, unit, units)
+    save_variables(folder / "routers.msgpack", {one.router.label: one.params for one in tried if one.params})
+    save_variables(folder / "pair.msgpack", {**nets, **({"router": tried[0].params} if tried[0].params else {})})
     return {
         **described,
         "stem_macs": units["macs"].stem[chosen.big].item(),
-        "params": big_little.params(pair, own),
+        "params": big_little.params(built, nets) + tried[0].cost.params,
         "score": job.score,
-        **_described_point(chosen, unit, units, *_of_pair(chosen, answers, as_little)),
+        **routed,
     }
 
 
-def _of_pair(chosen: pairs.ChosenPair, answers: Any, as_little: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def _routed(tried: tuple[routers.Tried, ...], chosen: pairs.ChosenPair, wanted, unit: str, units: dict) -> dict:
+    """How the pair runs with the first router, and what each does for the same target."""
+    target, rows, described = {"max_cost": chosen.max_cost, "min_accuracy": chosen.min_accuracy}, [], {}
+    for one in tried:
+        spent = pair_of.spent(chosen, units, router_macs=one.cost.macs, before_little=one.router.place == "stem")
+        threshold = None if rows else wanted.threshold
+        point = routers.point(one.score, one.correct, spent[unit], threshold, target)
+        spec = {"cost": spent["macs"], "spec": one.router.to_json()}
+        rows.append(routers.row(one, point, wanted.optimal) | spec)
+        if not described:
+            described = pair_of.described_point(chosen._replace(point=point), unit, spent, one.score, one.correct)
+    return {**described, "optimal": wanted.optimal, "routers": rows}
+
+
+def _of_pair(chosen: pairs.ChosenPair, littles: Answers, bigs: Answers) -> tuple[np.ndarray, np.ndarray]:
     """(score float32[m, 2], correct bool[m, 2]) of the two, from what candidates answered."""
-    first, second = as_little or answers, answers
-    return tuple(
-        np.stack([getattr(first, name)[chosen.little], getattr(second, name)[chosen.big]], axis=-1)
-        for name in ("score", "correct")
-    )
-
-
-def _described(supernet: Supernet, costs: dict[str, macs.CostTable], genome: np.ndarray) -> dict:
-    """A subnet as an answer has it."""
-    return {
-        "genome": supernet.space.to_json(genome),
-        "arch": supernet.arch.file(genome),
-        **_exact(costs, genome),
-    }
-
-
-def _described_point(
-    chosen: pairs.ChosenPair, unit: str, units: dict[str, _PairCosts], score: np.ndarray, correct: np.ndarray
-) -> dict:
-    """How a pair runs: what it costs, its threshold, its target, and, from its score and correct [m, 2], what it does."""
-    point = chosen.point
-    spent = {name: costs.spent(chosen.little, chosen.big) for name, costs in units.items()}
-    average = {
-        f"average_{name}": thresholds.evaluate(score, correct, cost, point.thresholds).average_cost
-        for name, cost in spent.items()
-    }
-    return {
-        "cost": spent["macs"],
-        **{name: cost for name, cost in spent.items() if name != "macs"},
-        "thresholds": list(point.thresholds),
-        "target": {f"max_{unit}": chosen.max_cost, "min_accuracy": chosen.min_accuracy},
-        "feasible": point.feasible,
-        "holdout": {"accuracy": point.accuracy, **average, "exit_rate": list(point.exit_rate)},
-    }
+    both = zip(littles, bigs, strict=True)
+    return tuple(np.stack([little[chosen.little], big[chosen.big]], axis=-1) for little, big in both)
 
 
 class _Trained(NamedTuple):
@@ -274,27 +269,31 @@ def _best_subnet(run: _Trained) -> dict:
     if cost.exact(genome) > run.budget:
         # Of measured blocks a larger one may be the faster, so the smallest subnet need not be the fastest.
         raise ValueError(f"no subnet was found within {run.budget:g} ms; the fastest takes {cost.exact(genome):.4g} ms")
-    return {**_described(run.supernet, run.costs, genome), "predicted_accuracy": float(found.fitness)}
+    return {**pair_of.described(run.supernet, run.costs, genome), "predicted_accuracy": float(found.fitness)}
 
 
 def _best_pair(run: _Trained) -> dict:
-    if run.supernet.coupling:
-        raise ValueError(f"{run.path}: its little nets have a head of their own, which records do not tell of")
-    store = records.open(run.path / "collect" / "records.zarr", run.supernet.space.fingerprint)
+    supernet = run.supernet
+    store = records.open(run.path / "collect" / "records.zarr", supernet.space.fingerprint)
     rows = np.flatnonzero(store.done())
     genomes, score, correct = (store.read(name, rows) for name in ("genome", "score", "correct"))
-    score, correct = score[..., 0].astype(np.float32), correct[..., 0]
-    units = {name: _pair_costs(run.supernet, run.costs[name], genomes) for name in run.costs if name != "params"}
-    resolution = np.asarray([run.supernet.arch(genome).resolution for genome in genomes])
-    chosen = pairs.best_pair(score, correct, *units[run.unit], resolution, max_cost=run.budget)
+    if score.shape[-1] != (2 if supernet.coupling else 1):
+        raise ValueError(f"{store.path}: its records do not tell little's answers from big's; pass --redo=collect")
+    littles, bigs = (Answers(score[..., role].astype(np.float32), correct[..., role]) for role in (0, -1))
+    units = pair_of.costs(supernet, run.costs, genomes, genomes)
+    resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
+    costs, as_little = units[run.unit], None
+    if supernet.coupling:
+        as_little = pairs.AsLittle(*littles, PairSpace(supernet.space).fits(genomes, genomes), costs.little)
+    chosen = pairs.best_pair(*bigs, costs.big, costs.stem, resolution, as_little, max_cost=run.budget)
     if not chosen.point.feasible:
         raise ValueError(
             f"no pair of the recorded subnets keeps within {run.budget:g} {run.unit} on average; "
             f"the cheapest takes {chosen.point.average_cost:.6g}"
         )
-    described = {
-        which: _described(run.supernet, run.costs, genomes[index]) | {"holdout_accuracy": float(correct[index].mean())}
-        for which, index in (("little", chosen.little), ("big", chosen.big))
-    }
-    of_pair = _of_pair(chosen, Answers(score, correct))
-    return described | _described_point(chosen, run.unit, units, *of_pair)
+    described = {}
+    for which, index, role in (("little", chosen.little, littles), ("big", chosen.big, bigs)):
+        described[which] = pair_of.described(supernet, run.costs, genomes[index])
+        described[which]["holdout_accuracy"] = float(role.correct[index].mean())
+    spent = pair_of.spent(chosen, units)
+    return described | pair_of.described_point(chosen, run.unit, spent, *_of_pair(chosen, littles, bigs))

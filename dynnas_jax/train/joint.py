@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dynnas_jax import decisions
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+from dynnas_jax.decisions import OPTIMAL
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import SearchSpace
@@ -25,7 +27,6 @@ from dynnas_jax.train.subnets import Ran, Runs
 
 RANDOM_PAIRS = 1  # of a step
 ROUTERS = ("confidence", "learned")
-OPTIMAL = ("little_right", "little_right_or_both_wrong")  # when little's answer is the best decision
 LEAST = 1e-6  # of a probability whose logarithm is taken
 
 
@@ -130,8 +131,7 @@ class Terms(NamedTuple):
 
 def best_decision(little: jax.Array, big: jax.Array, labels: jax.Array, optimal: str) -> jax.Array:
     """bool[b]: whether little should answer, from both nets' logits[b, classes] and labels int[b]."""
-    right = little.argmax(-1) == labels
-    return right if optimal == "little_right" else right | (big.argmax(-1) != labels)
+    return decisions.best(little.argmax(-1) == labels, big.argmax(-1) == labels, optimal)
 
 
 def routing(answers: jax.Array, best: jax.Array, efficiency: float, *, logits: bool) -> jax.Array:

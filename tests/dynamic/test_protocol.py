@@ -10,6 +10,12 @@ from dynnas_jax.dynamic import cascade, protocol, routers, thresholds
 from dynnas_jax.networks import big_little, exits, msdnet
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tiny, tiny_pair):
     """(pair, variables, a split of 13 images, logits float64[13, 2, 3] of the nets run directly)."""
@@ -95,6 +101,75 @@ def test_outputs_of_made_up_steps():
 def test_an_unknown_score(made):
     with pytest.raises(ValueError, match=r"score is 'luck', choose from \['max_softmax', 'margin', 'entropy'\]"):
         protocol.confident_pair(made[0], score="luck")
+
+
+# Other routers.
+
+
+@pytest.fixture(scope="module")
+def routed(made):
+    """{label: (router, its variables)} on the features of the made pair, params drawn."""
+    pair, variables, _, _ = made
+    generator = np.random.default_rng(0)
+    draw = lambda *shape: generator.normal(size=shape).astype(np.float32)  # noqa: E731
+    channels = list(pair.little.arch.named_blocks())[-1][1].out
+    learned = {"hidden": {"kernel": draw(channels, 4), "bias": draw(4)}, "out": {"kernel": draw(4, 1), "bias": draw(1)}}
+    found = {"learned": (routers.Router("learned"), {**variables, "router": learned})}
+    for place, width in (("little", channels), ("stem", 8)):
+        params = {"kernels": {"mean": draw(width, 1), "entropy": draw(2, 1)}, "bias": draw(1)}
+        router = routers.Router("difficulty", place, statistics=("mean", "entropy"))
+        found[place] = router, {**variables, "router": params}
+    return found
+
+
+@pytest.fixture(scope="module")
+def places(made):
+    """What the blocks in front of little's head, and the stem, make of the images, by place."""
+    pair, variables, split, _ = made
+    _, ends = jax.jit(lambda v, x: pair.little.apply(v, x))(variables["little"], split.images)
+    return {"little": list(ends.values())[-2], "stem": ends["stem"]}
+
+
+@pytest.mark.parametrize("which", ["learned", "little", "stem"])
+def test_a_router_scores_what_little_or_the_stem_has_made(made, routed, places, which):
+    pair, _, split, logits = made
+    router, variables = routed[which]
+    dynamic = protocol.routed_pair(pair, router, variables["router"])
+    out = protocol.answers(dynamic, variables, split, batch=8)
+    wanted = router.score(variables["router"], places[router.place], None)
+    np.testing.assert_allclose(out.score[:, 0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out.prediction, logits.argmax(-1))
+    # The cascade runs the same nets on the images that each answers.
+    ordered = np.sort(out.score[:, 0])
+    bounds = np.float32([(ordered[5] + ordered[6]) / 2])
+    found = cascade.build(dynamic, capacity=4)(variables, split.images, bounds)
+    choice = np.where(out.score[:, 0] > bounds, 0, 1)
+    np.testing.assert_array_equal(found.choice, choice)
+    np.testing.assert_array_equal(found.answered, [7, 6])
+    np.testing.assert_allclose(found.logits, logits[np.arange(13), choice], rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_router_costs_is_counted(made, routed):
+    pair = made[0]
+    costs = big_little.cost(pair)
+    channels = list(pair.little.arch.named_blocks())[-1][1].out
+    own = {"learned": 4 * channels + 4, "little": channels + 2, "stem": 8 + 2}
+    for which, (router, variables) in routed.items():
+        spent = protocol.routed_pair(pair, router, variables["router"]).cost
+        together = costs.little + costs.big - costs.stem if which != "stem" else costs.big
+        assert spent == (costs.little + own[which], together + own[which])
+
+
+def test_what_routers_weigh_is_observed_as_it_is_scored(made, routed):
+    pair, _, split, logits = made
+    tried = tuple(router for router, _ in routed.values())
+    seen = protocol.observed(pair, made[1], split, (*tried, routers.Router()), batch=8)
+    np.testing.assert_array_equal(seen.correct, logits.argmax(-1) == split.labels[:, None])
+    np.testing.assert_allclose(seen.inputs[-1]["logits"], logits[:, 0], rtol=1e-4, atol=1e-4)
+    for (router, variables), inputs in zip(routed.values(), seen.inputs, strict=False):
+        dynamic = protocol.routed_pair(pair, router, variables["router"])
+        score = protocol.answers(dynamic, variables, split, batch=8).score[:, 0]
+        np.testing.assert_allclose(router.judge(variables["router"], inputs), score, rtol=1e-4, atol=1e-5)
 
 
 # A net of several exits.

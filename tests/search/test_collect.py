@@ -12,7 +12,8 @@ from dynnas_jax.costs import macs
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import Split
 from dynnas_jax.elastic import positions
-from dynnas_jax.networks import ofa
+from dynnas_jax.networks import coupled, ofa
+from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect
 from dynnas_jax.search_space import Gene, SearchSpace
 from dynnas_jax.train.calibration import batches, extract_calibrated
@@ -143,6 +144,41 @@ def test_distinct_genomes_of_a_space_that_holds_few():
     space = SearchSpace((Gene("depth", (1, 2)), Gene("kernel", (3, 5), needs=("depth", 1))))
     found = collect.distinct(space, jax.random.key(0), 50)
     assert sorted(map(tuple, found.tolist())) == [(0, 0), (1, 0), (1, 1)]
+
+
+def test_genomes_that_are_drawn_as_pairs(tiny):
+    space = tiny.supernet.space
+    apart, paired = (collect.distinct(space, jax.random.key(0), 100, pairs=pairs) for pairs in (False, True))
+    for found in (apart, paired):
+        assert len(np.unique(np.asarray(jax.vmap(space.canonical)(found)), axis=0)) == 100
+        np.testing.assert_array_equal(found[:2], [space.smallest, space.canonical(space.largest)])
+    many = [PairSpace(space).fits(found[2:], found[2:]).sum() - 98 for found in (apart, paired)]
+    assert many[1] > 40
+    assert many[1] > 1.5 * many[0]
+
+
+def test_both_roles_of_a_subnet_are_recorded(tiny, split, noisy_variables, tmp_path):
+    """As the sliced net of either head, with its own statistics."""
+    supernet = coupled.coupled(tiny.supernet)
+    other = noisy_variables(supernet.largest_net(), (8, 8, 1), seed=5)
+    variables = supernet.coupling.add(tiny.variables, other, jax.random.key(2))
+    genomes = collect.distinct(supernet.space, jax.random.key(0), 4, pairs=True)
+    options = {"calibration_batch": 4, "chunk": 4, "mesh": devices.data_mesh(1)}
+    evaluate = collect.Evaluator(supernet, tiny.images[:8], split, **options)
+    store = collect.run(evaluate, variables, genomes, macs.table(supernet).exact, tmp_path / "records.zarr")
+    assert evaluate.program._cache_size() == 1
+    score, correct, cost = (store.read(name) for name in ("score", "correct", "cost"))
+    assert score.shape == (4, 10, 2)
+    np.testing.assert_array_equal(cost[:, 0], cost[:, 1])
+    for role, own in enumerate((coupled.as_little(variables), variables)):
+        net, cut = extract_calibrated(supernet, own, genomes[3], batches(tiny.images[:8], 4))
+        logits = np.asarray(jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(cut, split.images), np.float64)
+        np.testing.assert_allclose(score[3, :, role], confidence.max_softmax(logits), atol=2e-3)
+        np.testing.assert_array_equal(correct[3, :, role], logits.argmax(-1) == split.labels)
+    assert np.abs(score[..., 0] - score[..., 1]).max() > 0.05
+    alone = collect.Evaluator(tiny.supernet, tiny.images[:8], split, **options)
+    with pytest.raises(ValueError, match="records of .* 2 choices, not .* 1; pass --redo=collect"):
+        collect.run(alone, tiny.variables, genomes, pytest.fail, tmp_path / "records.zarr")
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,14 @@ def test_little_has_the_resolution_of_big():
 # A target in milliseconds.
 
 
+def points_of(own_score, own_correct, own_cost, fits, little, score, correct, cost, stem, big):
+    """(accuracy, average cost) of one candidate for little beside one for big, if it fits and is cheaper."""
+    if own_cost[little] >= cost[big] or not fits[little, big]:
+        return []
+    both = np.stack([own_score[little], score[big]]), np.stack([own_correct[little], correct[big]])
+    return every_point(*both, np.asarray([own_cost[little], cost[big]]), stem, 1)
+
+
 def test_little_ones_with_a_head_of_their_own():
     """Of all little ones that fit, at every threshold, by what they answer as little ones."""
     seen = set()
@@ -141,14 +149,15 @@ def test_little_ones_with_a_head_of_their_own():
         score, correct, cost, stem = draw(seed)
         own_score, own_correct = (array[:, ::-1] for array in (score, correct))
         fits = np.random.default_rng(seed).random((len(cost), len(cost))) < 0.7
+        extra = 100 + seed  # a candidate for little alone
+        own_score, own_correct, fits = (np.concatenate([a, a[:1]]) for a in (own_score, own_correct, fits))
+        own_cost = np.append(cost, extra)
         big = max(range(len(cost)), key=lambda i: (correct[i].mean(), cost[i]))
         points = []
-        for little in range(len(cost)):
-            if cost[little] < cost[big] and fits[little, big]:
-                both = np.stack([own_score[little], score[big]]), np.stack([own_correct[little], correct[big]])
-                points += every_point(*both, np.asarray([cost[little], cost[big]]), stem, 1)
+        for little in range(len(own_cost)):
+            points += points_of(own_score, own_correct, own_cost, fits, little, score, correct, cost, stem, big)
         seen.add(bool(points))
-        own = pairs.AsLittle(own_score, own_correct, fits)
+        own = pairs.AsLittle(own_score, own_correct, fits, own_cost)
         if not points:
             with pytest.raises(ValueError, match="there is no pair"):
                 choose_pair(score, correct, cost, stem, None, own, max_macs_fraction=0.6)
@@ -224,6 +233,30 @@ def test_the_best_pair_is_the_best_of_all(budget, monkeypatch):
     assert {150: {True, False}, 300: {True, False}}.get(budget, {True}) <= set(outcomes)
 
 
+def test_the_best_pair_of_little_ones_with_a_head_of_their_own():
+    """Every little, big and threshold in turn; with few partners allowed, the nearest the front of those that fit."""
+    feasible = []
+    for seed in range(40):
+        score, correct, cost, stem = draw(seed)
+        own = score[:, ::-1], correct[:, ::-1]
+        fits = np.random.default_rng(seed).random((len(cost), len(cost))) < 0.7
+        indices = [(little, big) for little in range(len(cost)) for big in range(len(cost))]
+        points = [
+            p for little, big in indices for p in points_of(*own, cost, fits, little, score, correct, cost, stem, big)
+        ]
+        as_little = pairs.AsLittle(*own, fits, cost)
+        if not points:
+            with pytest.raises(ValueError, match="there is no pair"):
+                best_pair(score, correct, cost, stem, None, as_little, max_cost=300)
+            continue
+        chosen = best_pair(score, correct, cost, stem, None, as_little, max_cost=300)
+        found = chosen.point.accuracy, chosen.point.average_cost, chosen.point.feasible
+        assert found == brute_force(points, 300, None), seed
+        assert fits[chosen.little, chosen.big]
+        feasible.append(chosen.point.feasible)
+    assert set(feasible) == {True, False}
+
+
 def test_of_many_candidates_those_nearest_the_front_are_tried(monkeypatch):
     """Two at each resolution: the front of it first, then what would be the front without it."""
     monkeypatch.setattr(pairs, "ENOUGH", 2)
@@ -231,3 +264,7 @@ def test_of_many_candidates_those_nearest_the_front_are_tried(monkeypatch):
     resolution = np.asarray([8, 8, 8, 8, 6])
     assert pairs._nearest_the_front(cost, accuracy, resolution).tolist() == [0, 1, 4]
     assert pairs._nearest_the_front(cost[1:4], accuracy[1:4], None).tolist() == [0, 1]
+    fits = np.asarray([[True, False], [True, False], [True, True], [False, True], [False, True]])
+    correct = np.arange(10) < 10 * accuracy[:, None]
+    few = pairs._few_partners(pairs.AsLittle(correct, correct, fits, cost), np.asarray([0, 1]))
+    assert few.T.tolist() == [[True, True, False, False, False], [False, False, True, False, True]]

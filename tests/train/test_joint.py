@@ -117,6 +117,14 @@ def test_a_weight_of_0_leaves_its_term_out(pairs, variables, batch):
         assert all(np.abs(leaf).max() == 0 for other in others for leaf in jax.tree.leaves(gradient[other]))
 
 
+def test_the_learned_router_learns_from_the_nets_and_not_they_from_it(pairs, variables, batch):
+    rule = joint.rule(big=0.0, little=0.0, consistency=0.0, routing=1.0, router="learned", random_pairs=0)
+    gradient = jax.jit(rule(pairs))(sandwich.Given(variables), *batch, KEY).gradient
+    router = gradient[coupled.PLACE].pop("router")
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(router))
+    assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(gradient))
+
+
 def test_pairs_are_trained_and_learn(pairs, split):
     state = loop.fit(
         pairs, split, joint.rule(router="learned"), steps=40, batch_size=20, mesh=devices.data_mesh(1),
