@@ -34,8 +34,7 @@ def main_target(exports: dict[str, dict]) -> str | None:
 
 def summary(artifacts: Artifacts) -> list[dict]:
     """Three rows, little, big and dynamic, or the one of a fixed network: accuracy on the test split with its 95 % interval
-    (Wilson), MACs of an image (average, for dynamic), params, mean latency over the images, exit rate, and the
-    images on which dynamic and big disagree."""
+    (Wilson), MACs of an image (average, for dynamic), params, mean latency, exit rate, and where dynamic and big disagree."""
     evaluation = artifacts.evaluation or {}
     pair = (artifacts.found or {}).get("pair", {})
     export = artifacts.exports.get(main_target(artifacts.exports), {})
@@ -46,8 +45,7 @@ def summary(artifacts: Artifacts) -> list[dict]:
         low, high = _interval(measured.get("accuracy"), evaluation.get("images"))
         row = {"network": network, "accuracy": measured.get("accuracy"), "accuracy_low": low, "accuracy_high": high}
         row |= {key: measured.get(key, declared.get(key)) for key in ("macs", "params")}
-        if "top5_accuracy" in measured:
-            row["top5_accuracy"] = measured["top5_accuracy"]
+        row |= {key: measured[key] for key in ("top5_accuracy",) if key in measured}
         row |= _latencies(network, export)
         rows.append(row | _disagreement(network, evaluation))
     return rows
