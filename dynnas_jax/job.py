@@ -157,8 +157,9 @@ class FoundPair(NamedTuple):
 
     @property
     def router(self) -> routers.Router:
-        """What routes the images."""
-        return routers.Router.from_json(self.found["routers"][0]["spec"])
+        """What routes the images: little's confidence where nothing else is said."""
+        rows = self.found.get("routers")
+        return routers.Router.from_json(rows[0]["spec"]) if rows else routers.Router(confidence=self.found["score"])
 
     def dynamic(self, depthwise: str | None = None) -> protocol.Dynamic:
         """The pair with its router; its convolutions in another form where one is named."""
@@ -173,8 +174,6 @@ def found_pair(job: Job) -> FoundPair:
 
 def _read_pair(supernet: elastic.Supernet, folder: Path, remedy: str | None = None) -> FoundPair:
     found = read_json(folder / "found.json", remedy)["pair"]
-    if "routers" not in found:
-        raise ValueError(f"{folder / 'found.json'} was made by an older version; pass --redo=search")
     genomes = (supernet.space.from_json(found[which]["genome"]) for which in ("little", "big"))
     return FoundPair(found, big_little.build(supernet, *genomes), load_variables(folder / "pair.msgpack"))
 

@@ -51,8 +51,9 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
         "dynamic_right_big_wrong": int((right & ~out.correct[:, 1]).sum()),
         "dynamic_wrong_big_right": int((~right & out.correct[:, 1]).sum()),
     }
-    params = load_variables(job.workdir.folder("search") / "routers.msgpack")
-    summary["routers"] = routers.tested(pair, variables, found, params, split, out.score, out.correct)
+    if "routers" in found:
+        params = load_variables(job.workdir.folder("search") / "routers.msgpack")
+        summary["routers"] = routers.tested(pair, variables, found, params, split, out.score, out.correct)
     summary["expected_macs_fraction"] = point.average_cost / found["big"]["macs"]
     write_json(folder / "evaluation.json", summary)
     rows = np.unique(np.concatenate(list(sample_rows(out.score, choice).values())))
