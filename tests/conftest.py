@@ -79,14 +79,16 @@ def noisy_variables():
 
 
 @pytest.fixture(scope="session")
-def tiny(noisy_variables) -> Tiny:
+def small_space():
+    """small_space(**options): a supernet of 8x8 grey images of three classes."""
+    facts = {"image_size": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "classes": 3}
+    return lambda **options: ofa.small_images(**facts, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny(noisy_variables, small_space) -> Tiny:
     """Two stages of one or two blocks, two choices of everything."""
-    supernet = ofa.small_images(
-        image_size=8,
-        channels=1,
-        mean=(0.4,),
-        std=(0.3,),
-        classes=3,
+    supernet = small_space(
         stem=8,
         stage_widths=(8, 16),
         stage_strides=(1, 2),

@@ -9,7 +9,6 @@ import pytest
 
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.export import flatbuffer, rounds
-from dynnas_jax.networks import ofa
 from dynnas_jax.stages import table
 
 CALL_S, PER_MAC_S, IN_A_NET = 3e-6, 1e-9, 1.25  # in a net its weights are not in the cache any more
@@ -17,14 +16,9 @@ OPTIONS = {"precision": "fp32", "threads": 1, "nets": 8, "rounds": 3}
 
 
 @pytest.fixture(scope="module")
-def supernet():
+def supernet(small_space):
     """Eight blocks, twelve subnets of five or six."""
-    return ofa.small_images(
-        image_size=8,
-        channels=1,
-        mean=(0.4,),
-        std=(0.3,),
-        classes=3,
+    return small_space(
         stem=8,
         stage_widths=(8,),
         stage_strides=(2,),

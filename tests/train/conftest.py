@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dynnas_jax.data.splits import Split
-from dynnas_jax.networks import ofa
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,13 +13,8 @@ def quick(quick_programs):
 
 
 @pytest.fixture(scope="session")
-def micro():
-    return ofa.small_images(
-        image_size=8,
-        channels=1,
-        mean=(0.4,),
-        std=(0.3,),
-        classes=3,
+def micro(small_space):
+    return small_space(
         stem=4,
         stage_widths=(8,),
         stage_strides=(2,),
