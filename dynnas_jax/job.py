@@ -202,10 +202,9 @@ class FoundPair(NamedTuple):
 
     @property
     def router(self) -> routers.Router:
-        """What routes the images: of two runs that were trained apart the confidence."""
-        if "routers" not in self.found:
-            return routers.Router(confidence=self.found["score"])
-        return routers.Router.from_json(self.found["routers"][0]["spec"])
+        """What routes the images: little's confidence where nothing else is said."""
+        rows = self.found.get("routers")
+        return routers.Router.from_json(rows[0]["spec"]) if rows else routers.Router(confidence=self.found["score"])
 
     def dynamic(self, depthwise: str | None = None) -> protocol.Dynamic:
         """The pair with its router; its convolutions in another form where one is named."""
@@ -220,8 +219,6 @@ def found_pair(job: Job) -> FoundPair:
 
 def _read_pair(supernet: elastic.Supernet | None, folder: Path, remedy: str | None = None) -> FoundPair:
     found = read_json(folder / "found.json", remedy)["pair"]
-    if supernet is not None and "routers" not in found:
-        raise ValueError(f"{folder / 'found.json'} was made by an older version; pass --redo=search")
     if supernet is None:
         pair = big_little.Pair(*(net_of(found[which]["made_of"]) for which in ("little", "big")), stem=())
     else:

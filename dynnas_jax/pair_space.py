@@ -88,6 +88,10 @@ class PairSpace:
         below = little[:, None] <= big[None]
         return (below & (~self._shared | (little[:, None] == big[None]))).all(axis=-1)
 
+    def below(self, genomes: np.ndarray, big: np.ndarray) -> np.ndarray:
+        """int32[k, genes]: genomes cut down, gene by gene, to what fits below int32[genes]; what is shared is big's."""
+        return np.where(self._shared, big, np.minimum(genomes, big))
+
     def sample(self, key: jax.Array, count: int | None = None, least: jax.Array | None = None) -> jax.Array:
         """Two uniform genomes put in order: int32[count, 2 genes], or int32[2 genes] without `count`.
 

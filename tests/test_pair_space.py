@@ -55,6 +55,11 @@ def test_what_fits_below_what(supernet):
     found = PairSpace(space).fits(first, second)
     assert found.tolist() == [[in_order(space, little, big) for big in second] for little in first]
     assert found.any()
+    big = np.asarray(space.sample(jax.random.key(5)))
+    below = PairSpace(space).below(first, big)
+    assert all(in_order(space, little, big) for little in below)
+    allowed = PairSpace(space).fits(first, big[None])[:, 0]
+    np.testing.assert_array_equal((below == first).all(axis=1), allowed)
 
 
 def test_size_of_a_large_space():

@@ -66,6 +66,8 @@ def _first_wrong(content: dict) -> str | None:
     steps, files = content.get("steps"), content.get("files")
     if not _all(steps, str) or not steps or not _all(content.get("whole", []), str):
         return "names no steps"
+    if not isinstance(content.get("router", ""), str):
+        return f"names {content['router']!r} as the router"
     names = (*in_turn(content), *content.get("whole", []))
     if not isinstance(files, dict) or not all(_is_plain_name(files.get(name)) for name in names):
         return "does not give a file of this folder for each net"
@@ -78,7 +80,7 @@ def _wrong_policy(content: dict, steps: int) -> str | None:
         return f"does not give {steps - 1} thresholds in [0, 1] for {steps} steps"
     if not _all(content.get("cost"), int) or len(content["cost"]) != steps:
         return "does not give the cost of each step"
-    rule = RULE if content.get("router") is None else ROUTED
+    rule = ROUTED if "router" in content else RULE
     if not isinstance(policy, dict) or policy.get("rule") != rule or (rule == ROUTED and steps != 2):
         return f"has another policy than {rule!r}" + (" of two steps" if rule == ROUTED else "")
     if policy.get("score") not in (*confidence.SCORES, OWN_SCORE):

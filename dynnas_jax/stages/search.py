@@ -132,8 +132,7 @@ def _little_ones(
     """int32[k, genes]: the candidates cut down to what is no larger than big in any gene, no two of the same subnet."""
     costs = np.asarray([tables[unit].exact(genome) for genome in genomes])
     big = genomes[pairs.choose_big(bigs.correct, costs, big_net)]
-    space = PairSpace(supernet.space)
-    below = space.halves(space.ordered(np.concatenate([genomes, np.broadcast_to(big, genomes.shape)], axis=1))).little
+    below = PairSpace(supernet.space).below(genomes, big)
     return np.unique(np.asarray(jax.vmap(supernet.space.canonical)(below)), axis=0)
 
 

@@ -130,16 +130,27 @@ def places(made):
     return {"little": list(ends.values())[-2], "stem": ends["stem"]}
 
 
+@pytest.fixture(scope="module")
+def answered(made, routed):
+    """{label: (the dynamic network, its outputs)}"""
+    found = {}
+    for which, (router, variables) in routed.items():
+        dynamic = protocol.routed_pair(made[0], router, variables["router"])
+        found[which] = dynamic, protocol.answers(dynamic, variables, made[2], batch=8)
+    return found
+
+
 @pytest.mark.parametrize("which", ["learned", "little", "stem"])
-def test_a_router_scores_what_little_or_the_stem_has_made(made, routed, places, which):
-    pair, _, split, logits = made
-    router, variables = routed[which]
-    dynamic = protocol.routed_pair(pair, router, variables["router"])
-    out = protocol.answers(dynamic, variables, split, batch=8)
+def test_a_router_scores_what_little_or_the_stem_has_made(made, routed, answered, places, which):
+    logits, (router, variables), (_, out) = made[3], routed[which], answered[which]
     wanted = router.score(variables["router"], places[router.place], None)
     np.testing.assert_allclose(out.score[:, 0], wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(out.prediction, logits.argmax(-1))
-    # The cascade runs the same nets on the images that each answers.
+
+
+@pytest.mark.parametrize("which", ["learned", "stem"])
+def test_a_cascade_runs_the_nets_on_the_images_that_each_answers(made, routed, answered, which):
+    (_, _, split, logits), (_, variables), (dynamic, out) = made, routed[which], answered[which]
     ordered = np.sort(out.score[:, 0])
     bounds = np.float32([(ordered[5] + ordered[6]) / 2])
     found = cascade.build(dynamic, capacity=4)(variables, split.images, bounds)
@@ -149,27 +160,25 @@ def test_a_router_scores_what_little_or_the_stem_has_made(made, routed, places, 
     np.testing.assert_allclose(found.logits, logits[np.arange(13), choice], rtol=1e-4, atol=1e-4)
 
 
-def test_what_a_router_costs_is_counted(made, routed):
+def test_what_a_router_costs_is_counted(made, answered):
     pair = made[0]
     costs = big_little.cost(pair)
     channels = list(pair.little.arch.named_blocks())[-1][1].out
     own = {"learned": 4 * channels + 4, "little": channels + 2, "stem": 8 + 2}
-    for which, (router, variables) in routed.items():
-        spent = protocol.routed_pair(pair, router, variables["router"]).cost
+    for which, (dynamic, _) in answered.items():
         together = costs.little + costs.big - costs.stem if which != "stem" else costs.big
-        assert spent == (costs.little + own[which], together + own[which])
+        assert dynamic.cost == (costs.little + own[which], together + own[which])
 
 
-def test_what_routers_weigh_is_observed_as_it_is_scored(made, routed):
+def test_what_routers_weigh_is_observed_as_it_is_scored(made, routed, answered):
     pair, _, split, logits = made
     tried = tuple(router for router, _ in routed.values())
     seen = protocol.observed(pair, made[1], split, (*tried, routers.Router()), batch=8)
     np.testing.assert_array_equal(seen.correct, logits.argmax(-1) == split.labels[:, None])
     np.testing.assert_allclose(seen.inputs[-1]["logits"], logits[:, 0], rtol=1e-4, atol=1e-4)
-    for (router, variables), inputs in zip(routed.values(), seen.inputs, strict=False):
-        dynamic = protocol.routed_pair(pair, router, variables["router"])
-        score = protocol.answers(dynamic, variables, split, batch=8).score[:, 0]
-        np.testing.assert_allclose(router.judge(variables["router"], inputs), score, rtol=1e-4, atol=1e-5)
+    for (which, (router, variables)), inputs in zip(routed.items(), seen.inputs, strict=False):
+        wanted = answered[which][1].score[:, 0]
+        np.testing.assert_allclose(router.judge(variables["router"], inputs), wanted, rtol=1e-4, atol=1e-5)
 
 
 # A net of several exits.

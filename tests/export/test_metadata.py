@@ -43,6 +43,10 @@ def test_what_the_exporter_says_is_understood(told):
         ("policy", {"rule": "dice", "score": "margin"}, "another policy"),
         ("policy", {"rule": "first_above", "score": "mood"}, "unknown score 'mood'"),
         ("policy", None, "another policy"),
+        ("router", ["first"], "names ['first'] as the router"),
+        ("router", None, "names None as the router"),
+        ("router", "gate", "a file of this folder"),
+        ("router", "first", "has another policy than 'routed' of two steps"),
         ("central_share", 0, "central_share of 0"),
         ("central_share", "1", "central_share of '1'"),
     ],
@@ -51,6 +55,16 @@ def test_whatever_is_wrong_is_one_plain_line(told, key, value, said):
     with pytest.raises(ValueError, match=r"^the metadata of a\.tflite [^\n]*$") as wrong:
         metadata.check({**told, key: value}, "a.tflite")
     assert said in str(wrong.value)
+
+
+def test_a_router_has_two_steps_behind_it(told):
+    routed = told | {"router": "gate", "steps": ["first", "second"], "cost": [1, 2], "thresholds": [0.5]}
+    routed["files"] = {**told["files"], "gate": "gate_int8.tflite"}
+    routed["policy"] = {"rule": "routed", "score": "own"}
+    assert metadata.in_turn(metadata.check(routed, "a file")) == ["gate", "first", "second"]
+    assert metadata.in_turn(told) == told["steps"]
+    with pytest.raises(ValueError, match="has another policy than 'first_above'"):
+        metadata.check({key: value for key, value in routed.items() if key != "router"}, "a file")
 
 
 @pytest.mark.parametrize("name", ["../model.tflite", "/etc/passwd", "a\\b", "..", "", "C:model", "a\0b", None])
