@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable
+from typing import Any
+
+# One that is lost is noticed by its missing heartbeats, long before; the others may well compile for an hour.
+BARRIER_TIMEOUT_S = 6 * 3600
+_barriers = itertools.count()
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -55,11 +62,37 @@ def is_first() -> bool:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process has come here; `what` must be the same in all."""
+    """Returns when every process has come here; all come to the same ones in the same order."""
     if several():
-        from jax.experimental import multihost_utils
+        from orbax.checkpoint import multihost
 
-        multihost_utils.sync_global_devices(what)
+        # Over the coordinator: an exchange between the devices waits half a minute for the others, no longer.
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=f"{what} {next(_barriers)}", timeout_ms=1000 * BARRIER_TIMEOUT_S)
+
+
+class Together:
+    """Together(jitted)(...) is jitted(...), of which no process runs a new program before all have compiled it.
+
+    Where the devices of processes exchange arrays by Gloo, one that comes to the first exchange half a minute after another
+    is taken for lost.
+    """
+
+    def __init__(self, jitted: Callable):
+        self.jitted = jitted
+        self._compiled: set = set()
+
+    def __call__(self, *arguments: Any, **static: Any) -> Any:
+        if several():
+            import jax
+
+            shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
+            asked = (shapes, tuple(sorted(static.items())))
+            if asked not in self._compiled:
+                self.jitted.lower(*arguments, **static).compile()
+                wait_for_all("compiled")
+                self._compiled.add(asked)
+        return self.jitted(*arguments, **static)
 
 
 def part() -> bool:

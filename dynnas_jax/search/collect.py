@@ -81,7 +81,7 @@ class Evaluator:
         width = 1 if self.form == "mapped" else each
         program = functools.partial(_answer_all, supernet, SCORES[score], self.mesh, width)
         whole = NamedSharding(self.mesh, PartitionSpec())
-        self.program = jax.jit(program, static_argnames="resolution", out_shardings=whole)
+        self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
         self._compiled, self._subnets, self._seconds = set(), 0, 0.0
 
     def __call__(self, variables: dict, genomes: np.ndarray) -> Answers:

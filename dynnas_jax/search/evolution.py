@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dynnas_jax import devices
+from dynnas_jax import devices, processes
 from dynnas_jax.search_space import SearchSpace
 
 
@@ -117,7 +117,7 @@ def for_budgets(
         return jax.vmap(search)(jax.random.wrap_key_data(keys, impl=kind), budgets)
 
     spread = jax.shard_map(own, mesh=mesh, in_specs=axes, out_specs=axes, check_vma=False)
-    program = jax.jit(spread, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    program = processes.Together(jax.jit(spread, out_shardings=NamedSharding(mesh, PartitionSpec())))
     found = devices.on_host(program(*devices.replicated(mesh, asked)))
     return jax.tree.map(lambda rows: rows[:count], found)
 

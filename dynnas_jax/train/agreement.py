@@ -40,6 +40,7 @@ def broadcast(content: bytes) -> bytes:
         return content
     from jax.experimental import multihost_utils
 
+    processes.wait_for_all("broadcast")  # the first may have done much meanwhile
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content))))
     # It sums over the processes: integers, since a sum of floats would lose the sign of a zero.
     words = np.zeros(math.ceil(size / 4), np.uint32)

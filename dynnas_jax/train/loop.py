@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dynnas_jax import devices
+from dynnas_jax import devices, processes
 from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.train import incidents, metrics, state
@@ -91,7 +91,7 @@ def fit(
         seed=seed,
         batch_size=batch_size,
         optimizer=mover,
-        step=make_step(supernet, rule, mover.transform, mesh, spike_factor=spike_factor, **options),
+        step=processes.Together(make_step(supernet, rule, mover.transform, mesh, spike_factor=spike_factor, **options)),
         teacher=devices.replicated(mesh, teacher),
         initial=initial,
         phases=phases,

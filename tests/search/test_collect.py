@@ -76,7 +76,7 @@ def test_a_thousand_subnets_are_distinct(tiny, genomes):
 def test_one_program_is_compiled_for_all(collected, evaluate):
     records, compiled = collected
     assert records.done().sum() == COUNT
-    assert evaluate.program._cache_size() == 1
+    assert evaluate.program.jitted._cache_size() == 1
     assert len(compiled) == 1, compiled
 
 
@@ -166,7 +166,7 @@ def test_both_roles_of_a_subnet_are_recorded(tiny, split, noisy_variables, tmp_p
     options = {"calibration_batch": 4, "chunk": 4, "mesh": devices.data_mesh(1)}
     evaluate = collect.Evaluator(supernet, tiny.images[:8], split, **options)
     store = collect.run(evaluate, variables, genomes, macs.table(supernet).exact, tmp_path / "records.zarr")
-    assert evaluate.program._cache_size() == 1
+    assert evaluate.program.jitted._cache_size() == 1
     score, correct, cost = (store.read(name) for name in ("score", "correct", "cost"))
     assert score.shape == (4, 10, 2)
     np.testing.assert_array_equal(cost[:, 0], cost[:, 1])
@@ -210,7 +210,7 @@ def test_each_resolution_is_one_program_and_equals_the_sliced_net(two_sizes, tin
     evaluate = collect.Evaluator(supernet, tiny.images[:8], split, calibration_batch=4, chunk=4)  # less than asked
     found = evaluate(variables, genomes)
     resolutions = [supernet.arch(genome).resolution for genome in genomes]
-    assert evaluate.program._cache_size() == 2
+    assert evaluate.program.jitted._cache_size() == 2
     few = slice(5)
     assert set(resolutions[few]) == {6, 8}
     answers = zip(genomes[few], resolutions[few], found.score[few], found.correct[few], strict=True)
@@ -244,7 +244,7 @@ def test_devices_and_forms_answer_alike(two_sizes, tiny, split, on_one_device, m
     found = evaluate(evaluate.placed(two_sizes[1]), genomes)
     np.testing.assert_array_equal(found.correct, expected.correct)
     np.testing.assert_allclose(found.score, expected.score, atol=0 if form != "vmapped" else 1e-6)
-    assert evaluate.program._cache_size() == 2
+    assert evaluate.program.jitted._cache_size() == 2
     assert np.ptp(expected.score) > 0.01
 
 
