@@ -54,7 +54,7 @@ def run(
     """
     from dynnas_jax.export import device_folder, dynamic, measuring
 
-    network, promise = _single(job) if job.kind is kinds.NETWORK else _pair(job)
+    network, promise = promised(job)
     resolution, where = network.image_shape[0], folder / job.target
     calibration = np.asarray(resized(_calibration(job, calibration_images), resolution))
     test = at_resolution(job.images.test, resolution)
@@ -69,6 +69,11 @@ def run(
         write_json(unchecked / "export.json", measured | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
     return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
+
+
+def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """What a run exports as functions of float images, in its target's form, and what the files promise of it."""
+    return _single(job) if job.kind is kinds.NETWORK else _pair(job)
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
