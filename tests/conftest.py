@@ -26,10 +26,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_modifyitems(items):
-    """Side by side (`pytest -n 2`), tests that share fixtures stay together: first those of the whole run, then file by file."""
-    for item in items:
-        group = "tiny_run" if "tiny_run" in item.fixturenames else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The files whose tests share the whole run first: side by side (`pytest -n 2`), files are dealt out in this order."""
     items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
 
 

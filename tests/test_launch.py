@@ -507,8 +507,8 @@ def group(tmp_path):
         command += [*flags, "--", *JOB]
         if wait:
             return run(*command)
-        # Under nohup SIGHUP would be ignored, and stay so.
-        command = ["env", "--default-signal=HUP", *command]
+        # Under nohup SIGHUP would be ignored, in the background SIGINT, and stay so.
+        command = ["env", "--default-signal=HUP,INT", *command]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start

@@ -183,7 +183,7 @@ def test_small_images_takes_a_width_per_stage_or_one_for_all():
         (lambda: ofa.small_images(image_size=12, stem_stride=4), "image_size is 12, choose from 16 to 64"),
         (
             lambda: ofa.small_images(depthwise="matmul"),
-            r"depthwise is 'matmul', choose from \['auto', 'conv', 'shifts'\]",
+            r"depthwise is 'matmul', choose from \['auto', 'conv', 'shifts', 'bands'\]",
         ),
         (lambda: ofa.small_images(channels=1), r"images of 1 channels, but mean is \(0.485, 0.456, 0.406\)"),
         (lambda: ofa.small_images(depths=(2, 1)), "choices must ascend"),
