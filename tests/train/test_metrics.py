@@ -157,6 +157,7 @@ def offline(tmp_path_factory):
             log.write(step, {"loss": 1 / step, "loss_largest": 1e-7 * step, "images_per_s": 1e5 / 3})
             if step % 2 == 0:
                 log.write(step, {"holdout_accuracy_largest": step / 7})
+    wandb.teardown()  # its process may still be writing the file
     (file,) = files(directory)
     first = records(file), merged(directory)
     file.write_bytes(file.read_bytes()[:HEADER])  # as a killed process leaves it
