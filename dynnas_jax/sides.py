@@ -67,8 +67,8 @@ def _of_run(key: str, folder: Path, kind: kinds.Kind, which: str) -> Side:
         genome = read_json(folder / "search" / "found.json", _REMEDY)["pair"][which]["genome"]
         variables = job.load_variables(folder / "search" / "pair.msgpack")[which]
     # Runs from before fingerprints were kept: their own data are read again.
-    data.setdefault("splits", None)
-    data["splits"] = data["splits"] or job.described(_images(config))["splits"]
+    if not data.get("splits"):
+        data["splits"] = job.described(_images(config))["splits"]
     made_of = {"config": {kind.name: config[kind.name], "target": config["target"]}, "data": data, "genome": genome}
     net = job.net_of(made_of)
     count = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))[0]
