@@ -139,8 +139,8 @@ def _calibration(source: Source) -> str | None:
             listed.append({"network": name, "above": edges[place], "up_to": edges[place + 1], **one})
     tables.write_csv(source.folder / "tables" / "reliability.csv", listed)
     caption = (
-        f"Test answers in {len(listed) // len(rows)} bins of equal width by their probability. Dots below the line: surer than "
-        "right. Upright lines: how far chance alone could move a bin (95 %). Below: how many answers each bin has."
+        f"Test answers in {len(listed) // len(rows)} bins of equal width by their probability. Dots below the dashed line: "
+        "surer than right. Upright lines: how far chance alone could move a bin (95 %). Below: how many answers each bin has."
     )
     drawn = figure(source, "reliability", routing_plots.reliability(bins), caption)
     return drawn + table(source, "calibration", rows, CALIBRATION)
@@ -163,7 +163,10 @@ def _exits(source: Source) -> str | None:
             "right": {name: [row[name] for row in by_rate] for name in nets},
         },
     ]
-    caption = "Test images. Classes are in the order of the share that little answers."
+    caption = (
+        "Test images. Classes are in the order of the share that little answers. That big is right on easy images and wrong on "
+        "hard ones is what the words mean here; the bars and little's dots are what was found."
+    )
     drawn = figure(source, "exits", routing_plots.exits(groups), caption)
     return drawn + table(source, "by_difficulty", rows, DIFFICULTY)
 
