@@ -14,7 +14,7 @@ COST = (60.0, 75.0, 148.0, 240.0, 300.0)
 
 
 def records(seed, images, exits, levels=None):
-    """Answers of exits that get better, with scores that tell something; with `levels` many scores are equal, 0 and 1 among them."""
+    """Answers of exits that get better, with scores that tell something; `levels` make many equal, 0 and 1 too."""
     generator = np.random.default_rng(seed)
     hard, skill = generator.random((images, 1)), np.linspace(0.6, 0.9, exits)
     sure = 1 / (1 + np.exp(-8 * (skill - hard)))
