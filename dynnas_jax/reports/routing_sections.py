@@ -108,15 +108,15 @@ def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
 
 
 def _operating_points(source: Source) -> str | None:
-    points = _evaluated(source, "operating_points")
-    if points is None:
+    points, oracles = (_evaluated(source, name) for name in ("operating_points", "oracle"))
+    if points is None or oracles is None:
         return None
     big = source.found.evaluation["big"]["macs"]
     rows = []
     for point in points:
         name = f"threshold {point['threshold']:.6g}" + (", in use" if point["chosen"] else "")
         rows.append({"routing": name, **{key: point[key] for key in point if key != "chosen"}})
-    for oracle in source.found.evaluation["oracle"]:
+    for oracle in oracles:
         row = dict.fromkeys(rows[0], "") | {"routing": _ORACLES[oracle["optimal"]]}
         rows.append(row | {key: oracle[key] for key in ("accuracy", "macs", "exit_rate")})
     for row in rows:
