@@ -78,7 +78,7 @@ def latencies_ms(artifacts: Artifacts) -> dict[str, list[float]]:
     in the summary; and those measured on boards.
     """
     pair, target = artifacts.found["pair"], tables.main_target(artifacts.exports)
-    found = {"latency table": pair["latency_ms"]} if "latency_ms" in pair else {}
+    found = {"by table": pair["latency_ms"]} if "latency_ms" in pair else {}
     export = artifacts.exports.get(target, {})
     for key in export.get("cascade", {}):
         means = {
@@ -109,11 +109,19 @@ def _tiles(
     spent = tuple(macs)
     return [
         Tile("accuracy", "accuracy", " %", 2, factor=100),
-        Tile("average MACs", "cost", " M", 3, divisor=1e6, spent=spent),
-        Tile(f"of the MACs of {names[-1]} alone", "cost", " %", 1, factor=100, divisor=last_macs, spent=spent),
+        Tile("average MACs", "cost", " M", _digits(max(spent) / 1e6, 3), divisor=1e6, spent=spent),
+        Tile(f"of {names[-1]}'s MACs", "cost", " %", 1, factor=100, divisor=last_macs, spent=spent),
         *(Tile(f"answered by {name}", "exit", " %", 1, 100, choice=i) for i, name in enumerate(names[:-1])),
-        *(Tile(f"latency, {name}", "cost", " ms", 4, spent=tuple(taken)) for name, taken in latencies.items()),
+        *(
+            Tile(f"latency, {name}", "cost", " ms", _digits(max(taken), 4), spent=tuple(taken))
+            for name, taken in latencies.items()
+        ),
     ]
+
+
+def _digits(largest: float, at_most: int) -> int:
+    """Decimals of a number up to `largest`, for five figures in all, which a tile has room for."""
+    return int(np.clip(4 - np.floor(np.log10(largest)), 0, at_most)) if largest > 0 else at_most
 
 
 def _value(tile: Tile, score: np.ndarray, correct: np.ndarray, used: Sequence[float]) -> float:
@@ -157,7 +165,7 @@ def _json(content: dict) -> str:
 
 
 _CONTROL = """<div class="control still" role="group" aria-label="Threshold control">
-<h3>What another threshold would do</h3>
+<h3>Another threshold</h3>
 <p class="unmoved">With scripts switched on there is a slider here. At the threshold in use:</p>
 {dials}<output class="spoken" aria-live="polite"></output>
 <dl>
@@ -173,7 +181,7 @@ _DIAL = """<div class="dial">
 <input id="{id}" type="text" inputmode="decimal" autocomplete="off" spellcheck="false" aria-describedby="{id}-refused"
  value="{used}">
 <button type="button">Back to {used}, in use</button></div>
-<p id="{id}-refused" class="refused" role="alert"></p>
+<p id="{id}-refused" class="refused warning" role="alert"></p>
 <div class="track"><input type="range" aria-label="{label}, from image to image" min="0" max="1" step="1"></div>
 <div class="ends"><span>{name} answers all</span><span>{name} answers none</span></div>
 </div>
@@ -182,7 +190,7 @@ _TILE = """<div class="tile"><dt>{name}</dt><dd><data class="here" value="{value
 <dd class="was"><data value="{value!r}">{shown}</data> in use</dd></div>
 """
 CSS = f"""
-.control {{ border-top: 1px solid var(--line); margin: 1.4rem 0; padding-top: .2rem; }}
+.control {{ border-top: 1px solid var(--line); margin: 1.4rem 0 .6rem; padding-top: .2rem; }}
 .control.still .dial, .control.still .was, .control.still .notes, .control:not(.still) .unmoved {{ display: none; }}
 .asked {{ display: flex; flex-wrap: wrap; align-items: center; gap: .5rem .7rem; margin-top: .8rem; }}
 .asked label {{ font-weight: 600; }}
@@ -212,6 +220,6 @@ CSS = f"""
 .tile {{ background: var(--page); border-radius: 10px; padding: .6rem .8rem; font-variant-numeric: tabular-nums; }}
 .tile dt {{ color: var(--soft); font-size: .82rem; line-height: 1.3; }}
 .tile dd {{ margin: 0; }}
-.here {{ font-size: 1.3rem; font-weight: 600; }}
+.here {{ font-size: clamp(1.05rem, 4.4vw, 1.3rem); font-weight: 600; white-space: nowrap; }}
 .was, .notes {{ color: var(--soft); font-size: .82rem; }}
 """

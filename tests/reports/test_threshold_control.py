@@ -133,7 +133,7 @@ def typed(score) -> list[str]:
     """The extremes, scores as they are, their neighbours in float32, and numbers between two float32 that round to a score."""
     some = np.unique(score[:, 0])[[0, 1, 5, len(score) // 4, -3, -2]]
     below, above = np.nextafter(some, np.float32(0)), np.nextafter(some, np.float32(1))
-    nearly = some.astype(np.float64) + 0.4 * (above - some).astype(np.float64)
+    nearly = np.concatenate([some + 0.4 * (np.float64(side) - some) for side in (below, above)])
     numbers = [*some.tolist(), *below.tolist(), *above.tolist(), *nearly.tolist(), *np.linspace(0, 1, 23).tolist()]
     return ["0", "1", "0.5", "0,5", " 1e-3 ", "0.999", "0.99999", *map(repr, numbers)]
 
@@ -206,11 +206,13 @@ def test_numbers_read_as_those_of_the_tables(browser):
     net = Network(score, rng.random((800, 2)) < (0.5, 0.97), (0.9,), ("little", "big"))
     states = driven(browser, net, [[0, "move", stop] for stop in range(1, 800, 3)])
     assert any(100 * state["values"][0] % 1 == 0.5 for state in states)
-    units = [(" %", 2), (" M", 3), (" %", 1), (" %", 1), (" ms", 4), (" ms", 4)]
+    units = [(" %", 2), (" M", 3), (" %", 1), (" %", 1), (" ms", 4), (" ms", 3)]
     for state in states:
         shown = zip(state["values"], units, strict=True)
         assert state["texts"] == [f"{value:,.{digits}f}{unit}" for value, (unit, digits) in shown]
-        assert state["spoken"].startswith(f"accuracy: {state['texts'][0]}; average MACs: {state['texts'][1]}; of the")
+        assert state["spoken"].startswith(
+            f"accuracy: {state['texts'][0]}; average MACs: {state['texts'][1]}; of big's MACs: "
+        )
 
 
 def test_three_exits_have_a_threshold_each(browser):
@@ -333,7 +335,7 @@ def test_latencies_of_a_table_of_files_and_of_boards(workdir):
     }
     pair = {**found.found["pair"], "latency_ms": [0.5, 2.0]}
     more = found._replace(found={**found.found, "pair": pair}, benches={"kitchen": bench})
-    expected = {"latency table": [0.5, 2.0], **own, "Raspberry Pi 5 int8": [3.0, 6.0]}
+    expected = {"by table": [0.5, 2.0], **own, "Raspberry Pi 5 int8": [3.0, 6.0]}
     assert threshold_control.latencies_ms(more) == expected
     del bench["sections"]["router"], bench["sections"]["big_after_stem"]
     bench["sections"] |= {"little": {"latency_ms": {"mean_ms": 2.5}}, "big": {"latency_ms": {"mean_ms": 4.0}}}
