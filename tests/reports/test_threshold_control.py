@@ -228,7 +228,9 @@ def test_three_exits_have_a_threshold_each(browser):
 
 @pytest.fixture
 def report(workdir, monkeypatch):
-    """The page of a finished run, its figures of few pixels."""
+    """The page of a run, with what the control is made of and few figures, of few pixels."""
+    for name in ("train/metrics.jsonl", "predict/predictor.json", "evaluate/samples.npz"):
+        (workdir / name).unlink()
     draw = sections.plots.png
     monkeypatch.setattr(sections.plots, "png", lambda figure: draw(figure, dpi=30))
     return page.write(workdir)
@@ -292,7 +294,7 @@ def test_without_scripts_the_values_in_use_stand_there(workdir, report):
     assert '<div class="control still"' in report.read_text(encoding="utf-8")
 
 
-def test_no_name_breaks_out_of_the_page(browser):
+def test_no_name_breaks_out_of_the_page():
     net = network()
     found = _Read(net.control)
     assert len(found.scripts) == 2
