@@ -75,7 +75,7 @@ def latencies_ms(artifacts: Artifacts) -> dict[str, list[float]]:
     """What each choice of a pair takes in all, [2] milliseconds, by what told it.
 
     That is the latency table of the search; the means measured of the exported parts, for the target whose latencies stand
-    in the summary; and those measured on boards.
+    in the summary; and what `dynnas bench` measured elsewhere, by the name of its results.
     """
     pair, target = artifacts.found["pair"], tables.main_target(artifacts.exports)
     found = {"by table": pair["latency_ms"]} if "latency_ms" in pair else {}
@@ -88,18 +88,17 @@ def latencies_ms(artifacts: Artifacts) -> dict[str, list[float]]:
         }
         found[f"{target} {key.replace('_', ' ')}"] = _spent(means)
     for name, content in artifacts.benches.items():
-        means = {part: section["latency_ms"]["mean_ms"] for part, section in content["sections"].items()}
-        found[f"{content['machine']['board'] or name} {content['model']['precision']}"] = _spent(means)
+        means = {part: section["latency_ms"].get("mean_ms") for part, section in content["sections"].items()}
+        found[f"{name} {content['model']['precision']}"] = _spent(means)
     return {name: spent for name, spent in found.items() if spent}
 
 
 def _spent(means: Mapping[str, float | None]) -> list[float] | None:
     """[2], from the latencies of the exported parts of a pair; None where one was not measured."""
-    after_stem = means.get("big_after_stem")
     if "router" in means:  # it chooses before either has run
-        parts = [means["router"], means.get("little_after_stem"), after_stem]
-        return None if None in parts else [parts[0] + parts[1], parts[0] + parts[2]]
-    parts = [means.get("little"), means.get("big") if after_stem is None else after_stem]
+        first, *nets = (means.get(part) for part in ("router", "little_after_stem", "big_after_stem"))
+        return None if None in (first, *nets) else [first + net for net in nets]
+    parts = [means.get("little"), means.get("big_after_stem" if "big_after_stem" in means else "big")]
     return None if None in parts else [parts[0], sum(parts)]
 
 

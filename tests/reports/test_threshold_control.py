@@ -328,7 +328,6 @@ def test_latencies_of_a_table_of_files_and_of_boards(workdir):
     }
     assert threshold_control.latencies_ms(found) == own
     bench = {
-        "machine": {"board": "Raspberry Pi 5"},
         "model": {"precision": "int8"},
         "sections": {
             part: {"latency_ms": {"mean_ms": mean}}
@@ -337,10 +336,10 @@ def test_latencies_of_a_table_of_files_and_of_boards(workdir):
     }
     pair = {**found.found["pair"], "latency_ms": [0.5, 2.0]}
     more = found._replace(found={**found.found, "pair": pair}, benches={"kitchen": bench})
-    expected = {"by table": [0.5, 2.0], **own, "Raspberry Pi 5 int8": [3.0, 6.0]}
+    expected = {"by table": [0.5, 2.0], **own, "kitchen int8": [3.0, 6.0]}
     assert threshold_control.latencies_ms(more) == expected
     del bench["sections"]["router"], bench["sections"]["big_after_stem"]
     bench["sections"] |= {"little": {"latency_ms": {"mean_ms": 2.5}}, "big": {"latency_ms": {"mean_ms": 4.0}}}
-    assert threshold_control.latencies_ms(more)["Raspberry Pi 5 int8"] == [2.5, 6.5]  # nothing is shared
+    assert threshold_control.latencies_ms(more)["kitchen int8"] == [2.5, 6.5]  # nothing is shared
     del bench["sections"]["big"]
-    assert "Raspberry Pi 5 int8" not in threshold_control.latencies_ms(more)
+    assert "kitchen int8" not in threshold_control.latencies_ms(more)
