@@ -76,22 +76,33 @@ def promising(
     mesh: Mesh | None = None,
     **options: float,
 ) -> np.ndarray:
-    """int32[n, G]: the Pareto front of cost and predicted fitness, the fittest first, then what is predicted next best.
+    """int32[n, G]: of the Pareto front of cost and predicted fitness the fittest, at most a quarter; then what is predicted best.
 
-    Evolution looks for the best within each of `count` budgets up to the one given; random genomes stand behind them.
+    Evolution looks for the best within each of a few budgets up to the one given. Around these, mutants of them, and random
+    genomes are what else is considered; to ask the predictor is next to nothing.
 
     Args:
-        seen: int32[m, G], in canonical form, not to be returned again.
-        count: n, or less where no more are found.
+      seen: int32[m, G], in canonical form, not to be returned again.
+      count: n, or less where no more are found.
     """
-    space, (run_key, draw_key) = fitted.space, jax.random.split(key)
-    least = float(cost(np.asarray(space.smallest)))
-    limits = np.linspace(least, budget, count + 1)[1:].astype(np.float32)
+    space, (run_key, near_key, draw_key) = fitted.space, jax.random.split(key, 3)
+    few = max(1, count // 4)
+    limits = np.linspace(float(cost(np.asarray(space.smallest))), budget, few + 1)[1:].astype(np.float32)
     search = lambda key, limit: evolution.run(key, space, fitted, cost, limit, **options)  # noqa: E731
-    found = evolution.for_budgets(search, jax.random.split(run_key, count), limits, mesh or devices.data_mesh())
+    found = evolution.for_budgets(search, jax.random.split(run_key, few), limits, mesh or devices.data_mesh())
     drawn = random_search.draw(draw_key, space, cost, budget, count + len(seen))
-    pool = np.unique(np.concatenate([found.genome[found.feasible], drawn]), axis=0)
-    old = (pool[:, None] == seen[None]).all(axis=-1).any(axis=1)
+    pool = np.concatenate([found.genome, mutants(near_key, space, found.genome, random_search.DRAWS * count), drawn])
+    pool = np.unique(pool, axis=0)
     price, predicted = (np.asarray(jax.jit(jax.vmap(lambda g, f=f: f(g)))(pool)) for f in (cost, fitted))
-    order = np.lexsort((-predicted, ~pareto.front(price, predicted)))
-    return pool[order[~old[order]]][:count]
+    usable = (price <= np.float32(budget)) & ~(pool[:, None] == seen[None]).all(axis=-1).any(axis=1)
+    pool, price, predicted = pool[usable], price[usable], predicted[usable]
+    best = np.argsort(-predicted, kind="stable")
+    first = best[pareto.front(price, predicted)[best]][:few]
+    return pool[np.concatenate([first, best[~np.isin(best, first)]])][:count]
+
+
+def mutants(key: jax.Array, space: SearchSpace, parents: np.ndarray, count: int) -> np.ndarray:
+    """int32[count, G], canonical: of each parent as many, with two genes drawn anew on average."""
+    repeated = np.resize(parents, (count, parents.shape[1]))
+    mutate = lambda key, genome: space.canonical(space.mutate(key, genome, 2 / len(space.sizes)))  # noqa: E731
+    return np.asarray(jax.jit(jax.vmap(mutate))(jax.random.split(key, count), repeated))

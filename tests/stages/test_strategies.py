@@ -175,6 +175,7 @@ def test_a_coupled_run_answers_with_both_heads(tiny_run, tmp_path):
         ({"strategy": "evolutionary", "evolutionary": {"population": 1}}, "must be a number of at least 2"),
         ({"strategy": "once_for_all", "once_for_all": {"records": 1.5}}, "once_for_all.records is 1.5, must be"),
         ({"strategy": "random", "cost_weight": -0.1}, "search.cost_weight is -0.1, must be a number of at least 0"),
+        ({"strategy": "random", "effort_images": 2e6}, "search.effort_images is 2000000.0, must be a whole number"),
         ({"strategy": "random", "effort_images": 0}, "search.effort_images is 0, must be a number of at least 1"),
     ],
 )
@@ -193,7 +194,7 @@ def test_a_target_of_accuracy_is_no_budget(tiny_run):
         recipe.check(config)
 
 
-@pytest.mark.parametrize(("strategy", "fewest"), [("random", 1), ("evolutionary", 4), ("once_for_all", 11)])
+@pytest.mark.parametrize(("strategy", "fewest"), [("random", 1), ("evolutionary", 8), ("once_for_all", 11)])
 def test_an_effort_that_pays_for_too_little_is_found_before_training(tiny_run, tmp_path, strategy, fewest):
     config = asking(tiny_run, strategy, fewest * EACH - 1)
     with pytest.raises(ValueError, match=rf"a pair takes {EACH} images .* give at least {fewest * EACH}$"):
