@@ -26,7 +26,7 @@ OPTIONS = {"epochs": 60, "population": 24, "generations": 30}
 
 
 def fitness(genome):
-    return jnp.sum(SPACE.encode(genome) * WEIGHTS[0]) / 1000
+    return jnp.sum(SPACE.encode(genome) * WEIGHTS[0])
 
 
 def cost(genome):
