@@ -68,6 +68,10 @@ def flat(variables):
     return traverse_util.flatten_dict(variables, sep="/")
 
 
+def is_masked_later(path):
+    return any(module in path.split("/") for module in relaxed.MASKED_LATER)
+
+
 def some_genomes(space):
     return [space.smallest, space.largest, *np.asarray(space.sample(KEY, 3))]
 
@@ -86,41 +90,37 @@ CASES = ("plain", "squeeze-excite and kernel transforms", "shortcuts")
 def test_of_one_genome_the_masks_are_its_own(supernets, make_variables, images, name):
     """Leaves, logits and gradients, in evaluation and in training."""
     supernet = supernets[name]
-    variables, net = make_variables(supernet), supernet.largest_net()
+    space, variables, net = supernet.space, make_variables(supernet), supernet.largest_net()
 
-    def run(variables, masked, train):
+    def run(masked):
         def loss(params):
             own = masked({**variables, "params": params})
-            (logits, _), _ = net.apply(own, images, train, mutable=["batch_stats"])
-            return jnp.sin(logits).sum(), logits
+            evaluated = net.apply(own, images)[0]
+            trained = net.apply(own, images, True, mutable=["batch_stats"])[0][0]
+            return jnp.sin(evaluated).sum() + jnp.cos(trained).sum(), (evaluated, trained)
 
         (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return logits, gradient
+        return masked(variables), logits, gradient
 
-    @jax.jit
     def both(genome):
-        whole = relaxed.one_hot(supernet.space, genome)
-        ways = (
-            lambda own: elastic.mask_variables(supernet, own, genome),
-            lambda own: relaxed.mask_variables(supernet, own, whole),
-        )
-        return [(way(variables), run(variables, way, False), run(variables, way, True)) for way in ways]
+        whole = relaxed.one_hot(space, genome)
+        wanted = run(lambda own: elastic.mask_variables(supernet, own, genome))
+        return wanted, run(lambda own: relaxed.mask_variables(supernet, own, whole))
 
-    both = both.lower(supernet.space.largest).compile(compiler_options=QUICK)
-    for genome in some_genomes(supernet.space):
-        (wanted, *wanted_runs), (found, *found_runs) = both(genome)
+    both = jax.jit(both, compiler_options=QUICK)
+    for genome in some_genomes(space):
+        (wanted, *wanted_run), (found, *found_run) = both(jnp.asarray(genome))
+        absent = [p.name for p in elastic.positions(supernet) if p.depth and genome[p.depth[0]] < p.depth[1]]
         found = flat(found)
         for path, leaf in flat(wanted).items():
-            if not any(module in path for module in relaxed.MASKED_LATER):
+            # Of a skipped block the last norm alone is masked.
+            if not is_masked_later(path) and (path.split("/")[1] not in absent or relaxed.LAST_NORM in path):
                 np.testing.assert_array_equal(found[path], leaf, err_msg=path)
-        for (logits, gradient), (wanted_logits, wanted_gradient) in zip(found_runs, wanted_runs, strict=True):
-            np.testing.assert_allclose(logits, wanted_logits, rtol=1e-5, atol=1e-5)
-            assert np.abs(wanted_logits).max() > 1e-3
-            own = flat(gradient)
-            for path, leaf in flat(wanted_gradient).items():
-                np.testing.assert_allclose(
-                    own[path], leaf, rtol=0, atol=1e-4 * max(0.01, np.abs(leaf).max()), err_msg=path
-                )
+        assert all(1e-3 < np.abs(logits).max() < 1e3 for logits in wanted_run[0])
+        own = dict(jax.tree_util.tree_leaves_with_path(found_run))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(wanted_run):
+            atol = 1e-4 * max(0.01, np.abs(leaf).max())
+            np.testing.assert_allclose(own[path], leaf, rtol=0, atol=atol, err_msg=str(path))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -151,10 +151,11 @@ def test_masks_are_the_mean_over_all_genomes(supernets, make_variables, name):
     wanted = flat(mean(every, chances.astype(np.float32)))
     skippable = {p.name for p in elastic.positions(supernet) if p.depth}
     compared = 0
-    for path, leaf in flat(relaxed.mask_variables(supernet, variables, jnp.asarray(genome))).items():
-        _, block, *rest = path.split("/")
-        hidden = any(module in rest for module in (*relaxed.MASKED_LATER, "depthwise_norm", "reduce_conv"))
-        if not any(module in rest for module in relaxed.MASKED_LATER) and not (hidden and block in skippable):
+    found = jax.jit(lambda genome: relaxed.mask_variables(supernet, variables, genome))(genome)
+    for path, leaf in flat(found).items():
+        _, block, module, *rest = path.split("/")
+        hidden = module == "depthwise_norm" or "reduce_conv" in rest
+        if not is_masked_later(path) and not (hidden and block in skippable):
             np.testing.assert_allclose(leaf, wanted[path], rtol=1e-4, atol=1e-5, err_msg=path)
             compared += bool(np.abs(np.asarray(leaf) - flat(variables)[path]).max() > 1e-3)
     assert compared > 5
@@ -242,7 +243,7 @@ def test_little_is_below_big_in_every_mask(supernets, make_variables):
     ones = jax.tree.map(jnp.ones_like, variables)
     choices = relaxed.allowed(space)
     mask = jax.jit(lambda genome: relaxed.mask_variables(supernet, ones, genome)["params"])
-    for number in range(3):
+    for number in range(2):
         logits = 3 * jax.random.normal(jax.random.key(number), choices.shape)
         pair = relaxed.halves(relaxed.chances(space, logits, choices, 1.0, KEY))
         little, big = (flat(mask(half)) for half in pair)
@@ -259,7 +260,7 @@ def test_cold_chances_are_what_is_read_off():
             logits = jax.random.normal(jax.random.key(number), choices.shape)
             genome = relaxed.read_off(space, logits, choices)
             np.testing.assert_allclose(
-                relaxed.chances(space, logits, choices, 1e-3), relaxed.one_hot(space, genome), atol=1e-5
+                relaxed.chances(space, logits, choices, 1e-4), relaxed.one_hot(space, genome), atol=1e-3
             )
             assert genome[1] == 1
             if isinstance(space, PairSpace):

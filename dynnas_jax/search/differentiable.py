@@ -218,7 +218,7 @@ def repaired(
 
     def lower(_, genome):
         now = cost(genome)
-        others = jax.vmap(functools.partial(_in_order, space))(jnp.maximum(genome - lowered, 0))
+        others = jax.vmap(functools.partial(_in_order, space))(jnp.maximum(genome[None] - lowered, 0))
         saved = now - jax.vmap(cost)(others)
         lost = _of(likelihood, genome).sum() - jax.vmap(lambda other: _of(likelihood, other).sum())(others)
         # From a choice that is less likely than the one below it nothing is given up.

@@ -32,8 +32,8 @@ EVERY = every_pair()
 def planted(seed):
     """(fitness, the pair that it is greatest at): the chances weigh the squared distances of the choices, genes in couples."""
     target = EVERY[np.random.default_rng(seed).integers(len(EVERY))]
-    distance = np.square(np.arange(CHOICES.shape[1]) - target[:, None])
-    weight = np.random.default_rng(seed + 1).uniform(0.5, 2, len(target))
+    distance = np.square(np.arange(CHOICES.shape[1]) - target[:, None]).astype(np.float32)
+    weight = np.random.default_rng(seed + 1).uniform(0.5, 2, len(target)).astype(np.float32)
 
     def value(given, state, genome, key):
         each = (genome * distance).sum(axis=1)
