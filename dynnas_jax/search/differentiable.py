@@ -32,7 +32,7 @@ class _Settings(NamedTuple):
     temperature: float
     final_temperature: float
     gumbel: bool
-    cost_weight: float
+    over_weight: float
 
 
 class _State(NamedTuple):
@@ -63,13 +63,13 @@ def run(
     temperature: float = 1.0,
     final_temperature: float = 0.1,
     gumbel: bool = False,
-    cost_weight: float = 1.0,
+    over_weight: float = 1.0,
     held: dict[str, int] | None = None,
     steps_per_call: int | None = None,
 ) -> Found:
     """Search for the genome, or the pair, of the best fitness whose cost is at most `budget`.
 
-    The loss of the logits is - fitness + cost_weight max(0, log(cost / budget)), by Adam. What is found is the likeliest
+    The loss of the logits is - fitness + over_weight max(0, log(cost / budget)), by Adam. What is found is the likeliest
     choice of every gene. Where that breaks the budget it is repaired: choices are lowered one by one, each time the one that
     gives up the least likelihood for what it saves, until the budget holds or nothing is left to lower.
 
@@ -92,7 +92,7 @@ def run(
     Raises:
       ValueError: for a setting outside its range, and as `relaxed.allowed`.
     """
-    settings = _Settings(steps, learning_rate, temperature, final_temperature, gumbel, cost_weight)
+    settings = _Settings(steps, learning_rate, temperature, final_temperature, gumbel, over_weight)
     _check(settings, steps_per_call)
     if isinstance(budget, (int, float)) and not budget > 0:
         raise ValueError(f"differentiable.run: budget is {budget}; it must be above 0")
@@ -106,22 +106,25 @@ def run(
     return (end if steps_per_call is None else jax.jit(end))(fitness.given, state, end_key, history)
 
 
-def images_of(fitness: Fitness, steps: int) -> int:
-    """Images that a search of so many steps forwards, each counted once for every net that it runs through."""
-    value, learn = fitness.images
+def images_of(each: tuple[int, int], steps: int) -> int:
+    """Images that a search of so many steps forwards, each counted once for every net that it runs through.
+
+    Args:
+      each: `Fitness.images`.
+    """
+    value, learn = each
     return steps * (value + learn) + 2 * value  # two: of the genome read off, and as it is repaired
 
 
-def steps_for(fitness: Fitness, images: int) -> int:
+def steps_for(each: tuple[int, int], images: int) -> int:
     """The most steps whose search forwards at most so many images.
 
     Raises:
       ValueError: where they do not suffice for one.
     """
-    value, learn = fitness.images
-    steps = (images - images_of(fitness, 0)) // (value + learn)
+    steps = (images - images_of(each, 0)) // sum(each)
     if steps < 1:
-        raise ValueError(f"differentiable.run: {images} images are too few; one step takes {images_of(fitness, 1)}")
+        raise ValueError(f"differentiable.run: {images} images are too few; one step takes {images_of(each, 1)}")
     return steps
 
 
@@ -167,7 +170,7 @@ def _step(
         genome = relaxed.chances(space, logits, choices, heat, noise[1])
         value, beside = fitness.value(given, weights, genome, keys[3])
         over = jnp.log(problem.cost(genome, beside) / problem.budget)
-        return settings.cost_weight * jax.nn.relu(over) - value, value
+        return settings.over_weight * jax.nn.relu(over) - value, value
 
     gradient, value = jax.grad(loss, has_aux=True)(state.logits)
     # Weights that have diverged must not take the logits along.
@@ -252,5 +255,5 @@ def _check(settings: _Settings, steps_per_call: int | None) -> None:
     for name in ("learning_rate", "temperature", "final_temperature"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"differentiable.run: {name} is {getattr(settings, name)}; it must be above 0")
-    if not settings.cost_weight >= 0:
-        raise ValueError(f"differentiable.run: cost_weight is {settings.cost_weight}; it must not be negative")
+    if not settings.over_weight >= 0:
+        raise ValueError(f"differentiable.run: over_weight is {settings.over_weight}; it must not be negative")

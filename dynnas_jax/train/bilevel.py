@@ -117,13 +117,17 @@ def problem(
             moves, moved = optimizer.update(gradient, state["optimizer"], state["params"])
         return {"params": optax.apply_updates(state["params"], moves), "optimizer": moved}
 
-    cost = functools.partial(_average_cost, routing)
-    each = 2 * batch_size  # little and big
-    if optimizer is None:
-        return Problem(Fitness(value, None, given, start, (each, 0)), cost)
-    given["train"] = _arrays(train)
-    start["optimizer"] = optimizer.init(variables["params"])
-    return Problem(Fitness(value, learn, given, start, (each, each)), cost)
+    cost, learning = functools.partial(_average_cost, routing), optimizer is not None
+    if learning:
+        given["train"] = _arrays(train)
+        start["optimizer"] = optimizer.init(variables["params"])
+    each = images_each(batch_size, learning)
+    return Problem(Fitness(value, learn if learning else None, given, start, each), cost)
+
+
+def images_each(batch_size: int, learning: bool = True) -> tuple[int, int]:
+    """Images that little and big together are forwarded, by one value and by one update of the weights, if they learn."""
+    return 2 * batch_size, 2 * batch_size if learning else 0
 
 
 def _logits(

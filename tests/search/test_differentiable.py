@@ -65,7 +65,7 @@ def test_the_search_finds_the_planted_pair(gumbel):
         fitness, target = planted(seed)
         best, value = best_of(fitness, np.inf)
         np.testing.assert_array_equal(best, target)
-        search = functools.partial(differentiable.run, steps=150, learning_rate=0.2, gumbel=gumbel)
+        search = functools.partial(differentiable.run, steps=100, gumbel=gumbel)
         found = jax.jit(lambda key, fitness=fitness, search=search: search(key, PAIRS, fitness, linear_cost, 1e6))(KEY)
         np.testing.assert_array_equal(found.genome, target)
         assert found.fitness == value
@@ -80,7 +80,7 @@ def test_under_a_budget_it_comes_near_the_best(seed):
     costs = costs_of(EVERY)
     budget = (costs.min() + costs_of(target[None])[0]) / 2
     _, value = best_of(fitness, budget)
-    search = functools.partial(differentiable.run, steps=150, learning_rate=0.2, cost_weight=10.0)
+    search = functools.partial(differentiable.run, steps=100, over_weight=10.0)
     found = jax.jit(lambda key: search(key, PAIRS, fitness, linear_cost, budget))(KEY)
     PAIRS.check(np.asarray(found.genome))
     assert found.feasible
@@ -164,12 +164,12 @@ def test_weights_learn_once_before_each_step_of_the_logits():
 
 
 def test_effort_is_counted_in_images():
-    fitness = noisy()
-    assert differentiable.images_of(fitness, 4) == 4 * (5 + 3) + 2 * 5
-    assert differentiable.steps_for(fitness, 42) == 4
-    assert differentiable.steps_for(fitness, 49) == 4
+    each = noisy().images
+    assert differentiable.images_of(each, 4) == 4 * (5 + 3) + 2 * 5
+    assert differentiable.steps_for(each, 42) == 4
+    assert differentiable.steps_for(each, 49) == 4
     with pytest.raises(ValueError, match="17 images are too few; one step takes 18"):
-        differentiable.steps_for(fitness, 17)
+        differentiable.steps_for(each, 17)
 
 
 def test_weights_that_diverge_leave_a_genome():
@@ -192,7 +192,7 @@ def test_weights_that_diverge_leave_a_genome():
         ({"steps_per_call": 0}, "steps_per_call is 0; it must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"final_temperature": -1.0}, "final_temperature is -1.0"),
-        ({"cost_weight": -1.0}, "cost_weight is -1.0; it must not be negative"),
+        ({"over_weight": -1.0}, "over_weight is -1.0; it must not be negative"),
         ({"budget": 0.0}, "budget is 0.0; it must be above 0"),
     ],
 )
