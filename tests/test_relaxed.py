@@ -16,7 +16,6 @@ from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import Gene, SearchSpace
 
 KEY = jax.random.key(7)
-QUICK = {"xla_backend_optimization_level": 0}
 NET = {"stem": 8, "head": 16, "widths": (0.5, 1.0), "depths": (1, 2), "divisor": 4}
 
 
@@ -29,6 +28,12 @@ def with_shortcuts():
     )
     options = {"stem_widths": (4, 8), "head_widths": (8, 16), "alike": True, "shortcuts": True}
     return build(Template(base, stages, (8,), (), (), (), divisor=4, elastic_head=True, **options))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def is_masked_later(path):
 
 
 def some_genomes(space):
-    return [space.smallest, space.largest, *np.asarray(space.sample(KEY, 3))]
+    return [space.smallest, space.largest, *np.asarray(space.sample(KEY, 2))]
 
 
 def drawn(space, seed=0, dtype=np.float64):
@@ -107,7 +112,7 @@ def test_of_one_genome_the_masks_are_its_own(supernets, make_variables, images, 
         wanted = run(lambda own: elastic.mask_variables(supernet, own, genome))
         return wanted, run(lambda own: relaxed.mask_variables(supernet, own, whole))
 
-    both = jax.jit(both, compiler_options=QUICK)
+    both = jax.jit(both)
     for genome in some_genomes(space):
         (wanted, *wanted_run), (found, *found_run) = both(jnp.asarray(genome))
         absent = [p.name for p in elastic.positions(supernet) if p.depth and genome[p.depth[0]] < p.depth[1]]

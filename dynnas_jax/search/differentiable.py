@@ -61,7 +61,7 @@ def run(
     steps: int = STEPS,
     learning_rate: float = 0.1,
     temperature: float = 1.0,
-    final_temperature: float = 0.1,
+    final_temperature: float = 0.5,
     gumbel: bool = False,
     over_weight: float = 1.0,
     held: dict[str, int] | None = None,

@@ -34,8 +34,8 @@ def search(
 ) -> tuple[evolution.Found, int, int, list[int], dict]:
     """`differentiable.run` on pairs, by a copy of the supernet's weights that learns meanwhile.
 
-    It does as many steps as the effort pays for. The pair read off is evaluated once, as those of the other strategies, with the trained supernet's variables. In a space of
-    several resolutions the largest is searched.
+    It does as many steps as the effort pays for. The pair read off is evaluated once, as those of the other strategies are, with
+    the trained supernet's variables. In a space of several resolutions the largest is searched.
 
     Args:
       weight_learning_rate: of the copy, falling to 0 by a cosine; 0: the weights stay as they are.

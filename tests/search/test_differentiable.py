@@ -29,17 +29,33 @@ def every_pair():
 EVERY = every_pair()
 
 
-def planted(seed):
-    """(fitness, the pair that it is greatest at): the chances weigh the squared distances of the choices, genes in couples."""
-    target = EVERY[np.random.default_rng(seed).integers(len(EVERY))]
-    distance = np.square(np.arange(CHOICES.shape[1]) - target[:, None]).astype(np.float32)
-    weight = np.random.default_rng(seed + 1).uniform(0.5, 2, len(target)).astype(np.float32)
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+def planted(target, weight):
+    """A fitness that is greatest at a pair: the chances weigh the squared distances of its choices, some genes in couples."""
+    distance = jnp.square(jnp.arange(CHOICES.shape[1])[None] - target[:, None]).astype(jnp.float32)
 
     def value(given, state, genome, key):
         each = (genome * distance).sum(axis=1)
         return -(weight * each).sum() - each[0] * each[4], ()
 
-    return Fitness(value), target
+    return Fitness(value)
+
+
+def of_seed(seed):
+    """(the pair, the weights) of a planted fitness."""
+    generator = np.random.default_rng(seed)
+    return EVERY[generator.integers(len(EVERY))], generator.uniform(0.5, 2, len(CHOICES)).astype(np.float32)
+
+
+def values_of(target, weight):
+    """The fitness of every pair."""
+    fitness = planted(target, weight)
+    return jax.vmap(lambda one: fitness.value((), (), relaxed.one_hot(PAIRS, one), KEY)[0])(EVERY)
 
 
 def linear_cost(genome, _):
@@ -52,46 +68,51 @@ def costs_of(genomes):
     return np.asarray(jax.vmap(lambda one: linear_cost(relaxed.one_hot(PAIRS, one), ()))(genomes))
 
 
-def best_of(fitness, budget):
-    """The best pair within the budget, by trying all."""
-    value = jax.vmap(lambda one: fitness.value((), (), relaxed.one_hot(PAIRS, one), KEY)[0])
-    values = np.where(costs_of(EVERY) <= budget, np.asarray(value(EVERY)), -np.inf)
-    return EVERY[values.argmax()], values.max()
+MANY = [np.stack(rows) for rows in zip(*map(of_seed, range(64)), strict=True)]
+VALUES = np.asarray(jax.vmap(values_of)(*MANY))
+COSTS = costs_of(EVERY)
+
+
+def searched(budgets, **options):
+    """What is found for each of `MANY`, by one program."""
+
+    def one(target, weight, key, budget):
+        return differentiable.run(key, PAIRS, planted(target, weight), linear_cost, budget, steps=100, **options)
+
+    return jax.jit(jax.vmap(one))(*MANY, jax.random.split(KEY, len(budgets)), np.asarray(budgets, np.float32))
 
 
 @pytest.mark.parametrize("gumbel", [False, True])
-def test_the_search_finds_the_planted_pair(gumbel):
-    for seed in range(4):
-        fitness, target = planted(seed)
-        best, value = best_of(fitness, np.inf)
-        np.testing.assert_array_equal(best, target)
-        search = functools.partial(differentiable.run, steps=100, gumbel=gumbel)
-        found = jax.jit(lambda key, fitness=fitness, search=search: search(key, PAIRS, fitness, linear_cost, 1e6))(KEY)
-        np.testing.assert_array_equal(found.genome, target)
-        assert found.fitness == value
-        assert found.feasible
-        assert found.history[-1] > found.history[0]
+def test_the_search_finds_the_best_pair(gumbel):
+    found = searched([1e6] * 64, gumbel=gumbel)
+    best = EVERY[VALUES.argmax(axis=1)]
+    np.testing.assert_array_equal(best, MANY[0])
+    # A gradient may end in a pair whose neighbours are worse; it does where two genes pull at each other.
+    assert (found.genome == best).all(axis=1).mean() >= 0.95
+    assert found.feasible.all()
+    which = (found.genome == best).all(axis=1)
+    np.testing.assert_allclose(found.fitness[which], VALUES.max(axis=1)[which], atol=1e-5)
+    assert (found.history[:, -1] > found.history[:, 0]).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_under_a_budget_it_comes_near_the_best(seed):
-    """A budget that the planted pair breaks: what is found keeps it, and few pairs within it are better."""
-    fitness, target = planted(seed)
-    costs = costs_of(EVERY)
-    budget = (costs.min() + costs_of(target[None])[0]) / 2
-    _, value = best_of(fitness, budget)
-    search = functools.partial(differentiable.run, steps=100, over_weight=10.0)
-    found = jax.jit(lambda key: search(key, PAIRS, fitness, linear_cost, budget))(KEY)
-    PAIRS.check(np.asarray(found.genome))
-    assert found.feasible
-    assert found.cost == costs_of(np.asarray(found.genome)[None])[0] <= budget
-    values = np.asarray(jax.vmap(lambda one: fitness.value((), (), relaxed.one_hot(PAIRS, one), KEY)[0])(EVERY))
-    assert (values[costs <= budget] > found.fitness).mean() < 0.05
-    assert found.fitness <= value
+def test_under_a_budget_it_comes_near_the_best():
+    """Budgets that the planted pairs break: what is found keeps them, and of the pairs within them few are better."""
+    of_targets = costs_of(MANY[0])
+    budgets = COSTS.min() + 0.5 * (of_targets - COSTS.min()) + 0.5
+    found = searched(budgets, over_weight=10.0)
+    np.testing.assert_array_equal(found.cost, costs_of(found.genome))
+    assert found.feasible.all()
+    assert (found.cost <= budgets).all()
+    for genome in np.asarray(found.genome):
+        PAIRS.check(genome)
+    within = budgets[:, None] >= COSTS
+    better = (np.asarray(found.fitness)[:, None] + 1e-4 < VALUES) & within
+    assert (~better.any(axis=1)).mean() > 0.6
+    assert (better.sum(axis=1) / within.sum(axis=1)).mean() < 0.1
 
 
 def test_an_impossible_budget_yields_the_smallest_pair_as_infeasible():
-    fitness, _ = planted(0)
+    fitness = planted(*of_seed(0))
     found = differentiable.run(KEY, PAIRS, fitness, linear_cost, 1.0, steps=3)
     assert not found.feasible
     np.testing.assert_array_equal(found.genome, PAIRS.smallest)
@@ -99,29 +120,32 @@ def test_an_impossible_budget_yields_the_smallest_pair_as_infeasible():
 
 def test_repair_lowers_what_gives_up_least():
     """Against a search by hand: of each round's lowered pairs the one with the least loss of likelihood for its saving."""
-    generator = np.random.default_rng(4)
+    generator, prices = np.random.default_rng(4), {tuple(one): cost for one, cost in zip(EVERY, COSTS, strict=True)}
+    price = lambda one: linear_cost(relaxed.one_hot(PAIRS, one), ())  # noqa: E731
+    repaired = jax.jit(lambda *given: differentiable.repaired(PAIRS, *given[:2], price, given[2]))
     for _ in range(20):
         genome = EVERY[generator.integers(len(EVERY))]
         logits = np.where(CHOICES, generator.normal(size=CHOICES.shape), -np.inf)
         chances = np.asarray(jax.nn.log_softmax(logits), np.float32)
-        budget = generator.uniform(costs_of(EVERY).min(), costs_of(genome[None])[0])
-        price = lambda one: linear_cost(relaxed.one_hot(PAIRS, one), ())  # noqa: E731
-        found = np.asarray(differentiable.repaired(PAIRS, genome, chances, price, budget))
+        budget = generator.uniform(COSTS.min(), prices[tuple(genome)])
+        found = np.asarray(repaired(genome, chances, budget))
         wanted = genome.copy()
-        while costs_of(wanted[None])[0] > budget:
+        while prices[tuple(wanted)] > budget:
             tried = []
             for gene in np.flatnonzero(wanted):
                 other = wanted.copy()
                 other[gene] -= 1
                 other[:3] = np.minimum(other[:3], other[3:])
                 lost = sum(chances[g, wanted[g]] - chances[g, other[g]] for g in range(6))
-                tried.append((max(lost, 0) / (costs_of(wanted[None]) - costs_of(other[None]))[0], gene, other))
+                saved = prices[tuple(wanted)] - prices[tuple(other)]
+                tried.append((max(lost, 0) / saved, gene, other))
             wanted = min(tried, key=lambda one: one[:2])[2]
         np.testing.assert_array_equal(found, wanted)
 
 
 def test_held_genes_stay_where_they_are():
-    fitness, target = planted(1)
+    target, weight = of_seed(1)
+    fitness = planted(target, weight)
     held = {"b": int(target[4]) - 1 if target[4] else 1}
     found = differentiable.run(KEY, PAIRS, fitness, linear_cost, 1e6, steps=60, learning_rate=0.3, held=held)
     assert found.genome[1] == found.genome[4] == held["b"]
@@ -129,7 +153,7 @@ def test_held_genes_stay_where_they_are():
 
 def noisy():
     """A fitness whose state counts updates, and which depends on the key."""
-    fitness, _ = planted(2)
+    fitness = planted(*of_seed(2))
 
     def value(given, state, genome, key):
         return fitness.value((), (), genome, key)[0] + given * state * jax.random.normal(key), state
@@ -138,7 +162,7 @@ def noisy():
 
 
 def test_same_key_same_search_however_many_steps_a_call_does():
-    search = functools.partial(differentiable.run, gumbel=True, steps=10)
+    search = functools.partial(differentiable.run, gumbel=True, steps=6)
     runs = [search(KEY, PAIRS, noisy(), linear_cost, 40.0, steps_per_call=n) for n in (None, 1, 4)]
     for found in runs[1:]:
         np.testing.assert_array_equal(found.genome, runs[0].genome)
@@ -173,7 +197,7 @@ def test_effort_is_counted_in_images():
 
 
 def test_weights_that_diverge_leave_a_genome():
-    fitness, _ = planted(0)
+    fitness = planted(*of_seed(0))
 
     def value(given, state, genome, key):
         return fitness.value((), (), genome, key)[0] * jnp.where(state > 2, jnp.nan, 1), ()
