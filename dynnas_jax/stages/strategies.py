@@ -108,7 +108,6 @@ def by_gradient(asked: Asked, **options: Any) -> Outcome:
 
 
 STRATEGIES = {
-    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=4),
     "evolutionary": Strategy(evolutionary, (evolution.run, evolutionary), ("generations", "children"), fewest=4),
     "once_for_all": Strategy(
         once_for_all_style,
@@ -117,6 +116,7 @@ STRATEGIES = {
         fewest=once_for_all.FEWEST,
     ),
     "random": Strategy(random),
+    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=4),
 }
 
 
