@@ -34,7 +34,7 @@ _LEAST = {
     },
     "search.differentiable": {
         **{"batch_size": 1, "train_images": 1, "learning_rate": 0, "weight_learning_rate": 0, "temperature": 0},
-        **{"final_temperature": 0, "over_weight": 0, "softness": 0},
+        **{"final_temperature": 0, "over_weight": 0, "softness": 0, "candidates": 1},
     },
     "search.evolutionary": {"population": 2, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     "search.once_for_all": {

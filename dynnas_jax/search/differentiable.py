@@ -57,6 +57,7 @@ def run(
     fitness: Fitness,
     cost: Callable[[jax.Array, Any], jax.Array],
     budget: jax.Array | float,
+    tell: Callable[[jax.Array], None] = lambda _: None,
     *,
     steps: int = STEPS,
     learning_rate: float = 0.1,
@@ -78,6 +79,7 @@ def run(
       fitness: of relaxed genomes; its weight updates are taken once in a step, before the logits'.
       cost: (relaxed genome, what `fitness.value` tells beside it) -> float32 scalar, above 0.
       budget: scalar above 0, the largest cost allowed.
+      tell: is called with the logits at the end, float32[genes, most choices] as `relaxed.chances` takes them.
       learning_rate: of the logits.
       temperature, final_temperature: of the softmax at the first and the last step, in between geometric.
       gumbel: whether Gumbel noise is added to the logits, anew for the weights and for the logits.
@@ -102,6 +104,7 @@ def run(
     logits = jnp.zeros(choices.shape, jnp.float32)
     state = _State(logits, _transform(settings).init(logits), fitness.start)
     state, history = _all_steps(problem, settings, state, step_key, steps_per_call)
+    tell(state.logits)
     end = functools.partial(_end, problem)
     return (end if steps_per_call is None else jax.jit(end))(fitness.given, state, end_key, history)
 

@@ -74,6 +74,24 @@ def test_the_effort_becomes_steps_and_the_pair_is_evaluated_for_real(asked, spli
         assert space.space.values(half)["resolution"] == 8
 
 
+def test_of_several_candidates_the_best_is_taken(asked, monkeypatch):
+    evaluated = []
+    measure = differentiable.Measure.__call__
+    monkeypatch.setattr(
+        differentiable.Measure, "__call__", lambda self, rows: evaluated.append(measure(self, rows)) or evaluated[-1]
+    )
+    given = asked(4 * EACH + 200)
+    made = strategies.STRATEGIES["differentiable"].run(given, batch_size=8, candidates=4)
+    (seen,) = evaluated
+    assert 1 < len(seen.genome) == len(np.unique(seen.genome, axis=0)) == made.architectures <= 4
+    assert made.seen[-1] == made.images == 5 * 32 + 32 + made.architectures * EACH <= given.effort_images
+    assert len(made.seen) == len(made.found.history)
+    assert made.found.fitness == seen.fitness[seen.cost <= given.budget].max()
+    for genome, cost in zip(seen.genome, seen.cost, strict=True):
+        given.table.space.check(genome)
+        assert cost == given.table.least(genome) <= given.budget
+
+
 def test_the_weights_that_learn_are_a_copy(asked):
     given = asked(EACH + 200)
     before = jax.tree.map(np.copy, given.variables)
@@ -85,6 +103,8 @@ def test_the_weights_that_learn_are_a_copy(asked):
 def test_what_is_refused(asked):
     with pytest.raises(ValueError, match=r"weight_learning_rate is -1\.0, must not be negative"):
         differentiable.search(asked(10_000), weight_learning_rate=-1.0)
+    with pytest.raises(ValueError, match="candidates is 0, must be at least 1"):
+        differentiable.search(asked(10_000), candidates=0)
     with pytest.raises(ValueError, match="4 images are too few; one step takes 192"):
         differentiable.search(asked(EACH + 4))
 
