@@ -20,6 +20,7 @@ from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect, evolution, once_for_all, pair_fitness, pairs, predictor, random_search
 from dynnas_jax.search.effort import Meter
 from dynnas_jax.stages import collect as collecting
+from dynnas_jax.stages import differentiable
 from dynnas_jax.stages import pair as pair_of
 
 RECORDS = "records"  # the pair is made of the subnets on record and of those found beside them; no strategy of these
@@ -105,6 +106,11 @@ def _two_generations(population: int | None = None, **_: Any) -> int:
     return 2 * (population or 2)
 
 
+def by_gradient(asked: Asked, **options: Any) -> Outcome:
+    """`differentiable.search`: relaxed pairs, and the one read off evaluated as those of the other strategies are."""
+    return Outcome(*differentiable.search(asked, **options))
+
+
 STRATEGIES = {
     "evolutionary": Strategy(
         evolutionary, (evolution.run, evolutionary), ("generations", "children"), fewest=_two_generations
@@ -116,6 +122,7 @@ STRATEGIES = {
         fewest=lambda **_: once_for_all.FEWEST,
     ),
     "random": Strategy(random),
+    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=lambda **_: 4),
 }
 
 
