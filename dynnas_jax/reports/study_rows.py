@@ -22,6 +22,9 @@ PRECISION = "fp32"  # of the files whose latency, memory, energy and size are to
 _ROUTED = ("router", "little_after_stem", "big_after_stem")  # files of a pair whose router comes first
 
 
+Average = Callable[[str, Number], float | None]  # (network, exit rate) -> what an image takes on average
+
+
 class Asked(NamedTuple):
     """A row of a study as its config describes it."""
 
@@ -99,15 +102,26 @@ def measured(row: Row, seed: int) -> dict[str, dict[str, Number]]:
     """By network: top1, top5, macs, params, exit_rate, latency_ms, energy_mj, memory_bytes, size_bytes of one run."""
     found, known = row.runs[seed], {}
     export = found.exports.get(tables.main_target(found.exports), {})
-    spent = {"latency_ms": _spent(_latencies(export)), "energy_mj": _spent(_energies(found))}
-    for network in networks(row):
-        point = _point(found, network)
-        own = {name: of(network, point["exit_rate"]) for name, of in spent.items()}
+    latency, energy = _spent(_latencies(export)), _spent(_energies(found))
+    points = {network: _point(found, network) for network in networks(row)}
+    decision = at(export, f"cascade.{PRECISION}.latency_mean_ms")
+    if "dynamic" in points and decision is not None:
+        latency = _moved(latency, points["dynamic"]["exit_rate"], decision)
+    for network, point in points.items():
+        own = {name: of(network, point["exit_rate"]) for name, of in (("latency_ms", latency), ("energy_mj", energy))}
         known[network] = {**point, **own, **_of_files(found, network)}
-        decided = at(export, f"cascade.{PRECISION}.latency_mean_ms")
-        if network == "dynamic" and decided is not None:
-            known[network]["latency_ms"] = decided  # the decision itself, over the test images
     return known
+
+
+def _moved(latency: Average, exit_rate: Number, decision_ms: float) -> Average:
+    """The latency of a decision with another exit rate: that of the decision itself, and what the files take more or less."""
+    here = latency("dynamic", exit_rate)
+
+    def average(network: str, other: Number) -> float | None:
+        alone = latency(network, other)
+        return alone if network in ALONE or alone is None or here is None else decision_ms + alone - here
+
+    return average
 
 
 def _point(found: Artifacts, network: str) -> dict[str, Number]:
@@ -127,7 +141,7 @@ def _point(found: Artifacts, network: str) -> dict[str, Number]:
     }
 
 
-def _spent(of: Mapping[str, float]) -> Callable[[str, Number], float | None]:
+def _spent(of: Mapping[str, float]) -> Average:
     """(network, exit rate) -> what is spent on an image on average, from what each file spends; None where one is unknown."""
     router, routed = of.get(_ROUTED[0]), _ROUTED[0] in of
     second = of.get("big_after_stem", None if routed else of.get("big"))

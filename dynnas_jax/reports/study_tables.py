@@ -59,9 +59,9 @@ def _main(rows: Sequence[Row]) -> Table:
         "the exported files in float32, on the machine of the study."
     )
     notes = (
-        "The latency of the chosen threshold is that of the decision itself. At other thresholds, and for all energies, it is "
-        "the sum of what the files take alone, by the share of images that go on to big. Memory is the peak of the whole "
-        "process.",
+        "Dynamic's latency is that of the decision itself, over the test images at the chosen threshold; at another one it is "
+        "that, and what the files alone take more or less for the images that go on to big. Energies of dynamic are what the files "
+        "take alone, by the same share. Memory is the peak of the whole process.",
     )
     return Table("main", "Main results", explanation, columns, listed, notes)
 
@@ -237,7 +237,7 @@ def hyper_parameters(rows: Sequence[Row]) -> Table:
         others: dict[str, list[str]] = {}
         for row in rows[1:]:
             value = _plain(row.asked.settings.get(key))
-            if key != "seed" and value != _plain(first.settings.get(key)):
+            if key != "seed" and key in row.asked.settings and value != _plain(first.settings.get(key)):
                 others.setdefault(value, []).append(row.asked.name)
         told = "; ".join(f"{', '.join(names)}: {value}" for value, names in others.items())
         value = ", ".join(map(str, first.paths)) if key == "seed" else _plain(first.settings.get(key))

@@ -13,6 +13,7 @@ from dynnas_jax.reports.study_tables import PLACES
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ALWAYS = ("train.optimizer",)  # in use though a config leaves them out
+_FILLED = ("supernet.image_size", "supernet.depthwise")  # by the images and the machine, where a config leaves them out
 _REFERENCE = re.compile(r"\{(\w+)\}")  # in an override: the working directory of that row with the same seed
 
 
@@ -220,6 +221,7 @@ def settings_of(config: dict) -> dict[str, Any]:
         for key, parameter in keys.items():
             default = None if parameter.default is parameter.empty else parameter.default
             value = (content or {}).get(key, default)
-            if value is not None and not isinstance(value, dict):
+            left_out = key not in (content or {}) and f"{section}.{key}" in _FILLED
+            if value is not None and not isinstance(value, dict) and not left_out:
                 found[f"{section}.{key}"] = value
     return found
