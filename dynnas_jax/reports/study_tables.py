@@ -60,8 +60,8 @@ def _main(rows: Sequence[Row]) -> Table:
     )
     notes = (
         "Dynamic's latency is that of the decision itself, over the test images at the chosen threshold; at another one it is "
-        "that, and what the files alone take more or less for the images that go on to big. Energies of dynamic are what the files "
-        "take alone, by the same share. Memory is the peak of the whole process.",
+        "that, and what the files alone take more or less for the images that go on to big. Energies of dynamic are what the "
+        "files take alone, by the same share. Memory is the peak of the whole process.",
     )
     return Table("main", "Main results", explanation, columns, listed, notes)
 
