@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 APART = ("train", "collect", "predict", "search")  # of a run that a cascade takes a net from
 UP_TO_TEST = (*APART, "evaluate")  # of a row that no device is asked about
-STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style", "differentiable": "differentiable"}
+STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style"}
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -26,7 +26,7 @@ def get_config(mode: str = "") -> ConfigDict:
     dataset = "digits_tiny" if mode else "digits"
     config.rows = (
         *main(coupled.removesuffix(":"), dataset),
-        *strategies(coupled.removesuffix(":")),
+        *strategies(coupled.removesuffix(":"), effort_images=60_000 if mode else 400_000),
         *routers(coupled.removesuffix(":")),
         *training(coupled.removesuffix(":"), apart, dataset, steps=20 if mode else 1000),
         *space(coupled.removesuffix(":"), subnets=16 if mode else 256),
@@ -61,13 +61,16 @@ def main(coupled: str, dataset: str) -> tuple[dict, ...]:
     return pair, *single, cascade
 
 
-def strategies(coupled: str) -> tuple[dict, ...]:
-    """Each search strategy, and random search, in the coupled supernet of the main row."""
+def strategies(coupled: str, effort_images: int) -> tuple[dict, ...]:
+    """Each search strategy, and random search, in the coupled supernet of the main row; all forward as many images.
+
+    In the full mode that is what the records of the main row take, so that it compares with them too.
+    """
     return tuple(
         {
             "name": f"search_{name}",
             "recipe": coupled,
-            "overrides": (f"search.strategy={name}",),
+            "overrides": (f"search.strategy={name}", f"search.effort_images={effort_images}"),
             "tables": {"strategies": label},
             "stages": UP_TO_TEST,
         }
