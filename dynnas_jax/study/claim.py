@@ -108,9 +108,12 @@ def _check_configs(rows: list[Row], folder: Path) -> None:
 
 def _check_stages(names: tuple[str, ...], config: dict, folder: Path, ready: dict[str, Any]) -> None:
     """Args: ready: jobs made so far, since rows of the same images need not read them again."""
+    import jax
+
     from dynnas_jax import job, pipeline
     from dynnas_jax.data import augment
 
+    jax.config.update("jax_platforms", "cpu")  # the runs need the accelerator; a TPU serves one process only
     if "export" in names:
         pipeline.check_export_modules(config)
     images = {key: value for key, value in config["data"].items() if key != "augment"}
