@@ -178,7 +178,7 @@ def test_a_wrong_block_is_found(block, said):
 
 def unknown_names(text, known):
     """The dotted names of a page that are neither keys of a config nor something in the package, and paths that are not there."""
-    given = re.findall(rf"\bconfig\.({SECTION}[\w.]*\w)", text)
+    given = re.findall(rf"\bconfig\.({SECTION}(?:\.[\w.]*\w)?)\b", text)
     unknown = [key for key in given if key not in known]
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
         if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack|json)\w+)+)(?: = .*|\(.*)?$", code):
