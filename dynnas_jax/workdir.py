@@ -226,7 +226,7 @@ class Workdir:
           Whether it was taken over: not, if this run has begun the stage, or the other one's is unfinished, damaged, or of
           another config or other inputs.
         """
-        if self._made(name) or not (other / name / "manifest.json").is_file():
+        if self.folder(name).exists() or not (other / name / "manifest.json").is_file():
             return False
         if digest(read_config(other).get("target")) != digest(self.config.get("target")):
             return False

@@ -232,13 +232,15 @@ def test_a_finished_stage_of_the_same_config_and_inputs_is_taken_over(tmp_path):
     assert second.complete("bake")
 
 
-@pytest.mark.parametrize("what", ["begun", "inputs", "unfinished", "damaged", "target", "source"])
+@pytest.mark.parametrize("what", ["begun", "foreign", "inputs", "unfinished", "damaged", "target", "source"])
 def test_a_stage_that_is_not_the_same_is_not_taken_over(tmp_path, what):
     first, config = done(tmp_path / "first"), {**CONFIG, "target": "x86"} if what == "target" else CONFIG
     stages = (STAGES[0]._replace(reads=("flour", "seed", "data")), *STAGES[1:])
     second = Workdir(tmp_path / "second", STAGES, config)
     if what == "begun":
         second.start("bake")
+    elif what == "foreign":
+        workdir.write_json(second.folder("bake") / "thesis.json", {})
     elif what == "unfinished":
         (first.folder("bake") / "manifest.json").unlink()
     elif what == "damaged":

@@ -178,25 +178,33 @@ def row(
     Raises:
       ValueError: for a value that cannot be.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"a row is named {name!r}; begin with a letter, then lower-case letters, digits, underscores")
-    if name in PLACES:
-        raise ValueError(f"a row is named {name!r}, as a table is; give it another name")
+    _check_name(name)
     where, tables = f"row {name!r}", dict(tables or {})
     for table in (*tables, *([] if part is None else [part])):
         if table not in PLACES:
             raise ValueError(f"{where}: unknown table {table!r}, choose from {', '.join(PLACES)}")
+    _check_overrides(where, overrides)
+    seeds = all_seeds if seeds is None else seeds
+    if isinstance(seeds, str) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise ValueError(f"{where}: seeds is {seeds!r}, must be a tuple of whole numbers, 0 or more")
+    part = part or next((table for table in PLACES if table in tables), PLACES[0])
+    chosen = None if stages is None else tuple(stages)
+    given = (str(folder / recipe), tuple(overrides), tables, part, tuple(dict.fromkeys(seeds)), chosen, bool(bench))
+    return Row(name, *given)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"a row is named {name!r}; begin with a letter, then lower-case letters, digits, underscores")
+    if name in PLACES:
+        raise ValueError(f"a row is named {name!r}, as a table is; give it another name")
+
+
+def _check_overrides(where: str, overrides: Sequence[str]) -> None:
     if isinstance(overrides, str) or any("=" not in str(override) for override in overrides):
         raise ValueError(f"{where}: overrides is {overrides!r}, must be a tuple of 'KEY=VALUE'")
     if any(override.partition("=")[0] == "seed" for override in overrides):
         raise ValueError(f"{where}: an override sets the seed; a row has its seeds in `seeds`")
-    seeds = all_seeds if seeds is None else seeds
-    if isinstance(seeds, str) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ValueError(f"{where}: seeds is {seeds!r}, must be a tuple of whole numbers, 0 or more")
-    part = part or next((table for table in PLACES if table in tables), next(iter(PLACES)))
-    chosen = None if stages is None else tuple(stages)
-    given = (str(folder / recipe), tuple(overrides), tables, part, tuple(dict.fromkeys(seeds)), chosen, bool(bench))
-    return Row(name, *given)
 
 
 def _check_references(row: Row, rows: dict[str, Row], through: tuple[str, ...] = ()) -> None:

@@ -158,8 +158,12 @@ def share(run: Run, others: Sequence[Path]) -> dict[str, str]:
 def _one(run: Run, others: list[Path], lock: int, stop: Callable[[], bool], tell: _Teller) -> str | None:
     """Why a run failed, or `_STOPPED`; None where it is finished."""
     run.log.parent.mkdir(exist_ok=True)
+    try:
+        shared = share(run, others)
+    except ValueError as error:
+        return str(error)
     with run.log.open("a") as log:
-        for name, row in share(run, others).items():
+        for name, row in shared.items():
             print(f"dynnas: {name}: taken over from {row}", file=log, flush=True)
         tell.say(f"{run.words}: begun{tell.left()}")
         for command in run.commands():

@@ -120,6 +120,14 @@ def test_only_one_study_works_in_a_directory_and_a_run_keeps_it_from_a_second(tm
         pass
 
 
+def test_a_run_whose_directory_cannot_serve_is_one_failure(work, tmp_path, monkeypatch):
+    def refuse(run, others):
+        raise ValueError("no way in")
+
+    monkeypatch.setattr(running, "share", refuse)
+    assert work(row("first")).failed == [(running.Run(row("first"), 0, tmp_path), "no way in")]
+
+
 # What runs have in common, with real ones.
 
 
