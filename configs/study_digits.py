@@ -96,20 +96,24 @@ def training(coupled: str, apart: str, dataset: str, steps: int) -> tuple[dict, 
     """Two supernets trained and searched apart, at equal steps in all and with as many each; pairs without distillation."""
     small = ("supernet.depths=(1,)", "supernet.expands=(1, 2)")
     alone = ("dynamic.max_macs_fraction=None", "dynamic.max_accuracy_loss=0.01")
-    rows = []
+    rows: list[dict] = []
     for suffix, label, each in (("", "independent", steps // 2), ("_long", "independent, twice the steps", steps)):
         count = f"train.steps={each}"
+        pair = {
+            "name": f"apart{suffix}",
+            "recipe": f"baselines.py:{dataset},cascade",
+            "overrides": (f"cascade.little={{apart{suffix}_little}}", f"cascade.big={{apart{suffix}_big}}"),
+            "tables": {"training": label},
+            "stages": ("search", "evaluate"),
+        }
         rows += [
             {"name": f"apart{suffix}_little", "recipe": apart, "overrides": (*small, *alone, count), "stages": APART},
             {"name": f"apart{suffix}_big", "recipe": apart, "overrides": (count,), "stages": APART},
-            {
-                "name": f"apart{suffix}",
-                "recipe": f"baselines.py:{dataset},cascade",
-                "overrides": (f"cascade.little={{apart{suffix}_little}}", f"cascade.big={{apart{suffix}_big}}"),
-                "tables": {"training": label},
-                "stages": ("search", "evaluate"),
-            },
+            pair,
         ]
+    # At equal steps it is a rival of the main table too.
+    equal = rows[2]
+    equal |= {"tables": {**equal["tables"], "main": "independently searched pair"}, "stages": None, "bench": True}
     together = {
         "name": "without_distillation",
         "recipe": coupled,

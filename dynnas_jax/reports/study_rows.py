@@ -99,7 +99,7 @@ def networks(row: Row) -> dict[str, str]:
 
 
 def measured(row: Row, seed: int) -> dict[str, dict[str, Number]]:
-    """By network: top1, top5, macs, params, exit_rate, latency_ms, energy_mj, memory_bytes, size_bytes of one run."""
+    """By network: top1, top5, ece, macs, params, exit_rate, latency_ms, energy_mj, memory_bytes, size_bytes of one run."""
     found, known = row.runs[seed], {}
     export = found.exports.get(tables.main_target(found.exports), {})
     latency, energy = _spent(_latencies(export)), _spent(_energies(found))
@@ -135,6 +135,7 @@ def _point(found: Artifacts, network: str) -> dict[str, Number]:
     return {
         "top1": measures.get("accuracy"),
         "top5": measures.get("top5_accuracy"),
+        "ece": measures.get("expected_calibration_error"),
         "macs": measures.get("macs"),
         "params": measures.get("params"),
         "exit_rate": "" if network in ALONE else exits[0] if isinstance(exits, list) else exits,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dynnas_jax.decisions import OPTIMAL
 from dynnas_jax.reports import study_rows
 from dynnas_jax.reports.spreads import Spread, Table, numbers, words
 from dynnas_jax.reports.study_rows import Row
@@ -41,7 +42,18 @@ def of_networks(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Spread |
     return found
 
 
-MEASURES = ("top1", "top5", "macs", "params", "latency_ms", "memory_bytes", "energy_mj", "size_bytes", "exit_rate")
+MEASURES = (
+    "top1",
+    "top5",
+    "ece",
+    "macs",
+    "params",
+    "latency_ms",
+    "memory_bytes",
+    "energy_mj",
+    "size_bytes",
+    "exit_rate",
+)
 
 
 def _main(rows: Sequence[Row]) -> Table:
@@ -52,7 +64,7 @@ def _main(rows: Sequence[Row]) -> Table:
     columns = (
         *(_LABEL, _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS, numbers("params", "params (k)", 1, 1e3)),
         *(_LATENCY, numbers("memory_bytes", "memory (MiB)", 1, 2**20), numbers("energy_mj", "energy (mJ)", 4)),
-        *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS),
+        *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS, numbers("ece", "calibration error (points)", 2, 0.01)),
     )
     explanation = (
         "Test images. MACs, latency and energy of dynamic are averages over them. Latency, memory, energy and size are those of "
@@ -132,6 +144,7 @@ def _routers(rows: Sequence[Row]) -> Table:
                 ),
             }
         )
+    listed.append(_oracle(rows[0], listed[0]))
     columns = (
         *(_LABEL, _TOP1, _MACS, _LATENCY, _EXITS),
         numbers("routing_accuracy", "routed rightly (%)", 1, 0.01),
@@ -141,9 +154,22 @@ def _routers(rows: Sequence[Row]) -> Table:
     )
     explanation = (
         "One pair, routed in several ways, each with its threshold for the same target. AUROC is the chance that an image which "
-        "little should answer scores above one which it should not."
+        "little should answer scores above one which it should not. The oracle knows the labels; no router of the pair is better."
     )
     return Table("routers", "Routers", explanation, columns, listed)
+
+
+def _oracle(row: Row, like: dict) -> dict:
+    """The cheapest routing of the best accuracy that a row's pair can have."""
+    best = {
+        seed: next(
+            (one for one in study_rows.at(found, "evaluation.oracle") or () if one["optimal"] == OPTIMAL[-1]), {}
+        )
+        for seed, found in row.runs.items()
+    }
+    known = {"top1": "accuracy", "macs": "macs", "exit_rate": "exit_rate"}
+    told = {key: row.spread(lambda seed, name=name: best[seed].get(name)) for key, name in known.items()}
+    return dict.fromkeys(like, "") | {"label": f"an oracle of the pair of {like['label']!r}"} | told
 
 
 def _meant(told: dict, key: str) -> Any:

@@ -21,7 +21,8 @@ def write(path, content):
 
 def evaluation(dynamic, router_macs=0):
     nets = {"little": (0.9, 100_000, 1_000), "big": (0.98, 1_000_000, 20_000), "dynamic": (dynamic, 400_000, 20_500)}
-    found = {n: {"accuracy": a, "top5_accuracy": 1.0, "macs": m, "params": p} for n, (a, m, p) in nets.items()}
+    same = {"top5_accuracy": 1.0, "expected_calibration_error": 0.02}
+    found = {name: {"accuracy": a, "macs": m, "params": p, **same} for name, (a, m, p) in nets.items()}
     found["dynamic"] |= {"exit_rate": [0.75, 0.25], "thresholds": [0.8]}
     point = {"accuracy": 0.94, "top5_accuracy": 0.99, "macs": 300_000.0, "exit_rate": 0.9}
     return found | {
@@ -30,6 +31,10 @@ def evaluation(dynamic, router_macs=0):
         "operating_points": [
             {"threshold": 0.5, "chosen": False, **point},
             {"threshold": 0.8, "chosen": True, **point},
+        ],
+        "oracle": [
+            {"optimal": "little_right", "accuracy": 0.99, "macs": 3e5, "exit_rate": 0.9},
+            {"optimal": "little_right_or_both_wrong", "accuracy": 0.99, "macs": 2e5, "exit_rate": 0.92},
         ],
         "routers": [
             {"router": "x", "auroc": None, "auroc_holdout": 0.7, "routing_accuracy": 0.9, "macs": router_macs},
@@ -82,6 +87,7 @@ def test_main_results(made):
     assert top1.deviation == pytest.approx(statistics.stdev(DYNAMIC.values()))
     assert cell(table, "ours, little", "macs").mean == 100_000
     assert cell(table, "ours, little", "exit_rate") == ""
+    assert cell(table, "ours, dynamic, chosen threshold", "ece").mean == pytest.approx(0.02)
     assert cell(table, "ours, dynamic, threshold 0.5", "top1").mean == 0.94
     assert cell(table, "ours, dynamic, threshold 0.5", "exit_rate").mean == 0.9
     assert cell(table, "ours, dynamic, threshold 0.7", "top1") is None
@@ -173,6 +179,16 @@ def test_routers(made):
     assert cell(table, "learned", "latency_ms").mean == pytest.approx(0.03)
     empty = study_tables.TABLES["routers"]([made("s", {}, tables={"routers": "stem"})])
     assert {value for key, value in empty.rows[0].items() if key != "label"} == {None}
+
+
+def test_the_oracle_of_the_routers_pair(made):
+    table = study_tables.TABLES["routers"](
+        [made("r", tables={"routers": "learned"}), made("s", tables={"routers": "x"})]
+    )
+    oracle = table.rows[-1]
+    assert oracle["label"] == "an oracle of the pair of 'learned'"
+    assert (oracle["top1"].mean, oracle["macs"].mean, oracle["exit_rate"].mean) == pytest.approx((0.99, 2e5, 0.92))
+    assert oracle["auroc"] == ""
 
 
 def test_equal_steps_are_told_by_the_configs(made):
