@@ -46,10 +46,11 @@ def run(
         print(f"dynnas: new in this study: {', '.join(new)}", flush=True)
     until = None if max_minutes is None else begun + 60 * max_minutes
     with running.locked(folder) as lock:
-        todo = [run for run in runs if not run.finished()]
-        done = [(run.row.name, run.seed) for run in runs if run not in todo]
-        print(f"dynnas: {len(done)} of {len(runs)} runs are done", flush=True)
-        times = Times(folder, done)
+        every = [running.Run(row, seed, folder) for row, seed in study.runs()]
+        done = [run for run in every if run.finished()]
+        todo = [run for run in runs if run not in done]
+        print(f"dynnas: {len(runs) - len(todo)} of {len(runs)} runs are done", flush=True)
+        times = Times(folder, [(run.row.name, run.seed) for run in done])
         result = running.work(todo, times, lock, until=until)
     _write(study, folder, arguments)
     _say_end(result, times)
