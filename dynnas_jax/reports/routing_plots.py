@@ -65,6 +65,7 @@ def exits(groups: Sequence[Mapping]):
         axes.grid(axis="x", visible=False)
         slanted = max(map(len, group["names"])) * len(place) > 70
         names = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axes.set_xlabel(f"{len(place)} classes" if many else "")
         axes.set_xticks([] if many else place, [] if many else group["names"], **names)
     grid[0].set(ylabel="images of the group (%)")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dynnas_jax import decisions
 from dynnas_jax.dynamic import quality
-from dynnas_jax.reports import plots, routing_plots, tables
+from dynnas_jax.reports import plots, routing_plots, tables, threshold_control
 from dynnas_jax.reports.source import Source, figure, table
 
 PICTURES = 8  # sample images in a row
@@ -108,20 +108,27 @@ def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
 
 
 def _operating_points(source: Source) -> str | None:
-    points = _evaluated(source, "operating_points")
-    if points is None:
+    points, oracles = (_evaluated(source, name) for name in ("operating_points", "oracle"))
+    if points is None or oracles is None:
         return None
     big = source.found.evaluation["big"]["macs"]
     rows = []
     for point in points:
         name = f"threshold {point['threshold']:.6g}" + (", in use" if point["chosen"] else "")
         rows.append({"routing": name, **{key: point[key] for key in point if key != "chosen"}})
-    for oracle in source.found.evaluation["oracle"]:
+    for oracle in oracles:
         row = dict.fromkeys(rows[0], "") | {"routing": _ORACLES[oracle["optimal"]]}
         rows.append(row | {key: oracle[key] for key in ("accuracy", "macs", "exit_rate")})
+    latencies = threshold_control.latencies_ms(source.found) if source.found.found else {}
     for row in rows:
         row["macs_share"] = row["macs"] / big
-    return table(source, "operating_points", rows, [column for column in POINTS if column.key in rows[0]])
+        for by, (little, both) in latencies.items():
+            row[f"latency_ms {by}"] = both + row["exit_rate"] * (little - both)
+    keys = {f"latency_ms {by}": f"ms, {by}" for by in latencies}
+    columns = [column for column in POINTS if column.key in rows[0]]
+    columns[-2:-2] = [tables.Column(key, header, tables.number(key, 4)) for key, header in keys.items()]
+    note = "<p>Latencies (ms) are expected from the means of the parts, by who answers.</p>" if latencies else ""
+    return table(source, "operating_points", rows, columns) + note
 
 
 def _calibration(source: Source) -> str | None:
@@ -216,7 +223,6 @@ POINTS = (
     tables.Column(tables.TOP5, "among the five likeliest", tables.percent(tables.TOP5)),
     tables.Column("macs", "MACs (M)", tables.number("macs", 3, 1e6)),
     tables.Column("macs_share", "of big's MACs", tables.percent("macs_share", 1)),
-    tables.Column("latency_ms", "by the latency table (ms)", tables.number("latency_ms", 4)),
     _EXIT_RATE,
     _ERROR,
 )

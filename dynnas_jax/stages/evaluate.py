@@ -114,14 +114,9 @@ def operating_points(tested: Tested) -> list[dict]:
         choice = tested.choice_at([threshold])
         row = {"threshold": threshold, "chosen": len(rows) == len(quality.THRESHOLDS)}
         row |= measured(tested.out.taken(choice), tested.classes)
-        rows.append(row | {"exit_rate": float(np.mean(choice == 0)), **_spent(tested, choice)})
+        row["macs"] = float(np.asarray(tested.cost, np.float64)[choice].mean())
+        rows.append(row | {"exit_rate": float(np.mean(choice == 0))})
     return rows
-
-
-def _spent(tested: Tested, choice: np.ndarray) -> dict[str, float]:
-    """What an image costs on average: MACs, and milliseconds where the search had a latency table."""
-    costs = {"macs": tested.cost} | {key: tested.found[key] for key in ("latency_ms",) if key in tested.found}
-    return {key: float(np.asarray(cost, np.float64)[choice].mean()) for key, cost in costs.items()}
 
 
 def _oracle(tested: Tested, optimal: str) -> dict:

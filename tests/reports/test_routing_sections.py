@@ -78,12 +78,20 @@ def test_fixed_thresholds_stand_beside_the_one_in_use(workdir, build, outputs):
     assert body.count("<tr>") == 7
 
 
-def test_latencies_by_the_table_stand_where_the_search_had_one(workdir, build):
-    assert "latency table" not in build("operating_points")[0]
-    changed(workdir, lambda told: [row.update(latency_ms=1.25) for row in told["operating_points"]])
-    body, _ = build("operating_points")
-    assert "by the latency table (ms)" in body
-    assert body.count("1.2500") == 4
+def test_latencies_are_expected_from_those_of_the_parts(workdir, build, outputs):
+    path, export = workdir / "search" / "found.json", json.loads((workdir / "export/x86/export.json").read_text())
+    found = json.loads(path.read_text())
+    found["pair"]["latency_ms"] = [1.0, 5.0]
+    path.write_text(json.dumps(found))
+    body, made = build("operating_points")
+    assert "ms, by table" in body
+    parts = [export["files"][f"{part}_int8"]["latency_mean_ms"] for part in ("little", "big_after_stem")]
+    for row, limit in zip(made["operating_points"], (0.5, 0.7, 0.9, 0.8), strict=False):
+        little = outputs["score"][:, 0] > np.float32(limit)
+        assert float(row["latency_ms by table"]) == pytest.approx(np.where(little, 1, 5).mean())
+        assert float(row["latency_ms x86 int8"]) == pytest.approx(np.where(little, parts[0], sum(parts)).mean())
+    path.unlink()
+    assert "ms, " not in build("operating_points")[0]
 
 
 def test_the_four_cases_are_counted_and_shown(build, outputs, images, monkeypatch):

@@ -103,7 +103,7 @@ def test_classes_difficulty_and_cases(direct):
     assert direct.told["by_case"]["optimal"] == "little_right"
 
 
-def test_the_average_latency_where_the_search_had_a_table():
+def test_of_three_classes_the_five_likeliest_are_not_told():
     out = protocol.Outputs(
         score=np.float32([[0.95, 1], [0.8, 1], [0.6, 1], [0.1, 1]]),
         prediction=np.zeros((4, 2), np.int32),
@@ -112,8 +112,7 @@ def test_the_average_latency_where_the_search_had_a_table():
         among_likeliest=np.ones((4, 2), bool),
         label_log_odds=np.zeros((4, 2), np.float32),
     )
-    found = {"thresholds": [0.3], "latency_ms": [1.0, 5.0]}
-    rows = evaluate.operating_points(evaluate.Tested(found, (10, 30), out, np.zeros(4, int), 3))
-    assert [row["latency_ms"] for row in rows] == [2.0, 3.0, 4.0, 2.0]
+    rows = evaluate.operating_points(evaluate.Tested({"thresholds": [0.3]}, (10, 30), out, np.zeros(4, int), 3))
     assert [row["macs"] for row in rows] == [15, 20, 25, 15]
-    assert not any("top5_accuracy" in row for row in rows)  # of three classes
+    assert {row["expected_calibration_error"] for row in rows} == {0.5}
+    assert not any("top5_accuracy" in row for row in rows)
