@@ -20,6 +20,7 @@ from dynnas_jax import devices, processes
 from dynnas_jax.search_space import SearchSpace
 
 FORMS = ("vmapped", "mapped")
+FILLING = -1  # stands in a row that is no genome
 BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budget times this is never exceeded for it
 
 
@@ -170,12 +171,24 @@ def evaluator(
         value, price = (function(genome).astype(jnp.float32) for function in (of_all, jax.vmap(cost)))
         return Population(genome, jnp.where(jnp.isnan(value), -jnp.inf, value), price)
 
-    return functools.partial(evaluate if mesh is None else _spread(evaluate, mesh), as_tree(fitness))
+    if mesh is None:
+        return functools.partial(evaluate, as_tree(fitness))
+    return functools.partial(_spread(evaluate, mesh), unless_filling(fitness))
 
 
 def as_tree(fitness: Callable) -> jax.tree_util.Partial:
     """The function as a pytree of the arrays that it holds on to: a `Partial` as it is; any other has none of its own."""
     return fitness if isinstance(fitness, jax.tree_util.Partial) else jax.tree_util.Partial(fitness)
+
+
+def unless_filling(fitness: Callable) -> jax.tree_util.Partial:
+    """The fitness, -inf without evaluating it for `FILLING`; vmapped it is evaluated for that too."""
+    return jax.tree_util.Partial(_unless_filling, as_tree(fitness))
+
+
+def _unless_filling(fitness: Callable, genome: jax.Array) -> jax.Array:
+    evaluate = lambda genome: fitness(genome).astype(jnp.float32)  # noqa: E731
+    return jax.lax.cond(genome[0] == FILLING, lambda _: jnp.float32(-jnp.inf), evaluate, genome)
 
 
 def check_form(form: str) -> None:
@@ -190,7 +203,7 @@ def _spread(evaluate: Callable[[Callable, jax.Array], Population], mesh: Mesh) -
 
     def own(fitness: jax.tree_util.Partial, genome: jax.Array) -> Population:
         each = -(-len(genome) // mesh.size)
-        filled = jnp.pad(genome, ((0, each * mesh.size - len(genome)), (0, 0)), mode="edge")
+        filled = jnp.pad(genome, ((0, each * mesh.size - len(genome)), (0, 0)), constant_values=FILLING)
         mine = jax.lax.dynamic_slice_in_dim(filled, jax.lax.axis_index(axes) * each, each)
         together = jax.lax.all_gather(evaluate(fitness, mine), axes, tiled=True)
         return jax.tree.map(lambda rows: rows[: len(genome)], together)

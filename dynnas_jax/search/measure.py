@@ -37,9 +37,8 @@ class Measure:
     ):
         self.mesh = mesh or devices.data_mesh()
         self.chunk = -(-CHUNK // self.mesh.size) * self.mesh.size
-        # What fills a chunk is no genome, and is not evaluated where one is evaluated after the other.
-        self.fitness = jax.tree_util.Partial(_unless_filling, evolution.as_tree(fitness))
         spread = self.mesh if self.mesh.size > 1 else None
+        self.fitness = evolution.as_tree(fitness) if spread else evolution.unless_filling(fitness)
         evolution.check_form(form)
         program = lambda fitness, genomes: evolution.evaluator(fitness, cost, spread, form)(genomes)  # noqa: E731
         self.program = evolution.together(program, self.mesh)
@@ -48,16 +47,11 @@ class Measure:
         genomes, found = np.asarray(genomes, np.int32), []
         for start in range(0, len(genomes), self.chunk):
             some = genomes[start : start + self.chunk]
-            rows = np.full((self.chunk, genomes.shape[1]), -1, np.int32)
+            rows = np.full((self.chunk, genomes.shape[1]), evolution.FILLING, np.int32)
             rows[: len(some)] = some
             measured = self.program(self.fitness, devices.replicated(self.mesh, rows))
             found.append(Population(*(values[: len(some)] for values in measured)))
         return joined(*found)
-
-
-def _unless_filling(fitness: Callable, genome: jax.Array) -> jax.Array:
-    evaluate = lambda genome: fitness(genome).astype(jnp.float32)  # noqa: E731
-    return jax.lax.cond(genome[0] < 0, lambda _: jnp.float32(-jnp.inf), evaluate, genome)
 
 
 def joined(*populations: Population) -> Population:
