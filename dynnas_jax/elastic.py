@@ -240,14 +240,16 @@ def _norm_behind(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarra
     return (collection, *parent, name.removesuffix("conv") + "norm", "scale") in lengths
 
 
-class _LeafMask(NamedTuple):
+class LeafMask(NamedTuple):
+    """What masking does to one leaf of a position."""
+
     path: tuple[str, ...]
     rule: str
     lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side; 0 where there is no such leaf
 
 
 @functools.lru_cache(maxsize=16)
-def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...]], ...]:
+def mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[LeafMask, ...]], ...]:
     """For each position the leaves that masking touches. A position that can be skipped has all its norms masked."""
     plan = []
     for position in positions(supernet):
@@ -258,14 +260,14 @@ def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...
             if rule is None and position.depth and is_norm:
                 rule = "channels"
             if rule is not None:
-                masks.append(_LeafMask(path, rule, table[:, -1 if rule == "channels" else 0]))
+                masks.append(LeafMask(path, rule, table[:, -1 if rule == "channels" else 0]))
         plan.append((position, tuple(masks)))
     return tuple(plan)
 
 
 def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
     """The sides, ascending, of every block's depthwise kernel that has several."""
-    rings = ((p.name, mask) for p, masks in _mask_plan(supernet) for mask in masks if mask.rule == "ring")
+    rings = ((p.name, mask) for p, masks in mask_plan(supernet) for mask in masks if mask.rule == "ring")
     return {name: tuple(np.unique(mask.lengths).tolist()) for name, mask in rings}
 
 
@@ -280,7 +282,7 @@ def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> j
     return (inside[:, None] & inside[None, :])[:, :, None, None]
 
 
-def _identity(leaf: jax.Array) -> jax.Array:
+def identity_kernel(leaf: jax.Array) -> jax.Array:
     """The 1x1 convolution kernel of the leaf's shape that passes its input on. Raises ValueError where it is none."""
     if leaf.ndim != 4:
         raise ValueError(f"a leaf of shape {leaf.shape} that some subnets lack: only 1x1 convolutions can be left out")
@@ -297,7 +299,7 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
     """
     transforms = variables["params"].get(kernel_transforms.PLACE, {})
     params = traverse_util.flatten_dict(variables["params"])
-    for position, masks in _mask_plan(supernet):
+    for position, masks in mask_plan(supernet):
         joint = joint_index(position, genome)
         exists = genome[position.depth[0]] >= position.depth[1] if position.depth else jnp.asarray(True)
         for path, rule, lengths in masks:
@@ -310,6 +312,6 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
             live = _live(rule, params[key], jnp.asarray(lengths)[joint], exists)
             outside = jnp.zeros((), params[key].dtype)
             if (lengths == 0).any():
-                outside = jnp.where(jnp.asarray(lengths)[joint] == 0, _identity(params[key]), outside)
+                outside = jnp.where(jnp.asarray(lengths)[joint] == 0, identity_kernel(params[key]), outside)
             params[key] = jnp.where(live, params[key], outside)
     return {**variables, "params": traverse_util.unflatten_dict(params)}

@@ -34,6 +34,10 @@ _LEAST = {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
     },
+    "search.differentiable": {
+        **{"batch_size": 1, "train_images": 1, "learning_rate": 0, "weight_learning_rate": 0, "temperature": 0},
+        **{"final_temperature": 0, "over_weight": 0, "softness": 0},
+    },
     "search.evolutionary": {"population": 2, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     "search.once_for_all": {
         **{"records": (0, 1), "epochs": 1, "batch_size": 1, "held_out": (0, 1), "population": 2, "generations": 1},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dynnas_jax.elastic import _identity, extract, image_struct, mask_variables, positions, slice_variables
+from dynnas_jax.elastic import extract, identity_kernel, image_struct, mask_variables, positions, slice_variables
 from dynnas_jax.networks import ofa
 
 IMAGE = (8, 8, 1)
@@ -194,6 +194,6 @@ def test_positions_know_the_length_of_every_axis(tiny):
 
 def test_only_a_pointwise_convolution_can_be_left_out_of_a_block():
     """The identity takes its place; nothing takes that of a norm, which would end in an error of NumPy's."""
-    np.testing.assert_array_equal(_identity(jnp.zeros((1, 1, 2, 2)))[0, 0], np.eye(2))
+    np.testing.assert_array_equal(identity_kernel(jnp.zeros((1, 1, 2, 2)))[0, 0], np.eye(2))
     with pytest.raises(ValueError, match=r"shape \(3,\) that some subnets lack: only 1x1 convolutions"):
-        _identity(jnp.zeros(3))
+        identity_kernel(jnp.zeros(3))

@@ -20,6 +20,7 @@ from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect, evolution, once_for_all, pair_fitness, pairs, predictor, random_search
 from dynnas_jax.search.effort import Meter
 from dynnas_jax.stages import collect as collecting
+from dynnas_jax.stages import differentiable
 from dynnas_jax.stages import pair as pair_of
 
 RECORDS = "records"  # the pair is made of the subnets on record and of those found beside them; no strategy of these
@@ -101,6 +102,11 @@ def random(asked: Asked) -> Outcome:
     return _evaluated(asked, found, range(1, len(found.history) + 1), {})
 
 
+def by_gradient(asked: Asked, **options: Any) -> Outcome:
+    """`differentiable.search`: relaxed pairs, and the one read off evaluated as those of the other strategies are."""
+    return Outcome(*differentiable.search(asked, **options))
+
+
 STRATEGIES = {
     "evolutionary": Strategy(evolutionary, (evolution.run, evolutionary), ("generations", "children"), fewest=4),
     "once_for_all": Strategy(
@@ -110,6 +116,7 @@ STRATEGIES = {
         fewest=once_for_all.FEWEST,
     ),
     "random": Strategy(random),
+    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=4),
 }
 
 
