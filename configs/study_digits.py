@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 APART = ("train", "collect", "predict", "search")  # of a run that a cascade takes a net from
 UP_TO_TEST = (*APART, "evaluate")  # of a row that no device is asked about
-STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style"}
+STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style", "differentiable": "differentiable"}
 
 
 def get_config(mode: str = "") -> ConfigDict:
