@@ -39,6 +39,8 @@ def front(rows: Sequence[Row], measures: Mapping[tuple[str, str], Mapping], cost
 
 @plots.styled
 def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, scale: float):
+    from matplotlib.ticker import LogLocator
+
     figure, (axes,) = plots.panels(1, height=4.3)
     colours = (plots.COLOURS["dynamic"], plots.COLOURS["little"], plots.COLOURS["big"], *plots.EXTRA)
     for index, (name, points) in enumerate(series.items()):
@@ -48,9 +50,9 @@ def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, sca
         errors = {"xerr": np.asarray(across) / scale, "yerr": 100 * np.asarray(along), "elinewidth": 0.9}
         axes.errorbar(np.asarray(x) / scale, 100 * np.asarray(y), **errors, **style, markersize=5, label=name)
     axes.set(xlabel=axis, ylabel="top-1 on the test images (%)", xscale="log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter("{x:.2g}")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.legend(loc="best")
     return figure
 

@@ -8,7 +8,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynnas_jax.reports import page, routing_plots, sections, study_figures, study_rows, study_tables, tables
+from dynnas_jax.reports import (
+    page,
+    routing_plots,
+    sections,
+    study_figures,
+    study_rows,
+    study_settings,
+    study_tables,
+    tables,
+)
 from dynnas_jax.reports.source import Source, figure
 from dynnas_jax.reports.spreads import Table
 from dynnas_jax.reports.study_rows import Asked, Row
@@ -44,7 +53,7 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
             if study_tables.BEHAVIOUR in row.asked.tables:
                 parts.append(_behaviour(row, where))
         parts += [
-            _of_table(table(rows), where, made_by) for table in (study_tables.runs, study_tables.hyper_parameters)
+            _of_table(table(rows), where, made_by) for table in (study_settings.runs, study_settings.hyper_parameters)
         ]
         for part in ("tables", "figures"):
             shutil.rmtree(folder / part, ignore_errors=True)

@@ -91,11 +91,11 @@ def paired(row: Row, base: Row, measure: Callable[[Row, int], Number]) -> tuple[
 
 
 def networks(row: Row) -> dict[str, str]:
-    """The networks of a row by their keys in `measured`, with what follows the row's name in a table."""
+    """The networks of a row by their keys in `measured`, and what each is called beside the row's name."""
     if row.asked.kind is kinds.NETWORK:
         return {"net": ""}
-    fixed = {f"at {threshold}": f", dynamic, threshold {threshold}" for threshold in quality.THRESHOLDS}
-    return {"little": ", little", "big": ", big", **fixed, "dynamic": ", dynamic, chosen threshold"}
+    fixed = {f"at {threshold}": f"dynamic at {threshold}" for threshold in quality.THRESHOLDS}
+    return {"little": "little", "big": "big", **fixed, "dynamic": "dynamic, chosen threshold"}
 
 
 def measured(row: Row, seed: int) -> dict[str, dict[str, Number]]:

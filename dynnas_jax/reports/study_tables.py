@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,10 +58,11 @@ MEASURES = (
 def _main(rows: Sequence[Row]) -> Table:
     networks, listed = of_networks(rows), []
     for row in rows:
-        for network, suffix in study_rows.networks(row).items():
-            listed.append({"label": row.asked.tables["main"] + suffix} | networks[row.asked.name, network])
+        for network, called in study_rows.networks(row).items():
+            listed.append({"label": row.asked.tables["main"], "network": called} | networks[row.asked.name, network])
     columns = (
-        *(_LABEL, _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS, numbers("params", "params (k)", 1, 1e3)),
+        *(_LABEL, words("network", ""), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
+        numbers("params", "params (k)", 1, 1e3),
         *(_LATENCY, numbers("memory_bytes", "memory (MiB)", 1, 2**20), numbers("energy_mj", "energy (mJ)", 4)),
         *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS, numbers("ece", "calibration error (points)", 2, 0.01)),
     )
@@ -254,41 +254,6 @@ def _loss(rows: Sequence[Row]) -> Table:
     explanation = f"The joint loss, and the same with one term left out. {_AGAINST_FIRST}"
     columns = (_LABEL, *_PAIR, _EXITS, _MACS, _DIFFERENCE, _WINS)
     return Table("loss", "Terms of the loss", explanation, columns, _compared(rows, "loss"))
-
-
-def hyper_parameters(rows: Sequence[Row]) -> Table:
-    """Every key that any row's config uses, as the first row has it, and which rows have it otherwise."""
-    listed, first = [], rows[0].asked
-    for key in dict.fromkeys(key for row in rows for key in row.asked.settings):
-        others: dict[str, list[str]] = {}
-        for row in rows[1:]:
-            value = _plain(row.asked.settings.get(key))
-            if key != "seed" and key in row.asked.settings and value != _plain(first.settings.get(key)):
-                others.setdefault(value, []).append(row.asked.name)
-        told = "; ".join(f"{', '.join(names)}: {value}" for value, names in others.items())
-        value = ", ".join(map(str, first.paths)) if key == "seed" else _plain(first.settings.get(key))
-        listed.append({"key": key, "value": value, "others": told or ""})
-    columns = (words("key", "key"), words("value", first.name), words("others", "rows with another value"))
-    explanation = (
-        "Keys of the configs, defaults included; – where a row has no such key, or all have the value of the first."
-    )
-    return Table("hyper_parameters", "Hyper-parameters", explanation, columns, listed)
-
-
-def runs(rows: Sequence[Row]) -> Table:
-    """Every row of the study: what its runs are given, and how many of them are evaluated."""
-    listed = []
-    for row in rows:
-        done = sum(found.evaluation is not None for found in row.runs.values())
-        told = {"command": row.asked.command, "tables": ", ".join(row.asked.tables) or "none"}
-        listed.append({"name": row.asked.name, **told, "done": f"{done} of {len(row.asked.paths)}"})
-    columns = (words("name", "row"), words("tables", "tables"), words("done", "evaluated"))
-    columns += (words("command", "what `dynnas run` is given for the first seed"),)
-    return Table("runs", "Rows of the study", "Each row is run once for each of its seeds.", columns, listed)
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, default=list)
 
 
 # By the name that a row's config gives: what makes the table of the rows which are to stand there.
