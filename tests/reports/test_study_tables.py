@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from dynnas_jax.reports import study_rows, study_settings, study_tables
+from dynnas_jax.reports import study_rows, study_tables
 from dynnas_jax.reports.study_rows import Asked
 
 SEEDS = (0, 1, 2)
@@ -214,21 +214,6 @@ def test_what_is_not_equal_is_told(made):
     assert "The rows differ in their optimiser steps in all: together 1,000, apart 2,000." in said
     for what in ("images", "images a step", "optimizer"):
         assert f"Not the same {what} as together: apart." in said
-
-
-def test_hyper_parameters_of_all_rows(made):
-    other = {**SETTINGS, "train.steps": 20, "network.name": "x", "seed": 4}
-    rows = [made("a", tables={}, settings={**SETTINGS, "seed": 0}), made("b", tables={}, settings=other)]
-    found = {row["key"]: (row["value"], row["others"]) for row in study_settings.hyper_parameters(rows).rows}
-    assert found["train.steps"] == ("1000", "b: 20")
-    assert found["train.batch_size"] == ("128", "")
-    assert found["network.name"] == ("–", "b: x")
-    assert found["seed"] == ("0, 1, 2", "")
-
-
-def test_rows_and_how_far_they_are(made):
-    table = study_settings.runs([made("a", {0: 0.9, 2: 0.9}, tables={"main": "x", "loss": "y"})])
-    assert table.rows == [{"name": "a", "tables": "main, loss", "done": "2 of 3", "command": "--config=a.py"}]
 
 
 def test_numbers_of_a_seed_that_is_not_evaluated_are_left_out(made):
