@@ -3,7 +3,7 @@
 Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 1,000 steps
 of 128 images, 105 epochs, if its row does not say otherwise (the independent pair at equal steps: 500 for each of its two).
 The published networks are 0.35 times as wide, which makes them as costly as ours. Expected: nothing has been measured yet. The
-main table takes an estimated 45 minutes on 2 CPU cores, all rows an estimated 5 to 6 hours, in parts of at most 100 minutes:
+main table takes an estimated 50 minutes on 2 CPU cores, all rows an estimated 5 to 6 hours, in parts of at most 100 minutes:
     dynnas study --config=configs/study_digits.py --workdir=runs/study --rows=main
     dynnas study --config=configs/study_digits.py --workdir=runs/study --max_minutes=100   # again and again, until all is done
     dynnas study --config=configs/study_digits.py:tiny --workdir=runs/study_tiny           # one seed, a few steps
