@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from dynnas_jax import kinds, settings
+from dynnas_jax.workdir import file_digest
 
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
@@ -67,6 +69,19 @@ def with_files(config: dict) -> dict:
     from dynnas_jax.networks import fixed
 
     return {**config, "network": fixed.with_arch(config["network"])}
+
+
+def sources(config: dict) -> dict[str, str | None]:
+    """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
+    from dynnas_jax.data.sources import identity
+
+    start, teacher = (config.get("train", {}).get(key) for key in ("start_from", "teacher"))
+    files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
+    files["search.latency_table"] = config.get("search", {}).get("latency_table")
+    files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
+    found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
+    hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
+    return {"data.name": identity(**config["data"]), **hashes}
 
 
 def options(config: dict) -> settings.Options:

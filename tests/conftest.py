@@ -139,6 +139,7 @@ from ml_collections import ConfigDict
 
 def get_config(mode=""):
     config = ConfigDict()
+    config.seed = 0
     config.data = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96, "augment": {"pad": 1}}
     config.supernet = {
         "network": "small_images", "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 16,

@@ -38,7 +38,9 @@ FLOORS = {
     "reports": 5,
     **dict.fromkeys(("job", "sides"), 6),
     "stages": 7,
-    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "__main__"), 8),
+    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "counting"), 8),
+    "study": 9,
+    "__main__": 10,
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.
