@@ -15,6 +15,7 @@ from dynnas_jax.search import evolution, pareto, predictor, random_search
 from dynnas_jax.search.measure import Measure, best_of, joined
 from dynnas_jax.search_space import SearchSpace
 
+ROUNDS = 3  # of mutants of what is predicted best
 FEWEST = predictor.FEWEST_SUBNETS + 1  # evaluations: records, and one of what is predicted
 
 
@@ -76,22 +77,43 @@ def promising(
     mesh: Mesh | None = None,
     **options: float,
 ) -> np.ndarray:
-    """int32[n, G]: the Pareto front of cost and predicted fitness, the fittest first, then what is predicted next best.
+    """int32[n, G]: of the Pareto front of cost and predicted fitness the fittest, at most a quarter; then what is predicted best.
 
-    Evolution looks for the best within each of `count` budgets up to the one given; random genomes stand behind them.
+    Evolution looks for the best within each of a few budgets up to the one given. What it finds, random genomes, and mutants of
+    the best of both are considered; to ask the predictor is next to nothing.
 
     Args:
-        seen: int32[m, G], in canonical form, not to be returned again.
-        count: n, or less where no more are found.
+      seen: int32[m, G], in canonical form, not to be returned again.
+      count: n, or less where no more are found.
     """
-    space, (run_key, draw_key) = fitted.space, jax.random.split(key)
-    least = float(cost(np.asarray(space.smallest)))
-    limits = np.linspace(least, budget, count + 1)[1:].astype(np.float32)
+    space, (run_key, pool_key) = fitted.space, jax.random.split(key)
+    few = max(1, count // 4)
+    limits = np.linspace(float(cost(np.asarray(space.smallest))), budget, few + 1)[1:].astype(np.float32)
     search = lambda key, limit: evolution.run(key, space, fitted, cost, limit, **options)  # noqa: E731
-    found = evolution.for_budgets(search, jax.random.split(run_key, count), limits, mesh or devices.data_mesh())
-    drawn = random_search.draw(draw_key, space, cost, budget, count + len(seen))
-    pool = np.unique(np.concatenate([found.genome[found.feasible], drawn]), axis=0)
-    old = (pool[:, None] == seen[None]).all(axis=-1).any(axis=1)
-    price, predicted = (np.asarray(jax.jit(jax.vmap(lambda g, f=f: f(g)))(pool)) for f in (cost, fitted))
-    order = np.lexsort((-predicted, ~pareto.front(price, predicted)))
-    return pool[order[~old[order]]][:count]
+    found = evolution.for_budgets(search, jax.random.split(run_key, few), limits, mesh or devices.data_mesh())
+    pool, price, predicted = _considered(pool_key, fitted, cost, budget, found.genome, count)
+    fresh = ~(pool[:, None] == seen).all(axis=-1).any(axis=1)
+    pool, price, predicted = pool[fresh], price[fresh], predicted[fresh]
+    best = np.argsort(-predicted, kind="stable")
+    first = best[pareto.front(price, predicted)[best]][:few]
+    return pool[np.concatenate([first, best[~np.isin(best, first)]])][:count]
+
+
+def _considered(key, fitted, cost, budget, found: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(genomes int32[n, G] within the budget, their costs [n], their predicted fitness [n]), in no order, no two alike."""
+    price, predict = jax.jit(jax.vmap(cost)), jax.jit(jax.vmap(lambda genome: fitted(genome)))
+    space, many = fitted.space, random_search.DRAWS * count
+    draw_key, *round_keys = jax.random.split(key, 1 + ROUNDS)
+    pool = np.concatenate([found, random_search.draw(draw_key, space, cost, budget, many)])
+    for round_key in round_keys:
+        best = pool[np.argsort(-np.asarray(predict(pool)), kind="stable")][:count]
+        pool = np.unique(np.concatenate([pool, mutants(round_key, space, best, many)]), axis=0)
+        pool = pool[np.asarray(price(pool)) <= np.float32(budget)]
+    return pool, np.asarray(price(pool)), np.asarray(predict(pool))
+
+
+def mutants(key: jax.Array, space: SearchSpace, parents: np.ndarray, count: int) -> np.ndarray:
+    """int32[count, G], canonical: of each parent as many, with two genes drawn anew on average."""
+    repeated = np.resize(parents, (count, parents.shape[1]))
+    mutate = lambda key, genome: space.canonical(space.mutate(key, genome, 2 / len(space.sizes)))  # noqa: E731
+    return np.asarray(jax.jit(jax.vmap(mutate))(jax.random.split(key, count), repeated))

@@ -107,12 +107,12 @@ def check(
     strategy: str = strategies.RECORDS,
     effort_images: int | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
-    **_: object,
+    **options: object,
 ) -> None:
     """Raises ValueError for a latency table or an effort that cannot serve, before anything is trained."""
     if latency_table:
         read_latency_table(latency_table, job.supernet, job.target)
-    strategies.check_effort(job, strategy, calibration_images, effort_images)
+    strategies.check_effort(job, strategy, calibration_images, effort_images, options.get(strategy))
 
 
 def cost_tables(supernet: Supernet, latency_table: str | Path | None, target: str) -> dict[str, macs.CostTable]:

@@ -62,7 +62,7 @@ class Strategy(NamedTuple):
     run: Callable[..., Outcome]  # (asked, **its section of the config)
     configured: tuple[Callable, ...] = ()  # functions whose keyword-only parameters are the keys of that section
     given: tuple[str, ...] = ()  # but these, which `run` fills in
-    fewest: int = 1  # pairs that the effort must pay for
+    fewest: Callable[..., int] = lambda **_: 1  # (**its section) -> pairs that the effort must pay for
 
 
 def evolutionary(asked: Asked, *, population: int | None = None, **options: Any) -> Outcome:
@@ -107,16 +107,22 @@ def by_gradient(asked: Asked, **options: Any) -> Outcome:
     return Outcome(*differentiable.search(asked, **options))
 
 
+def _two_generations(population: int | None = None, **_: Any) -> int:
+    return 2 * (population or 2)
+
+
 STRATEGIES = {
-    "evolutionary": Strategy(evolutionary, (evolution.run, evolutionary), ("generations", "children"), fewest=4),
+    "evolutionary": Strategy(
+        evolutionary, (evolution.run, evolutionary), ("generations", "children"), fewest=_two_generations
+    ),
     "once_for_all": Strategy(
         once_for_all_style,
         (predictor.fit, evolution.run, once_for_all.run),
         ("key", "evaluations"),
-        fewest=once_for_all.FEWEST,
+        fewest=lambda **_: once_for_all.FEWEST,
     ),
     "random": Strategy(random),
-    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=4),
+    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, differentiable.fewest),
 }
 
 
@@ -146,6 +152,8 @@ def check(search: dict, dynamic: dict) -> None:
         if search.get(name) and strategy not in owning:
             wanted = " or ".join(f"search.strategy={own!r}" for own in owning)
             raise ValueError(f"search.{name} does nothing for strategy {strategy!r}; write {wanted}, or leave it out")
+    if (effort := search.get("effort_images")) is not None and type(effort) is not int:
+        raise ValueError(f"search.effort_images is {effort!r}, must be a whole number")
     if strategy != RECORDS and pairs.cost_fraction(**dynamic) is None:
         raise ValueError(
             f"search.strategy={strategy!r} looks for the most accurate pair within a cost, but dynamic.max_accuracy_loss "
@@ -153,16 +161,19 @@ def check(search: dict, dynamic: dict) -> None:
         )
 
 
-def check_effort(job: Job, strategy: str, calibration_images: int, effort_images: int | None) -> None:
-    """Raises ValueError for no held-out images, or an effort that does not pay for a strategy's fewest pairs."""
+def check_effort(
+    job: Job, strategy: str, calibration_images: int, effort_images: int | None, options: dict | None
+) -> None:
+    """Raises ValueError for no held-out images, or an effort that does not pay for the fewest pairs of a strategy's section."""
     if strategy == RECORDS:
         return
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
-    each, fewest = images_each(job, calibration_images), STRATEGIES[strategy].fewest
-    if effort_images is not None and effort_images < fewest * each:
+    each, fewest = images_each(job, calibration_images), STRATEGIES[strategy].fewest(**(options or {}))
+    effort = effort_images or PAIRS * each
+    if effort < fewest * each:
         raise ValueError(
-            f"search.effort_images is {effort_images}, but a pair takes {each} images (search.calibration_images and those "
+            f"search.effort_images is {effort}, but a pair takes {each} images (search.calibration_images and those "
             f"held out, for both nets) and strategy {strategy!r} at least {fewest} pairs: give at least {fewest * each}"
         )
 

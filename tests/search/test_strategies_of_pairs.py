@@ -45,7 +45,7 @@ def test_with_enough_effort_the_best_pair_is_found(pair_problem, strategy):
     found = strategy(KEY, pair_problem.table, fitness, budget, pair_problem.evaluate.mesh)
     best = values.max()
     assert found.fitness == pytest.approx(best, rel=1e-6)
-    assert (values == best).sum() <= 4  # of 81: no strategy stumbles on it
+    assert (values == best).sum() <= 8  # of 81: no strategy stumbles on it
     (row,) = np.flatnonzero((pair_problem.every == found.genome).all(axis=1))
     assert values[row] == best
     assert found.cost == pair_problem.cost[row, 0] <= budget
@@ -60,7 +60,7 @@ def test_a_start_takes_the_place_of_draws(pair_problem):
     start = pair_problem.every[-1:]
     for given, wanted in ((start, pair_problem.cost[-1, 0]), (pair_problem.every[:1], pair_problem.cost[0, 0])):
         found = evolution.run(KEY, table.space, fitness, table.least, budget, start=given, **settings)
-        assert found.fitness == wanted
+        assert float(found.fitness) == wanted
 
 
 @pytest.mark.parametrize(

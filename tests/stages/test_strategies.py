@@ -10,6 +10,7 @@ from dynnas_jax import job, pipeline, recipe, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import thresholds
+from dynnas_jax.elastic import init_supernet
 from dynnas_jax.networks import big_little
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect, differentiable
@@ -136,28 +137,43 @@ def test_records_are_counted_too(tiny_run):
     assert (found["strategy"], found["history"]) == ("records", [])
 
 
-def test_a_coupled_run_answers_with_both_heads(tiny_run, tmp_path):
+@pytest.fixture(scope="module")
+def coupled(tiny_run, quick_programs, tmp_path_factory):
+    """What a search is given of a coupled supernet that was not trained, with records of it."""
     config = asking(tiny_run, "random")
-    train = {**config["train"], "joint_rule": {}}
-    del train["sandwich_rule"]
-    config |= {"supernet": {**config["supernet"], "coupled": True}, "train": train}
-    pipeline.run(config, tmp_path / "W", names=("train", "collect", "predict", "search"))
-    found = read_json(tmp_path / "W/search/found.json")
-    prepared = job.prepare(Workdir(tmp_path / "W", pipeline.STAGES, config), config)
-    supernet, variables = prepared.supernet, job.supernet_variables(prepared)
-    evaluate, answers = job.evaluator(prepared, 64, 2), []
-    for which, role in zip(("little", "big"), collect.roles(supernet, variables), strict=True):
-        answers.append(evaluate(role, supernet.space.from_json(found["pair"][which]["genome"])[None]))
+    config |= {"supernet": {**config["supernet"], "coupled": True}}
+    path = tmp_path_factory.mktemp("coupled") / "W"
+    prepared = job.prepare(Workdir(path, pipeline.STAGES, config), config)
+    supernet, space = prepared.supernet, prepared.supernet.space
+    variables = jax.tree.map(np.asarray, init_supernet(supernet, jax.random.key(0), (8, 8, 1)))
+    genomes, tables = collect.distinct(space, jax.random.key(1), 6, pairs=True), {"macs": macs.table(supernet)}
+    with quick_programs():
+        evaluate = job.evaluator(prepared, 64, 6)
+        collect.run(evaluate, variables, genomes, tables["macs"].exact, path / "collect/records.zarr")
+        answers = evaluate(variables, genomes)
+    tables["params"] = macs.params_table(supernet)
+    return pair_of.Evaluated(prepared, variables, tables, evaluate, genomes, answers)
+
+
+def test_coupled_nets_answer_with_their_own_heads(coupled):
+    pair, told = strategies.run(coupled, "random", 64, effort_images=6 * EACH)
+    assert told["effort"]["images"] == 6 * EACH
+    halves, answers = (pair.littles, pair.bigs), []
+    for genomes, role in zip(halves, collect.roles(coupled.job.supernet, coupled.variables), strict=True):
+        answers.append(coupled.evaluate(role, genomes))
+    assert np.abs(answers[0].score - coupled.evaluate(coupled.variables, pair.littles).score).max() > 1e-3
     score, correct = (np.stack([little[0], big[0]], 1) for little, big in zip(*answers, strict=True))
-    target = found["pair"]["target"]["max_macs"]
-    point = thresholds.choose(score, correct, found["pair"]["cost"], max_cost=target)
-    assert found["pair"]["holdout"]["accuracy"] == point.accuracy == pytest.approx(found["details"]["fitness"])
-    section = {**config["search"], "strategy": "records", "effort_images": None}
-    pipeline.run({**config, "search": section}, tmp_path / "W", names=("search",), redo="search")
-    by_records = read_json(tmp_path / "W/search/found.json")
-    littles = by_records["effort"]["architectures"] - 16 - len(by_records["front"])
-    assert littles >= 1
-    assert by_records["effort"]["images"] == (2 * 16 + len(by_records["front"]) + littles) * EACH // 2
+    cost = big_little.cost(big_little.build(coupled.job.supernet, pair.littles[0], pair.bigs[0])).cumulative
+    point = thresholds.choose(score, correct, cost, max_cost=pair.chosen.max_cost)
+    assert pair.chosen.point == point
+    assert told["details"]["fitness"] == pytest.approx(point.accuracy)
+
+
+def test_records_of_coupled_nets_count_twice(coupled):
+    pair, told = strategies.of_records(coupled, 64)
+    assert len(pair.littles) > 1
+    nets = len(coupled.genomes) + len(pair.littles)
+    assert told["effort"] == {"images": (2 * 6 + nets) * EACH // 2, "architectures": 6 + nets}
 
 
 # What a config may not ask.
@@ -182,6 +198,7 @@ def test_a_coupled_run_answers_with_both_heads(tiny_run, tmp_path):
         ({"strategy": "evolutionary", "evolutionary": {"population": 1}}, "must be a number of at least 2"),
         ({"strategy": "once_for_all", "once_for_all": {"records": 1.5}}, "once_for_all.records is 1.5, must be"),
         ({"strategy": "random", "cost_weight": -0.1}, "search.cost_weight is -0.1, must be a number of at least 0"),
+        ({"strategy": "random", "effort_images": 2e6}, "search.effort_images is 2000000.0, must be a whole number"),
         ({"strategy": "random", "effort_images": 0}, "search.effort_images is 0, must be a number of at least 1"),
     ],
 )
@@ -200,7 +217,7 @@ def test_a_target_of_accuracy_is_no_budget(tiny_run):
         recipe.check(config)
 
 
-@pytest.mark.parametrize(("strategy", "fewest"), [("random", 1), ("evolutionary", 4), ("once_for_all", 11)])
+@pytest.mark.parametrize(("strategy", "fewest"), [("random", 1), ("evolutionary", 8), ("once_for_all", 11)])
 def test_an_effort_that_pays_for_too_little_is_found_before_training(tiny_run, tmp_path, strategy, fewest):
     config = asking(tiny_run, strategy, fewest * EACH - 1)
     with pytest.raises(ValueError, match=rf"a pair takes {EACH} images .* give at least {fewest * EACH}$"):
