@@ -110,6 +110,11 @@ def _candidates(asked: Asked, first: np.ndarray, logits: jax.Array, held: dict[s
     return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])][:count]
 
 
+def fewest(candidates: int = 1, **_: Any) -> int:
+    """Pairs that the effort must pay for: the candidates, and as much as three take for the steps."""
+    return candidates + 3
+
+
 CONFIGURED = (differentiable.run, bilevel.problem, search)  # with `GIVEN`: what a config may say of this strategy
 
 

@@ -102,13 +102,13 @@ def random(asked: Asked) -> Outcome:
     return _evaluated(asked, found, range(1, len(found.history) + 1), {})
 
 
-def _two_generations(population: int | None = None, **_: Any) -> int:
-    return 2 * (population or 2)
-
-
 def by_gradient(asked: Asked, **options: Any) -> Outcome:
     """`differentiable.search`: relaxed pairs, and the one read off evaluated as those of the other strategies are."""
     return Outcome(*differentiable.search(asked, **options))
+
+
+def _two_generations(population: int | None = None, **_: Any) -> int:
+    return 2 * (population or 2)
 
 
 STRATEGIES = {
@@ -122,7 +122,7 @@ STRATEGIES = {
         fewest=lambda **_: once_for_all.FEWEST,
     ),
     "random": Strategy(random),
-    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, fewest=lambda **_: 4),
+    "differentiable": Strategy(by_gradient, differentiable.CONFIGURED, differentiable.GIVEN, differentiable.fewest),
 }
 
 
