@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -98,8 +99,12 @@ class Position(NamedTuple):
     sizes: tuple[int, ...]  # choices of each
     depth: tuple[int, int] | None  # (index of the depth gene, smallest index at which the position exists)
     lengths: dict[tuple, np.ndarray]  # leaf path -> int32[joint choices, axes], zeros where there is no such leaf
-    homes: dict[tuple, str] = {}  # leaf path -> the block whose leaf of that path it is a window of, if not its own
-    starts: dict[tuple, np.ndarray] = {}  # of those, int32[joint choices]: the first channel, of the last axis
+    homes: Mapping[tuple, str] = MappingProxyType(
+        {}
+    )  # leaf path -> the block whose leaf of that path it is a window of, if not its own
+    starts: Mapping[tuple, np.ndarray] = MappingProxyType(
+        {}
+    )  # of those, int32[joint choices]: the first channel, of the last axis
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:

@@ -9,6 +9,7 @@ a head of its own. A block that an exit skips is left, all its channels, to the 
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,8 @@ def _common(name: str) -> property:
 class Arch:
     """A whole net of several exits; hashable, static under jit.
 
+    Where an exit computes no channels of a block, its kernel there is that of the exit before: the same net is one arch.
+
     Raises:
       ValueError: for no exit or more than five, for depths, hidden channels or stems that decrease, or exits that differ in
         what they must have in common.
@@ -50,6 +53,7 @@ class Arch:
         check_number(len(self.exits))
         for number, (arch, before) in enumerate(zip(self.exits, (None, *self.exits), strict=False), 1):
             _check_exit(number, arch, before)
+        object.__setattr__(self, "exits", tuple(itertools.accumulate(self.exits, _settled)))
         known = {name for name, _ in self.exits[-1].named_blocks()}
         if unknown := sorted({*self.reuse, *self.spread} - known):
             raise ValueError(f"there is no block {unknown[0]!r} whose inputs could be reused, only {', '.join(known)}")
@@ -123,6 +127,16 @@ def _maps(carry: dict) -> Any:
 
 def _unchanged(carry: dict, logits: Any) -> dict:
     return carry
+
+
+def _settled(before: mbconv.Arch, arch: mbconv.Arch) -> mbconv.Arch:
+    """An exit's arch with the kernels of the one before in blocks to which it adds nothing."""
+    known, stages = dict(before.named_blocks()), []
+    for stage, specs in arch.stages:
+        first = [known.get(f"{stage}_block{i}") for i in range(len(specs))]
+        pairs = zip(specs, first, strict=True)
+        stages.append((stage, tuple(old if old and old.hidden == spec.hidden else spec for spec, old in pairs)))
+    return replace(arch, stages=tuple(stages))
 
 
 # What no such net has.

@@ -1,7 +1,7 @@
 """Supernets of nets of several exits, made of spaces of MBConv nets such as once-for-all's, and their arch files and costs.
 
-Every exit's hidden channels are leading ones of the largest block's, so that all subnets have one set of weights: an exit computes
-those that the exits before it have not.
+The hidden channels of any exit are leading ones of the largest block's, so that all subnets have one set of weights: an exit
+computes those that the exits before it have not.
 """
 
 from __future__ import annotations

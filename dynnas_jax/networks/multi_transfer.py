@@ -1,7 +1,7 @@
 """Weights of a once-for-all supernet for a supernet of several exits, which then begins as parts of the trained nets.
 
-The parts of every block, its norms and the stem are taken over; each exit gets a copy of what follows its own maps alone: the norm
-behind a projection, and the head.
+The parts of every block, its norms and the stem are taken over; each exit gets a copy of what reads its own maps alone: the
+norm behind a projection, and the head.
 """
 
 from __future__ import annotations
