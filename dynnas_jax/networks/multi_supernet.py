@@ -20,6 +20,7 @@ from dynnas_jax.networks.mbconv import Numerics
 from dynnas_jax.networks.multi_exit import Arch, block_name, check_number
 from dynnas_jax.networks.multi_space import BlockChoices, ExitSpace, StageChoices, gene
 from dynnas_jax.networks.template import Template
+from dynnas_jax.search_space import Gene
 
 EXITS = 3
 RATIOS = (1 / 2, 2 / 3, 1.0)
@@ -34,6 +35,7 @@ _SHARED = (
     (("project_conv",), -2),
 )
 _WHOLE = (("se", "reduce_conv"),)  # read all channels so far
+BASES = {"ofa_mobilenet_v3": ofa.ofa_mobilenet_v3, "small_images": ofa.small_images}
 
 
 @dataclass(frozen=True)
@@ -224,34 +226,51 @@ def once_for_all(
 
 def multi_exit(
     *,
-    resolution: int = RESOLUTIONS[-1],
-    classes: int = 1000,
-    width: float = 1.0,
+    network: str = "ofa_mobilenet_v3",
+    resolution: int = 0,
+    classes: int = 0,
     exits: int = EXITS,
     kernel: tuple[tuple[tuple[int, ...], ...], ...] = (),
     ratio: tuple[tuple[tuple[float, ...], ...], ...] = (),
+    width: float | None = None,
     **options,
 ) -> ExitNet:
-    """A net of ENAS4D's space: of each exit, by stage, the kernels and cumulative ratios of the blocks it has.
+    """A net of several exits on a space's blocks: of each exit, by stage, kernels and cumulative ratios of the blocks it has.
 
-    By default depths, kernels and ratios grow from the least, of the first exit, to the greatest, of the last.
+    By default depths, kernels and ratios grow evenly from the least, of the first exit, to the greatest, of the last.
+
+    Args:
+      network: "ofa_mobilenet_v3", as in ENAS4D, or "small_images".
+      resolution: in pixels; 0 for the network's largest.
+      classes: 0 for as many as the network has.
+      width: of "ofa_mobilenet_v3", by default its least.
+      options: of the network's function.
 
     Raises:
       ValueError: for what the space does not have, or what decreases from exit to exit.
     """
     check_number(exits)
-    supernet = once_for_all(width=width, classes=classes, resolutions=(resolution,), exits=exits, **options)
+    if network not in BASES:
+        raise ValueError(f"network is {network!r}, choose from {list(BASES)}")
+    if width is not None and network != "ofa_mobilenet_v3":
+        raise ValueError(f"width is {width!r}, but {network} comes in one; give its options")
+    given = {"classes": classes} if classes else {}
+    given |= {} if width is None else {"width": width}
+    if resolution:
+        given |= {"resolutions": (resolution,)} if network == "ofa_mobilenet_v3" else {"image_size": resolution}
+    supernet = build(BASES[network](**given, **options), exits=exits)
     if not kernel and not ratio:
-        space = supernet.space
-        genome = [_grown(one.name, len(one.choices), exits) for one in space.genes]
+        genes = supernet.space.genes
+        genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
         return supernet.net(supernet.arch(np.asarray(genome, np.int32)))
     for name, lists in (("kernel", kernel), ("ratio", ratio)):
         if len(lists) != exits:
             raise ValueError(f"{name} is of {len(lists)} exits, must be of {exits}: a list for each stage of each exit")
+    resolution = supernet.arch.template.resolutions[-1]
     return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
 
 
-def _grown(name: str, choices: int, exits: int) -> int:
+def _grown(one: Gene, exits: int) -> int:
     """The index of a gene's choice where all grow evenly from exit to exit."""
-    exit = int(name.removeprefix("exit").partition(".")[0])
-    return (choices - 1) * (exit - 1) // (exits - 1) if exits > 1 else choices - 1
+    exit, last = int(one.name.removeprefix("exit").partition(".")[0]), len(one.choices) - 1
+    return last * (exit - 1) // (exits - 1) if exits > 1 else last

@@ -14,18 +14,24 @@ from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
 
 QUICK = {"xla_backend_optimization_level": 0}
 SMALL = {
-    **{"image_size": 8, "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 8, "classes": 3},
+    **{"image_size": 8, "stem": 8, "stage_widths": (8,), "stage_strides": (2,), "head": 8, "classes": 3},
     **{"widths": (1.0,), "depths": (1, 2), "kernels": (3, 5), "expands": (3,), "divisor": 4, "act": "hswish"},
 }
+# Options, and the choices of a genome by exit: depth, then kernel and ratio of both blocks. Exit 1 skips a block and leaves it to
+# exit 2; an exit adds nothing to a block; another has the channels in the middle.
 CASES = {
-    "squeeze-excite": {"squeeze_excite": True},
-    "kernel transforms and shifts": {"kernel_transforms": True, "kernels": (3, 5, 7), "depthwise": "shifts"},
+    "squeeze-excite": ({"squeeze_excite": True}, ((0, 0, 0, 0, 0), (1, 1, 1, 1, 0), (1, 0, 1, 0, 2))),
+    "kernel transforms and shifts": (
+        {"kernel_transforms": True, "kernels": (3, 5, 7), "depthwise": "shifts"},
+        ((0, 1, 0, 0, 0), (0, 2, 1, 0, 0), (1, 0, 2, 1, 1)),
+    ),
 }
 EXITS = (1, 2, 3)
+GENES = ("depth", "block0.kernel", "block0.ratio", "block1.kernel", "block1.ratio")
 
 
 class Case:
-    def __init__(self, options, noisy_variables):
+    def __init__(self, options, choices, noisy_variables):
         self.supernet = multi_supernet.build(ofa.small_images(**{**SMALL, **options}))
         space = self.supernet.space
         self.variables = noisy_variables(self.supernet.largest_net(), (8, 8, 3))
@@ -38,7 +44,10 @@ class Case:
             self.variables["params"][kernel_transforms.PLACE] = noisy
         self.images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
         self.masked = self.program(self.supernet.masked_net(), lambda v, g: mask_variables(self.supernet, v, g))
-        self.genomes = np.asarray(space.sample(jax.random.key(8), 2))
+        self.genome = space.smallest
+        for exit, own in enumerate(choices, 1):
+            for gene, choice in zip(GENES, own, strict=True):
+                self.genome[space.index(f"exit{exit}.stage1.{gene}")] = choice
 
     def program(self, net, variables_of):
         """f(variables, *more): ((logits of every exit in evaluation, in training), gradient of both)."""
@@ -60,36 +69,33 @@ class Case:
 @pytest.fixture(scope="module")
 def cases(noisy_variables):
     """cases(name): each made once, its masked program compiled once."""
-    return functools.lru_cache(lambda name: Case(CASES[name], noisy_variables))
+    return functools.lru_cache(lambda name: Case(*CASES[name], noisy_variables))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_sliced_equals_masked(cases, name):
     """Logits of every exit, and gradients, in evaluation and in training."""
     case = cases(name)
-    for genome in case.genomes:
-        net = case.supernet.net(case.supernet.arch(genome))
-        sliced = case.program(net, lambda v, genome=genome: extract(case.supernet, v, genome)[1])
-        (logits, gradient), (found, masked) = sliced(case.variables), case.masked(case.variables, genome)
-        np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3 * np.abs(logits).max())
-        masked = dict(jax.tree_util.tree_leaves_with_path(masked))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-            atol = 1e-3 * max(0.01, np.abs(leaf).max())
-            np.testing.assert_allclose(masked[path], leaf, rtol=0, atol=atol, err_msg=str(path))
-        assert np.ptp(logits, axis=2).max() > 1e-2
-        assert np.abs(gradient["exit1_stem"]["conv"]["kernel"]).max() > 1e-5
+    net = case.supernet.net(case.supernet.arch(case.supernet.space.check(case.genome)))
+    sliced = case.program(net, lambda v: extract(case.supernet, v, case.genome)[1])
+    (logits, gradient), (found, masked) = sliced(case.variables), case.masked(case.variables, case.genome)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3 * np.abs(logits).max())
+    masked = dict(jax.tree_util.tree_leaves_with_path(masked))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        atol = 1e-3 * max(0.01, np.abs(leaf).max())
+        np.testing.assert_allclose(masked[path], leaf, rtol=0, atol=atol, err_msg=str(path))
+    assert np.ptp(logits, axis=2).min() > 1e-3
+    assert np.abs(gradient["exit1_stem"]["conv"]["kernel"]).max() > 1e-5
 
 
 def test_the_genomes_have_what_is_hard(cases):
-    """An exit that adds nothing to a block, one that skips a block and leaves it to the next, and parts in the middle."""
-    case = cases("squeeze-excite")
-    starts = []
-    for genome in case.genomes:
-        arch = case.supernet.arch(genome)
-        starts += [(s, start, spec.hidden) for s in EXITS for _, spec, start in arch.parts(s)]
-    assert any(s > 1 and start == hidden for s, start, hidden in starts)
-    assert any(s > 1 and start == 0 for s, start, _ in starts)
-    assert any(0 < start < hidden for _, start, hidden in starts)
+    """Of a block of 24 channels, the first that each exit computes, and the one behind the last."""
+    found = []
+    for name in CASES:
+        arch = cases(name).supernet.arch(cases(name).genome)
+        found.append([[(start, spec.hidden) for _, spec, start in arch.parts(s)] for s in EXITS])
+    assert found[0] == [[(0, 12)], [(12, 16), (0, 12)], [(16, 16), (12, 24)]]
+    assert found[1] == [[(0, 12)], [(12, 16)], [(16, 24), (0, 16)]]
 
 
 def test_the_variables_are_those_of_the_largest_net(cases):
@@ -98,7 +104,7 @@ def test_the_variables_are_those_of_the_largest_net(cases):
     made = init_supernet(case.supernet, jax.random.key(0), (8, 8, 3))
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, case.variables)
     assert set(made["params"]["exit2_stage1_block1"]) == {"project_norm"}
-    assert set(made["params"][kernel_transforms.PLACE]) == {f"exit1_stage{i}_block{j}" for i in (1, 2) for j in (0, 1)}
+    assert set(made["params"][kernel_transforms.PLACE]) == {f"exit1_stage1_block{i}" for i in (0, 1)}
     own = extract(case.supernet, case.variables, case.supernet.space.largest)[1]
     jax.tree.map(np.testing.assert_array_equal, own, {k: {b: t[b] for b in own[k]} for k, t in case.variables.items()})
 
@@ -191,13 +197,25 @@ def test_the_first_exit_costs_what_that_net_of_once_for_all_costs():
     assert list(found.macs) == sorted(found.macs)
 
 
+def test_by_default_all_grows_from_exit_to_exit():
+    for net in (NETWORKS["multi_exit"](resolution=64), NETWORKS["multi_exit"](network="small_images", exits=4)):
+        depths = [[len(specs) for name, specs in arch.stages if name != "stage0"] for arch in net.arch.exits]
+        kernels = [
+            {spec.kernel for name, spec in arch.named_blocks() if name[:6] != "stage0"} for arch in net.arch.exits
+        ]
+        assert depths == sorted(depths)
+        assert depths[0] != depths[-1]
+        assert (min(kernels[0]), max(kernels[-1])) == (3, 7)
+        assert (len(net.arch.exits), net.arch.resolution) in ((3, 64), (4, 32))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"exits": 0}, "exits is 0, choose from 1 to 5"),
         ({"exits": 6}, "exits is 6, choose from 1 to 5"),
         (plain(2), "ratio is of 3 exits, must be of 2"),
-        (plain(3, exits=2), "kernel is of 3 exits, must be of 2"),
+        ({**plain(3), "exits": 2}, "kernel is of 3 exits, must be of 2"),
         (plain(3, depths=(3, 2, 4)), "exit 2 has 2 blocks in stage1, exit 1 3: depths must not decrease"),
         (plain(3, ratios=(1, 0.5, 1)), "exit 2 has 48 hidden channels in stage1_block0, exit 1 96: ratios must not"),
         (plain(3, ratios=(0.5, 0.6, 1)), r"exit 2: ratio 0.6 in stage1, choose from 0.5, 0.667, 1"),
@@ -206,6 +224,8 @@ def test_the_first_exit_costs_what_that_net_of_once_for_all_costs():
         (plain(3, kernel=[[[3, 3]] * 4] * 3), "exit 1 must have 5 lists of kernels and of ratios"),
         (plain(3, kernel=[3]), "kernel is .*, must be a list of lists of lists of integers"),
         (plain(3, width=1.1), "width is 1.1, choose from"),
+        ({"network": "small_images", "width": 1.2}, "width is 1.2, but small_images comes in one"),
+        ({"network": "mobilenet_v2"}, r"network is 'mobilenet_v2', choose from \['ofa_mobilenet_v3', 'small_images'\]"),
     ],
 )
 def test_arch_files_of_no_such_net(content, message):

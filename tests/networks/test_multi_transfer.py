@@ -11,7 +11,7 @@ from dynnas_jax.networks.multi_transfer import transferred
 
 QUICK = {"xla_backend_optimization_level": 0}
 SMALL = {
-    **{"image_size": 8, "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 8, "classes": 3},
+    **{"image_size": 8, "stem": 8, "stage_widths": (8,), "stage_strides": (2,), "head": 8, "classes": 3},
     **{"widths": (1.0,), "depths": (1, 2), "kernels": (3, 5), "expands": (3, 4, 6), "divisor": 4},
     **{"act": "hswish", "squeeze_excite": True, "kernel_transforms": True},
 }
@@ -52,7 +52,7 @@ def test_what_was_transferred_is_listed(made):
     assert set(found.taken) == leaves
     assert found.fresh == found.unused == ()
     assert found.taken["params/exit3/classifier/kernel"] == "params/head/classifier/kernel"
-    assert found.taken["params/exit2_stage2_block1/project_norm/scale"] == "params/stage2_block1/project_norm/scale"
+    assert found.taken["params/exit2_stage1_block1/project_norm/scale"] == "params/stage1_block1/project_norm/scale"
     transform = "params/kernel_transforms/{}/5to3"
     assert found.taken[transform.format("exit1_stage1_block0")] == transform.format("stage1_block0")
     assert jax.tree.map(np.shape, found.variables) == jax.tree.map(np.shape, fresh)
@@ -88,7 +88,7 @@ def test_what_the_source_lacks_stays_as_it_was(made):
 
 def test_another_supernets_weights(made, noisy_variables):
     _, _, supernet, fresh = made
-    other = ofa.small_images(**{**SMALL, "stage_widths": (8, 12), "kernel_transforms": False})
+    other = ofa.small_images(**{**SMALL, "stage_widths": (12,), "kernel_transforms": False})
     trained = noisy_variables(other.largest_net(), (8, 8, 3))
-    with pytest.raises(ValueError, match=r"exit1_stage2_block0/\S+ is .*, but .*stage2_block0/\S+ of the trained"):
+    with pytest.raises(ValueError, match=r"exit1_stage1_block0/\S+ is .*, but .*stage1_block0/\S+ of the trained"):
         transferred(supernet, fresh, other, trained, least=other.space.smallest)
