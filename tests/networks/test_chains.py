@@ -101,7 +101,7 @@ def test_forms_agree_and_gradients_reach_every_leaf(small_net, noisy_variables):
             assert not np.array_equal(leaf, before[path]), path
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "nasnet"])
+@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "multi_exit", "nasnet"])
 @pytest.mark.parametrize("remat", ["norms", "blocks"])
 def test_rematerialised_nets_have_the_same_variables(small, name, remat):
     net = small(name)
@@ -110,7 +110,7 @@ def test_rematerialised_nets_have_the_same_variables(small, name, remat):
     assert plain == again
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "nasnet", "us_mobilenet_v1"])
+@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "multi_exit", "nasnet", "us_mobilenet_v1"])
 def test_bfloat16_flows_between_the_blocks_alone(small, name):
     net = small(name).clone(dtype="bfloat16")
     (logits, ends), variables = jax.eval_shape(net.init_with_output, jax.random.key(0), image_struct(net.arch))

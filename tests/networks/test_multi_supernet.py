@@ -101,7 +101,8 @@ def test_the_genomes_have_what_is_hard(cases):
 def test_the_variables_are_those_of_the_largest_net(cases):
     """Each channel is there once, whichever exit computes it."""
     case = cases("kernel transforms and shifts")
-    made = init_supernet(case.supernet, jax.random.key(0), (8, 8, 3))
+    fresh = functools.partial(init_supernet, case.supernet, image_shape=(8, 8, 3))
+    made = jax.eval_shape(fresh, jax.random.key(0))
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, case.variables)
     assert set(made["params"]["exit2_stage1_block1"]) == {"project_norm"}
     assert set(made["params"][kernel_transforms.PLACE]) == {f"exit1_stage1_block{i}" for i in (0, 1)}

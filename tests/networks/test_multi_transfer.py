@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import channel_sorting, elastic
-from dynnas_jax.elastic import extract, init_supernet
+from dynnas_jax import channel_sorting, elastic, kernel_transforms
+from dynnas_jax.elastic import extract
 from dynnas_jax.networks import multi_supernet, ofa
 from dynnas_jax.networks.multi_transfer import transferred
 
@@ -21,14 +21,15 @@ SMALL = {
 def made(noisy_variables):
     """(the space of single nets, its variables, the supernet of three exits, fresh variables of it)"""
     source = ofa.small_images(**SMALL)
-    trained = noisy_variables(source.largest_net(), (8, 8, 3))
-    transforms = elastic.init_supernet(source, jax.random.key(0), (8, 8, 3))["params"]["kernel_transforms"]
-    generator = np.random.default_rng(3)
-    trained["params"]["kernel_transforms"] = jax.tree.map(
-        lambda leaf: leaf + generator.normal(0, 0.2, leaf.shape).astype(np.float32), transforms
-    )
-    supernet = multi_supernet.build(source)
-    return source, trained, supernet, init_supernet(supernet, jax.random.key(1), (8, 8, 3))
+    supernet, generator, found = multi_supernet.build(source), np.random.default_rng(3), []
+    for seed, one in enumerate((source, supernet)):
+        variables = noisy_variables(one.largest_net(), (8, 8, 3), seed)
+        variables["params"][kernel_transforms.PLACE] = jax.tree.map(
+            lambda leaf: leaf + generator.normal(0, 0.2, leaf.shape).astype(np.float32),
+            kernel_transforms.identity(elastic.elastic_kernels(one)),
+        )
+        found.append(variables)
+    return source, found[0], supernet, found[1]
 
 
 def test_the_first_exit_is_a_subnet_of_the_source(made):
@@ -88,7 +89,7 @@ def test_what_the_source_lacks_stays_as_it_was(made):
 
 def test_another_supernets_weights(made, noisy_variables):
     _, _, supernet, fresh = made
-    other = ofa.small_images(**{**SMALL, "stage_widths": (12,), "kernel_transforms": False})
+    other = ofa.small_images(**{**SMALL, "stage_widths": (12,), "depths": (1,), "kernels": (3,)})
     trained = noisy_variables(other.largest_net(), (8, 8, 3))
     with pytest.raises(ValueError, match=r"exit1_stage1_block0/\S+ is .*, but .*stage1_block0/\S+ of the trained"):
         transferred(supernet, fresh, other, trained, least=other.space.smallest)
