@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from dynnas_jax.dynamic import routers
 from dynnas_jax.dynamic.protocol import Dynamic, Step
 
-# Images of a chunk. A CPU wants its tensors in cache (a net of 131 M MACs takes 6.2 ms of processor time for an image in chunks
-# of 4 or 8, 8.5 ms in chunks of 64) and little filling in the last chunk. An accelerator wants enough work; not measured.
-CPU_CAPACITY = 8
-ACCELERATOR_CAPACITY = (1024, 64)  # of the first choice, which all images meet, and of the others
+# Images of a chunk, by backend: of the first choice, which all images meet, and of the others. A CPU wants its tensors in cache,
+# yet enough work for both cores, and little filling in the last chunk: docs/performance.md. An accelerator is not measured.
+CAPACITY = {"cpu": (64, 32)}
+ELSEWHERE = (1024, 64)
 
 
 class Answers(NamedTuple):
@@ -71,9 +71,7 @@ def build(dynamic: Dynamic, *, capacity: int | Sequence[int] | None = None) -> C
 
 def default_capacity(choices: int) -> tuple[int, ...]:
     """Images of a chunk of every choice on this backend."""
-    if jax.default_backend() == "cpu":
-        return (CPU_CAPACITY,) * choices
-    first, other = ACCELERATOR_CAPACITY
+    first, other = CAPACITY.get(jax.default_backend(), ELSEWHERE)
     return (first, *(other,) * (choices - 1))
 
 

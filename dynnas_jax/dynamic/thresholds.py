@@ -29,6 +29,26 @@ class Curve(NamedTuple):
     exit_rate: np.ndarray  # float64[p, 2]
 
 
+class Levels(NamedTuple):
+    """The distinct scores of an exit: threshold i lets those images exit whose level is at least i."""
+
+    level: np.ndarray  # int64[m], of each image, from 0
+    thresholds: np.ndarray  # float32[levels + 1], ascending
+    first: int  # the first threshold that there is: where a score is 0, none lets all exit
+
+    def below(self, weights):
+        """int64[levels + 1]: the sum of the integers [m] of the images that do not exit, at every threshold."""
+        sums = np.bincount(self.level + 1, weights, len(self.thresholds))  # exact: float64 of small integers
+        return np.cumsum(sums.astype(np.int64))
+
+
+def levels_of(score):
+    """The `Levels` of float32[m]. A threshold stands midway between neighbouring scores, the last is 1: none exits."""
+    values, level = np.unique(score, return_inverse=True)
+    ends = [np.float32(0)], _between(values[:-1], values[1:]), [np.float32(1)]
+    return Levels(level, np.concatenate(ends), int(values[0] == 0))
+
+
 def curve(score, correct, cost):
     """Every distinct operating point of a pair, by one sort: O(m log m).
 
@@ -45,21 +65,16 @@ def curve(score, correct, cost):
     Raises:
       ValueError: shapes that do not fit, other than two choices, no image, or scores outside [0, 1].
     """
-    score, correct, cost = _checked(score, correct, cost)
+    score, correct, cost = checked(score, correct, cost)
     if len(cost) != 2:
         raise ValueError(f"{len(cost)} choices: the threshold curve is that of a pair, score[m, 2] and cost[2]")
-    images = len(score)
-    values, first, ties = np.unique(score[:, 0], return_inverse=True, return_counts=True)
+    images, levels = len(score), levels_of(score[:, 0])
     gained = correct[:, 0].astype(np.int64) - correct[:, 1]  # by the little one answering instead of the big one
-    gain = np.zeros(len(values), np.int64)
-    np.add.at(gain, first, gained)
-    stays = np.concatenate([[0], np.cumsum(ties)])  # images that do not exit, from none to all
-    right = correct[:, 1].sum() + gain.sum() - np.concatenate([[0], np.cumsum(gain)])
-    thresholds = np.concatenate([[np.float32(0)], _between(values[:-1], values[1:]), [np.float32(1)]])
-    if values[0] == 0:  # no threshold in [0, 1] lies below a score of 0: all exiting cannot be reached
-        thresholds, stays, right = thresholds[1:], stays[1:], right[1:]
+    # Images that do not exit, from none to all.
+    stays, lost = (levels.below(weights)[levels.first :] for weights in (np.ones(images, np.int64), gained))
+    right = correct[:, 0].sum() - lost
     return Curve(
-        thresholds=thresholds,
+        thresholds=levels.thresholds[levels.first :],
         accuracy=right / images,
         average_cost=((images - stays) * cost[0] + stays * cost[1]) / images,
         exit_rate=np.stack([images - stays, stays], axis=-1) / images,
@@ -118,7 +133,7 @@ def evaluate(score, correct, cost, thresholds):
     Raises:
       ValueError: shapes that do not fit, no image, scores or thresholds outside [0, 1].
     """
-    score, correct, cost = _checked(score, correct, cost)
+    score, correct, cost = checked(score, correct, cost)
     choice = routers.policy(score.T, thresholds)
     answered = np.bincount(choice, minlength=len(cost))
     return OperatingPoint(
@@ -130,8 +145,8 @@ def evaluate(score, correct, cost, thresholds):
     )
 
 
-def _checked(score, correct, cost):
-    """score float32[m, S], correct bool[m, S], cost float64[S]."""
+def checked(score, correct, cost):
+    """score float32[m, S], correct bool[m, S], cost float64[S]; ValueError for what does not fit."""
     score, correct = np.asarray(score, np.float32), np.asarray(correct, bool)
     cost = np.asarray(cost, np.float64)
     if score.ndim != 2 or correct.shape != score.shape or cost.shape != score.shape[1:] or not len(score):

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from dynnas_jax import kinds
-from dynnas_jax.reports import artifacts, chapters, sections, tables
+from dynnas_jax.reports import artifacts, chapters, sections, tables, threshold_control
 from dynnas_jax.workdir import write_bytes
 
 
@@ -36,7 +36,7 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
         for heading, explanation, name in chapters.of(found.kind):
             body = sections.BUILDERS[name](source) or f'<p class="absent">{tables.NOT_RUN}</p>'
             parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
-        page = PAGE.format(title=markup.escape(title), css=CSS, body="\n".join(parts))
+        page = PAGE.format(title=markup.escape(title), css=CSS + threshold_control.CSS, body="\n".join(parts))
         for folder in ("tables", "figures"):
             _replace(workdir / "report" / folder, source.folder / folder)
     write_bytes(workdir / "report.html", page.encode())

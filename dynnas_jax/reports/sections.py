@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import artifacts, devices, plots, tables
+from dynnas_jax.reports import artifacts, devices, plots, tables, threshold_control
 from dynnas_jax.search import pareto
 
 PICTURES = 8  # sample images in a row
@@ -104,7 +104,16 @@ def _thresholds(source: Source) -> str | None:
     caption = f"Test images. Star: {used}; it was chosen on images held out from the training data, not on these."
     said = "<p>What makes the score, on the test images; the one in use stands first:</p>"
     table = said + _table(source, "routers", rows, tables.ROUTERS) if rows else ""
-    return _figure(source, "threshold_curve", figure, caption) + table
+    control = threshold_control.html(
+        outputs["score"],
+        correct,
+        pair["thresholds"],
+        names=("little", "big"),
+        macs=pair["cost"],
+        last_macs=pair["big"]["macs"],
+        latencies_ms=threshold_control.latencies_ms(source.found),
+    )
+    return _figure(source, "threshold_curve", figure, caption) + control + table
 
 
 def _training(source: Source) -> str | None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dynnas_jax import channel_sorting, devices, processes
 from dynnas_jax.elastic import Supernet, init_supernet
-from dynnas_jax.train import checkpoints, feed, incidents, joint, metrics, preemption, sandwich, state, watch
+from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, rules, state, watch
 from dynnas_jax.train.progressive_shrinking import Phases
 from dynnas_jax.train.state import TrainState
 from dynnas_jax.train.stopwatch import Stopwatch
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
     teacher: Any  # variables on the mesh
     initial: dict | None
     phases: Phases | None
-    rule: Any  # of `sandwich.rule`, or another that makes an objective
+    rule: rules.Rule
     together: int  # steps of a call
     directory: Path | None
     checkpoint_every: int
@@ -74,9 +74,8 @@ class Attempt:
     def run(self) -> TrainState:
         """Trains to the end."""
         setting = self.setting
-        every = [setting.checkpoint_every if self.store else 0, setting.evaluate_every if setting.evaluate else 0]
-        if isinstance(setting.rule, sandwich.Rule):
-            every.append(setting.rule.pool_refresh)
+        evaluate_every = setting.evaluate_every if setting.evaluate else 0
+        every = (setting.checkpoint_every if self.store else 0, evaluate_every, setting.rule.pool_refresh)
         starts = () if setting.phases is None else setting.phases.first_step.tolist()
         plan = feed.calls(self.first, setting.steps, setting.together, every, starts)
         fed = feed.feed(setting.train, setting.batch_size, plan, self.seed, setting.mesh)
@@ -106,8 +105,6 @@ class Attempt:
 
     def _pool(self, step: int) -> tuple | None:
         setting = self.setting
-        if not isinstance(setting.rule, sandwich.Rule):
-            return None
         least = None if setting.phases is None else setting.phases.on_host(step).least
         return setting.rule.pool(setting.supernet.space, step, self.seed, least)
 
@@ -155,10 +152,8 @@ class Attempt:
         if incident is None:
             return
         indices = feed.batch_indices(len(setting.train), setting.batch_size, incident.step, self.seed).tolist()
-        drawn = None
-        if isinstance(setting.rule, (sandwich.Rule, joint.Rule)):
-            when = self.step_key, incident.step, setting.phases, self._pool(incident.step)
-            drawn = incidents.drawn(setting.rule, setting.supernet.space, *when)
+        when = self.step_key, incident.step, setting.phases, self._pool(incident.step)
+        drawn = incidents.drawn(setting.rule, setting.supernet.space, *when)
         newest = self.store.latest_step() if self.store else None
         details = {"image_indices": indices, "genomes": drawn}
         incidents.settle(incident, setting.incidents, newest, setting.directory, **details)

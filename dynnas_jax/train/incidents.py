@@ -134,12 +134,15 @@ def found(current: TrainState) -> Incident | None:
 
 def drawn(
     rule: Any, space: SearchSpace, step_key: jax.Array, step: int, phases: Phases | None, pool: Any
-) -> list[dict]:
-    """The random subnets of a step, drawn again as the step and its rule draw them; JSON-able, one for each that counted."""
+) -> list[dict] | None:
+    """The random subnets of a step, drawn again as the step and its rule draw them; JSON-able, one for each that counted.
+
+    None where the rule draws nothing.
+    """
     _, rule_key, _ = jax.random.split(jax.random.fold_in(step_key, step), 3)
     allowed = None if phases is None else phases.on_host(step)
     found = rule.drawn(space, rule_key, allowed and allowed.least, pool)
-    return found if allowed is None else found[: int(allowed.random_subnets)]
+    return found if found is None or allowed is None else found[: int(allowed.random_subnets)]
 
 
 def settle(incident: Incident, how: Rule, newest: int | None, directory: Path | None = None, **details: Any) -> None:

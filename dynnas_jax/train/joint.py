@@ -8,6 +8,7 @@ Kullback-Leibler divergence of little's answer from big's at a temperature.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -18,11 +19,11 @@ import optax
 from dynnas_jax import decisions
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.decisions import OPTIMAL
-from dynnas_jax.elastic import Supernet
+from dynnas_jax.elastic import Coupling, Supernet
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import distillation, losses
-from dynnas_jax.train.sandwich import Update, weights_of
+from dynnas_jax.train import distillation, losses, rules
+from dynnas_jax.train.rules import Objective, Update
 from dynnas_jax.train.subnets import Ran, Runs
 
 RANDOM_PAIRS = 1  # of a step
@@ -45,8 +46,9 @@ class _Options(NamedTuple):
     label_smoothing: float
 
 
-class Rule(NamedTuple):
-    """What `rule` returns: call it to build an objective, as `sandwich.Rule`."""
+@dataclass(frozen=True)
+class Rule(rules.Rule):
+    """What `rule` returns."""
 
     options: _Options
 
@@ -56,17 +58,18 @@ class Rule(NamedTuple):
         axis_name: str | None = None,
         answers: Callable | None = None,
         subnet_axis: str | None = None,
-    ) -> Callable:
+    ) -> Objective:
         if supernet.coupling is None:
             raise ValueError("train.joint_rule needs a supernet of pairs; set supernet.coupled=True")
         if answers is not None:
             raise ValueError("train.joint_rule: a trained teacher is for the sandwich rule; leave out train.teacher")
         if subnet_axis is not None:
             raise ValueError("train.joint_rule: pairs are not spread over devices; leave out train.subnet_devices")
-        return _objective(supernet, axis_name, self.options)
+        runs = Runs(supernet, axis_name, None, "masked")
+        return _Step(PairSpace(supernet.space), supernet.coupling, runs, self.options).update
 
     def drawn(self, space: SearchSpace, key: jax.Array, least: np.ndarray | None, pool: None) -> list[dict]:
-        """The random pairs that an objective draws with this key, as pair files."""
+        """As pair files."""
         pairs = PairSpace(space)
         return [pairs.to_json(genome) for genome in np.asarray(pairs.sample(key, self.options.random_pairs, least))]
 
@@ -111,8 +114,7 @@ def rule(
             raise ValueError(f"train.joint_rule.{name} is {value}, must not be negative")
     if not temperature > 0:
         raise ValueError(f"train.joint_rule.temperature is {temperature}, must be above 0")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"train.joint_rule.label_smoothing is {label_smoothing}, must be at least 0 and below 1")
+    rules.check_label_smoothing("train.joint_rule.label_smoothing", label_smoothing)
     for name, value, known in (("optimal", optimal, OPTIMAL), ("router", router, ROUTERS), ("score", score, SCORES)):
         if value not in known:
             raise ValueError(f"train.joint_rule.{name} is {value!r}, choose from {list(known)}")
@@ -153,68 +155,66 @@ def divergence(little: jax.Array, big: jax.Array, temperature: float) -> jax.Arr
     return optax.losses.kl_divergence_with_log_targets(inputs, targets).mean()
 
 
-def _objective(supernet: Supernet, axis_name: str | None, options: _Options) -> Callable:
-    space, runs, coupling = supernet.space, Runs(supernet, axis_name, None, "masked"), supernet.coupling
-    pairs = PairSpace(space)
+class _Step(NamedTuple):
+    """One step of the rule; `update` is its objective."""
 
-    def learned(logits, targets, teacher):
-        """From labels, or from a teacher's logits where there is one."""
-        if teacher is None:
-            return losses.cross_entropy(logits, targets, options.label_smoothing)
-        return distillation.soft_cross_entropy(logits, teacher, options.temperature)
+    pairs: PairSpace
+    coupling: Coupling
+    runs: Runs
+    options: _Options
 
-    def decision(params, little: Ran):
-        if options.router == "confidence":
-            return SCORES[options.score](little.logits)
-        # The nets learn to classify; the router learns from them, not they from it.
-        return coupling.route({"params": params}, jax.lax.stop_gradient(little.endpoint))
+    def update(self, given, images, labels, key, targets=None) -> Update:
+        params, stats = given.variables["params"], given.variables["batch_stats"]
+        batch = images, labels, labels if targets is None else targets
+        learn = jax.value_and_grad(self._loss_of_pair, has_aux=True)
+        ends = (self.runs.smallest_of(given.allowed), self.runs.largest)
+        (loss, (big, little, terms, decided)), gradient = learn(params, *ends, stats, batch, None)
+        total, count = rules.Sum(loss, gradient), 1
+        metrics = {"loss_largest": terms.big, "loss_smallest": terms.little}
+        metrics |= {"loss_routing": terms.routing, "loss_consistency": terms.consistency, "routing_accuracy": decided}
+        if several := self.options.random_pairs:
+            teacher = jax.lax.stop_gradient(big.logits) if self.options.distillation else None
 
-    def loss_of_pair(params, run_little, run_big, stats, batch, teacher):
-        images, labels, targets = batch
+            def learn_random(genome):
+                nets = (self.runs.any_of(half) for half in self.pairs.halves(genome))
+                (value, _), gradient = learn(params, *nets, stats, batch, teacher)
+                return value, gradient
+
+            weights = rules.weights_of(given.allowed, self.pairs.space, several)[1:]
+            drawn = self.pairs.sample(key, several, None if given.allowed is None else given.allowed.least)
+            total, random = total.plus_random(learn_random, drawn, weights)
+            metrics["loss_random"] = random / weights.sum()
+            count = 1 + weights.sum()
+        for name, logits in (("accuracy_largest", big.logits), ("accuracy_smallest", little)):
+            metrics[name] = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
+        return total.mean(count, {**stats, **big.batch_stats}, metrics)
+
+    def _loss_of_pair(self, params, run_little, run_big, stats, batch, teacher):
+        options, (images, labels, targets) = self.options, batch
         variables = {"params": params, "batch_stats": stats}
-        big, little = run_big(variables, images), run_little(coupling.as_little(variables), images)
+        big, little = run_big(variables, images), run_little(self.coupling.as_little(variables), images)
         best = best_decision(little.logits, big.logits, labels, options.optimal)
-        answers = decision(params, little)
+        answers, learned = self._decision(params, little), options.router == "learned"
         terms = Terms(
-            learned(big.logits, targets, teacher),
-            learned(little.logits, targets, big.logits if options.distillation else None),
-            routing(answers, best, options.efficiency, logits=options.router == "learned"),
+            self._learned(big.logits, targets, teacher),
+            self._learned(little.logits, targets, big.logits if options.distillation else None),
+            routing(answers, best, options.efficiency, logits=learned),
             divergence(little.logits, big.logits, options.temperature),
         )
         weights = Terms(options.big, options.little, options.routing, options.consistency)
         total = sum(weight * term for weight, term in zip(weights, terms, strict=True) if weight)
-        taken = answers > (0 if options.router == "learned" else 0.5)
+        taken = answers > (0 if learned else 0.5)
         return total, (big, little.logits, terms, (taken == best).astype(jnp.float32).mean())
 
-    learn = jax.value_and_grad(loss_of_pair, has_aux=True)
+    def _learned(self, logits, targets, teacher):
+        """From labels, or from a teacher's logits where there is one."""
+        if teacher is None:
+            return losses.cross_entropy(logits, targets, self.options.label_smoothing)
+        return distillation.soft_cross_entropy(logits, teacher, self.options.temperature)
 
-    def objective(given, images, labels, key, targets=None, pool=None):
-        params, stats = given.variables["params"], given.variables["batch_stats"]
-        batch = images, labels, labels if targets is None else targets
-        ends = (runs.smallest_of(given.allowed), runs.largest)
-        (total, (big, little, terms, decided)), gradient = learn(params, *ends, stats, batch, None)
-        teacher = jax.lax.stop_gradient(big.logits) if options.distillation else None
-        weights = weights_of(given.allowed, space, options.random_pairs)[1:]
-        drawn = pairs.sample(key, options.random_pairs, None if given.allowed is None else given.allowed.least)
-        metrics = {"loss_largest": terms.big, "loss_smallest": terms.little}
-        metrics |= {"loss_routing": terms.routing, "loss_consistency": terms.consistency, "routing_accuracy": decided}
-        if options.random_pairs:
-
-            def one_random(gradient, chosen):
-                genome, weight = chosen
-                nets = (runs.any_of(half) for half in pairs.halves(genome))
-                (value, _), other = learn(params, *nets, stats, batch, teacher)
-                return jax.tree.map(lambda a, b: a + weight * b, gradient, other), value
-
-            # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
-            gradient, values = jax.lax.scan(one_random, gradient, (drawn, weights), unroll=True)
-            metrics["loss_random"] = (values * weights).sum() / weights.sum()
-            total = total + (values * weights).sum()
-        count = 1 + weights.sum()
-        metrics["loss"] = total / count
-        for name, logits in (("accuracy_largest", big.logits), ("accuracy_smallest", little)):
-            metrics[name] = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
-        gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
-        return Update(gradient, {**stats, **big.batch_stats}, metrics)
-
-    return objective
+    def _decision(self, params, little: Ran):
+        """What the router says of "little answers": scores, or logits of the learned one."""
+        if self.options.router == "confidence":
+            return SCORES[self.options.score](little.logits)
+        # The nets learn to classify; the router learns from them, not they from it.
+        return self.coupling.route({"params": params}, jax.lax.stop_gradient(little.endpoint))

@@ -11,7 +11,7 @@ import jax
 from dynnas_jax import devices, processes
 from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.train import incidents, metrics, state
+from dynnas_jax.train import incidents, metrics, rules, state
 from dynnas_jax.train.attempt import Attempt, Setting
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
@@ -25,7 +25,7 @@ STEPS_PER_CALL = 8
 def fit(
     supernet: Supernet,
     train: Any,
-    rule: Callable,
+    rule: rules.Rule | Callable,
     *,
     steps: int,
     seed: int = 0,
@@ -55,7 +55,7 @@ def fit(
     """Trains a supernet on a split (uint8 images, integer labels), which stays on the devices or is streamed to them.
 
     Args:
-      rule: what makes a gradient of a batch, such as `sandwich.rule()`.
+      rule: what makes a gradient of a batch, such as `sandwich.rule()`: of `rules.Rule`, or a function with its call.
       optimizer: keyword arguments of `state.optimizer`.
       augment: (key, uint8 images) -> uint8 images.
       initial: variables of the largest net to start from, instead of random ones; a resumed run has its own.
@@ -95,7 +95,7 @@ def fit(
         teacher=devices.replicated(mesh, teacher),
         initial=initial,
         phases=phases,
-        rule=rule,
+        rule=rules.of(rule),
         together=_together(steps_per_call, supernet, train),
         directory=directory,
         checkpoint_every=checkpoint_every,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.train import losses
-from dynnas_jax.train.sandwich import Objective, Update
+from dynnas_jax.train import losses, rules
+from dynnas_jax.train.rules import Objective, Update
 
 
-class Rule(NamedTuple):
-    """What `rule` returns: call it to build an objective, as `sandwich.Rule`."""
+@dataclass(frozen=True)
+class Rule(rules.Rule):
+    """What `rule` returns."""
 
     label_smoothing: float
 
@@ -54,6 +55,5 @@ def rule(*, label_smoothing: float = 0.0) -> Rule:
     Raises:
       ValueError: for a smoothing outside 0 to below 1.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"train: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
+    rules.check_label_smoothing("train: label_smoothing", label_smoothing)
     return Rule(label_smoothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,36 +12,13 @@ import numpy as np
 
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import distillation, losses
-from dynnas_jax.train.progressive_shrinking import Allowed
+from dynnas_jax.train import distillation, losses, rules
+from dynnas_jax.train.rules import Objective, Update
 from dynnas_jax.train.subnets import Runs, drawn_pool
 
 RANDOM_SUBNETS = 2  # of a step
 TEACHERS = ("in_place", "ema", "trained")
 FORMS = ("auto", "masked", "switched", "pool")
-
-
-class Given(NamedTuple):
-    """What a step has beside its batch."""
-
-    variables: dict
-    ema: Any = None  # averaged params, for the teacher "ema"
-    teacher: Any = None  # variables of a net trained before, for the teacher "trained"
-    allowed: Allowed | None = None  # what the phase of progressive shrinking leaves free; None: everything
-
-
-class Update(NamedTuple):
-    """What a rule makes of one batch."""
-
-    gradient: Any  # of the params
-    batch_stats: dict  # the largest net's running statistics after the batch
-    metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
-
-
-# objective(given, images, labels, key, targets=None, pool=None) -> Update, for the part of the batch on one device of
-# `axis_name`; the same on all devices of `subnet_axis`. `pool` is static: the genomes of `Rule.pool`, None without one.
-# Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
-Objective = Callable[..., Update]
 
 
 class _Options(NamedTuple):
@@ -53,8 +31,9 @@ class _Options(NamedTuple):
     pool_refresh: int  # steps
 
 
-class Rule(NamedTuple):
-    """What `rule` returns: call it to build an objective."""
+@dataclass(frozen=True)
+class Rule(rules.Rule):
+    """What `rule` returns."""
 
     options: _Options
 
@@ -72,22 +51,22 @@ class Rule(NamedTuple):
             )
         if answers is not None and teacher != "trained":
             raise ValueError(f"sandwich: a trained net is given, but the teacher is {teacher!r}, must be 'trained'")
-        return _objective(supernet, axis_name, answers, self.options, _Share(subnet_axis))
+        runs = Runs(supernet, axis_name, subnet_axis, self.options.subnets)
+        step = _Step(supernet.space, runs, answers, self.options, _Share(subnet_axis))
+        return step.update
 
     @property
     def pool_refresh(self) -> int:
-        """Steps after which there is another pool; 0 without one."""
         return self.options.pool_refresh if self.options.subnets == "pool" else 0
 
-    def pool(self, space: Any, step: int, seed: int, least: np.ndarray | None = None) -> tuple | None:
-        """The genomes that random subnets of a step are drawn from, on the host; None where they are drawn from all."""
+    def pool(self, space: SearchSpace, step: int, seed: int, least: np.ndarray | None = None) -> tuple | None:
         if self.options.subnets != "pool":
             return None
         number = step // self.options.pool_refresh
         return drawn_pool(space, seed, number, self.options.pool_size, None if least is None else tuple(least.tolist()))
 
     def drawn(self, space: SearchSpace, key: jax.Array, least: np.ndarray | None, pool: tuple | None) -> list[dict]:
-        """The random subnets that an objective draws with this key, as genome files."""
+        """As genome files."""
         count = self.options.random_subnets
         if pool is not None:
             genomes = np.asarray(pool, np.int32)[np.asarray(jax.random.permutation(key, len(pool)))[:count]]
@@ -121,9 +100,9 @@ def rule(
         with a compilation; "auto" is masked.
 
     Returns:
-      build(supernet, axis_name=None, answers=None, subnet_axis=None) -> objective; `answers(variables, images)` gives the
-      logits of the trained teacher. The default phase has `random_subnets` of them, a phase may have fewer. The devices
-      along the mesh axis `subnet_axis` have the same images and share the random subnets, whose number must divide.
+      The rule: call it with a supernet for an objective (`rules.Rule`). The default phase has `random_subnets` of them, a phase
+      may have fewer. The devices along the mesh axis `subnet_axis` have the same images and share the random subnets, whose
+      number must divide.
 
     Raises:
       ValueError: for fewer than 0 random subnets, a temperature not above 0, a smoothing outside 0 to below 1, or an unknown
@@ -133,8 +112,7 @@ def rule(
         raise ValueError(f"sandwich: random_subnets is {random_subnets}, must not be negative")
     if temperature <= 0:
         raise ValueError(f"sandwich: temperature is {temperature}, must be above 0")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"sandwich: label_smoothing is {label_smoothing}, must be at least 0 and below 1")
+    rules.check_label_smoothing("sandwich: label_smoothing", label_smoothing)
     if teacher not in TEACHERS:
         raise ValueError(f"sandwich: teacher is {teacher!r}, choose from {list(TEACHERS)}")
     if subnets not in FORMS:
@@ -149,66 +127,53 @@ def rule(
     return Rule(_Options(random_subnets, temperature, label_smoothing, teacher, chosen, pool_size, pool_refresh))
 
 
-def _objective(
-    supernet: Supernet, axis_name: str | None, answers: Callable | None, options: _Options, share: _Share
-) -> Objective:
-    space, runs = supernet.space, Runs(supernet, axis_name, share.axis, options.subnets)
+class _Step(NamedTuple):
+    """One step of the rule; `update` is its objective."""
 
-    def labelled(params, batch_stats, images, targets):
-        ran = runs.largest({"params": params, "batch_stats": batch_stats}, images)
-        return losses.cross_entropy(ran.logits, targets, options.label_smoothing), (ran.logits, ran.batch_stats)
+    space: SearchSpace
+    runs: Runs
+    answers: Callable | None
+    options: _Options
+    share: _Share
 
-    def distilled(params, run, batch_stats, images, teacher):
-        logits = run({"params": params, "batch_stats": batch_stats}, images).logits
-        return distillation.soft_cross_entropy(logits, teacher, options.temperature)
-
-    def teach(given, images, own):
-        if options.teacher == "ema":
-            return runs.largest({**given.variables, "params": given.ema}, images).logits
-        return answers(given.teacher, images) if options.teacher == "trained" else own
-
-    learn = jax.value_and_grad(distilled)
-
-    def objective(given, images, labels, key, targets=None, pool=None):
+    def update(self, given, images, labels, key, targets=None, pool=None) -> Update:
         params, stats = given.variables["params"], given.variables["batch_stats"]
         # Largest and smallest divide the images among the devices that share the random subnets.
-        part, own_labels, own_targets = share.images_of((images, labels, labels if targets is None else targets))
-        (loss, (own, new_stats)), gradient = jax.value_and_grad(labelled, has_aux=True)(
-            params, stats, part, own_targets
-        )
-        teacher = jax.lax.stop_gradient(teach(given, part, own))
-        weights = weights_of(given.allowed, space, options.random_subnets)
-        loss_smallest, other = learn(params, runs.smallest_of(given.allowed), stats, part, teacher)
-        gradient = _add(gradient, weights[0], other)
-        metrics = {"loss_largest": loss, "loss_smallest": loss_smallest}
-        total = loss + weights[0] * loss_smallest
-        if options.random_subnets:
-            drawn, run_of = runs.random(key, options.random_subnets, given.allowed, pool)
-            drawn, shares = share.subnets_of((drawn, weights[1:]))
-            everyone = share.gathered(teacher)
-
-            def one_random(total, chosen):
-                which, weight = chosen
-                value, other = learn(params, run_of(which), stats, images, everyone)
-                return _add(total, weight, other), value
-
-            # Unrolled: XLA runs the convolutions of a loop body on CPU several times slower.
-            gradient, values = jax.lax.scan(one_random, gradient, (drawn, shares), unroll=True)
+        part, own_labels, own_targets = self.share.images_of((images, labels, labels if targets is None else targets))
+        from_labels = jax.value_and_grad(self._labelled, has_aux=True)
+        (loss, (own, new_stats)), gradient = from_labels(params, stats, part, own_targets)
+        teacher = jax.lax.stop_gradient(self._teach(given, part, own))
+        weights = rules.weights_of(given.allowed, self.space, self.options.random_subnets)
+        learn = jax.value_and_grad(self._distilled)
+        smallest = learn(params, self.runs.smallest_of(given.allowed), stats, part, teacher)
+        metrics = {"loss_largest": loss, "loss_smallest": smallest[0]}
+        total = rules.Sum(loss, gradient).plus(weights[0], *smallest)
+        if self.options.random_subnets:
+            drawn, run_of = self.runs.random(key, self.options.random_subnets, given.allowed, pool)
+            drawn, shares = self.share.subnets_of((drawn, weights[1:]))
+            everyone = self.share.gathered(teacher)
+            total, random = total.plus_random(
+                lambda d: learn(params, run_of(d), stats, images, everyone), drawn, shares
+            )
             # Not a number in a phase without random subnets.
-            metrics["loss_random"] = (values * shares).sum() / weights[1:].sum()
-            total = total + (values * shares).sum()
-        count = 1 + weights.sum()
-        metrics["loss"] = total / count
+            metrics["loss_random"] = random / weights[1:].sum()
         metrics["accuracy_largest"] = (own.argmax(-1) == own_labels).astype(jnp.float32).mean()
-        gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
-        return share.together(Update(gradient, new_stats, metrics))
+        return self.share.together(total.mean(1 + weights.sum(), new_stats, metrics))
 
-    return objective
+    def _labelled(self, params, batch_stats, images, targets):
+        ran = self.runs.largest({"params": params, "batch_stats": batch_stats}, images)
+        loss = losses.cross_entropy(ran.logits, targets, self.options.label_smoothing)
+        return loss, (ran.logits, ran.batch_stats)
 
+    def _distilled(self, params, run, batch_stats, images, teacher):
+        logits = run({"params": params, "batch_stats": batch_stats}, images).logits
+        return distillation.soft_cross_entropy(logits, teacher, self.options.temperature)
 
-def _add(total: Any, weight: jax.Array, other: Any) -> Any:
-    """A gradient and another's part."""
-    return jax.tree.map(lambda a, b: a + weight * b, total, other)
+    def _teach(self, given, images, own):
+        """The logits that the others learn."""
+        if self.options.teacher == "ema":
+            return self.runs.largest({**given.variables, "params": given.ema}, images).logits
+        return self.answers(given.teacher, images) if self.options.teacher == "trained" else own
 
 
 class _Share(NamedTuple):
@@ -254,14 +219,3 @@ class _Share(NamedTuple):
     def together(self, update: Update) -> Update:
         """The mean over the devices of the axis."""
         return update if self.count == 1 else jax.lax.pmean(update, self.axis)
-
-
-def weights_of(allowed: Allowed | None, space: Any, random_subnets: int) -> jax.Array:
-    """float32[1 + random_subnets]: 1 for the subnets that count beside the largest, the smallest first; else 0."""
-    if allowed is None:
-        return jnp.ones(1 + random_subnets, jnp.float32)
-    counted = jnp.arange(1 + random_subnets, dtype=jnp.int32) <= allowed.random_subnets
-    # A resolution is the step's, not a subnet's.
-    sized = np.asarray([gene.name != "resolution" for gene in space.genes])
-    unlocked = (jnp.asarray(sized) & (allowed.least < jnp.asarray(space.largest))).any()
-    return (counted & unlocked).astype(jnp.float32)

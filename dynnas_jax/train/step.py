@@ -15,7 +15,7 @@ from dynnas_jax.devices import DATA, SUBNET
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.train import incidents
 from dynnas_jax.train.progressive_shrinking import Phases
-from dynnas_jax.train.sandwich import Given
+from dynnas_jax.train.rules import Given
 from dynnas_jax.train.state import TrainState
 
 
@@ -37,7 +37,7 @@ def make_step(
     The state is donated. Images, labels and indices are those of a `feed.Fed`; `teacher` are the variables that `answers` takes.
     Indices int32[k, b] are those of k steps, done in a row by one call; every metric is then float32[k].
 
-    The resolution and the pool (of `sandwich.Rule`) are static: one program for each; a resolution of None is that of the
+    The resolution and the pool (of `rules.Rule`) are static: one program for each; a resolution of None is that of the
     images. What is drawn for the images of a step is drawn
     for the global batch, whatever the number of devices, and each device makes its own part; statistics and gradients are means
     over the mesh.
@@ -87,7 +87,7 @@ def make_step(
 def _moved(
     current: TrainState, made, transform, allowed, ema_decay, spike_factor
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after an update of `sandwich.Update`, and what is logged of it."""
+    """The state after an update of `rules.Update`, and what is logged of it."""
     params = current.variables["params"]
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
         moves, optimizer = transform.update(made.gradient, current.optimizer, params)

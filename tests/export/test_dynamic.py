@@ -198,3 +198,29 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path):
     with dynamic.all_or_nothing(folder) as unchecked:
         (unchecked / "b").write_text("third")
     assert [path.name for path in tmp_path.rglob("*")] == ["x86", "b"]
+
+
+def test_an_int8_onnx_file_may_round_otherwise_but_not_lose_anything(monkeypatch, tmp_path):
+    """Against LiteRT's own noise: 13 dB to JAX here, so that two nets that round apart are 10 dB from each other."""
+    generator = np.random.default_rng(0)
+    exact, noises = generator.normal(size=(16, 10)), generator.normal(size=(2, 16, 10)) * 10 ** (-13 / 20)
+
+    class Model:
+        def __init__(self, answers):
+            self.answers = iter(answers)
+
+        def run(self, values):
+            return {"logits": next(self.answers)[None]}
+
+    def compared(lite, made):
+        models = {"source": Model(lite), "plain": Model(made)}
+        monkeypatch.setattr(dynamic.engines, "load", lambda path: {"net": models[path.name]})
+        expected = [{"logits": row} for row in exact]
+        dynamic._check_same("net", tmp_path / "source", tmp_path / "plain", [{}] * 16, expected)
+
+    compared(exact + noises[0], exact + noises[1])
+    compared(exact + 20 * noises[0], exact + 20 * noises[0] + noises[1])
+    with pytest.raises(ValueError, match=r"net_int8.onnx: .* lost something \(.* dB to JAX, LiteRT 1[234]"):
+        compared(exact + noises[0], exact + 2 * noises[1])
+    with pytest.raises(ValueError, match="lost something"):
+        compared(exact + noises[0], np.full_like(exact, np.nan))

@@ -10,7 +10,7 @@ from dynnas_jax import devices
 from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.networks import coupled
 from dynnas_jax.pair_space import PairSpace
-from dynnas_jax.train import joint, loop, sandwich
+from dynnas_jax.train import joint, loop, rules
 
 KEY = jax.random.key(3)
 OPTIONS = {"random_pairs": 1, "big": 0.9, "little": 1.1, "routing": 0.4, "consistency": 0.6, "efficiency": 0.2}
@@ -66,7 +66,7 @@ def test_terms_in_float64():
 def test_gradient_is_the_mean_over_pairs_run_sliced(pairs, variables, batch, router, distillation):
     images, labels = batch
     options = {**OPTIONS, "router": router, "distillation": distillation, "temperature": 2.0}
-    made = jax.jit(joint.rule(**options)(pairs))(sandwich.Given(variables), images, labels, KEY)
+    made = jax.jit(joint.rule(**options)(pairs))(rules.Given(variables), images, labels, KEY)
     space = pairs.space
     drawn = PairSpace(space).halves(np.asarray(PairSpace(space).sample(KEY, 1))[0])
     chosen = [(space.smallest, space.largest), tuple(drawn)]
@@ -111,7 +111,7 @@ def test_a_weight_of_0_leaves_its_term_out(pairs, variables, batch):
     off = dict.fromkeys(("big", "little", "routing", "consistency"), 0.0)
     for name, place in (("little", coupled.PLACE), ("big", "head")):
         rule = joint.rule(**{**off, name: 1.0, "random_pairs": 0})
-        gradient = jax.jit(rule(pairs))(sandwich.Given(variables), *batch, KEY).gradient
+        gradient = jax.jit(rule(pairs))(rules.Given(variables), *batch, KEY).gradient
         others = {coupled.PLACE, "head"} - {place}
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient[place])) > 0
         assert all(np.abs(leaf).max() == 0 for other in others for leaf in jax.tree.leaves(gradient[other]))
@@ -119,7 +119,7 @@ def test_a_weight_of_0_leaves_its_term_out(pairs, variables, batch):
 
 def test_the_learned_router_learns_from_the_nets_and_not_they_from_it(pairs, variables, batch):
     rule = joint.rule(big=0.0, little=0.0, consistency=0.0, routing=1.0, router="learned", random_pairs=0)
-    gradient = jax.jit(rule(pairs))(sandwich.Given(variables), *batch, KEY).gradient
+    gradient = jax.jit(rule(pairs))(rules.Given(variables), *batch, KEY).gradient
     router = gradient[coupled.PLACE].pop("router")
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(router))
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(gradient))
@@ -133,7 +133,7 @@ def test_pairs_are_trained_and_learn(pairs, split):
     objective = jax.jit(joint.rule(random_pairs=0, router="learned")(pairs))
     before = init_supernet(pairs, jax.random.fold_in(jax.random.key(0), 0), (8, 8, 1))
     batch = split.images, split.labels, KEY
-    first, last = (objective(sandwich.Given(v), *batch).metrics for v in (before, state.variables))
+    first, last = (objective(rules.Given(v), *batch).metrics for v in (before, state.variables))
     for name in ("loss_largest", "loss_smallest", "loss_routing"):
         assert last[name] < first[name], name
 

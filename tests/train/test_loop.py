@@ -15,7 +15,7 @@ from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.resize import resized
 from dynnas_jax.elastic import init
 from dynnas_jax.networks import ofa
-from dynnas_jax.train import attempt, loop, progressive_shrinking, sandwich, state
+from dynnas_jax.train import attempt, loop, progressive_shrinking, rules, sandwich, state
 from dynnas_jax.train.step import make_step
 
 STEPS = 6
@@ -127,7 +127,7 @@ def test_the_rule_gets_labels_and_mixed_images_and_targets(micro, split, tmp_pat
         def objective(given, images, labels, key, targets):
             seen = {"loss": images.astype(jnp.float32), "labels": labels.astype(jnp.float32), "targets": targets[:, 2]}
             nothing = jax.tree.map(jnp.zeros_like, given.variables["params"])
-            return sandwich.Update(nothing, given.variables["batch_stats"], {k: v.mean() for k, v in seen.items()})
+            return rules.Update(nothing, given.variables["batch_stats"], {k: v.mean() for k, v in seen.items()})
 
         return objective
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from dynnas_jax import devices, settings
 from dynnas_jax.data import augment, mixing
-from dynnas_jax.train import sandwich
+from dynnas_jax.train import rules, sandwich
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -36,7 +36,7 @@ def brightness(supernet, axis, answers):
         nothing = jax.tree.map(jnp.zeros_like, given.variables["params"])
         learned = labels if targets is None else targets
         metrics = {"loss": images.astype(jnp.float32).mean() + learned.astype(jnp.float32).mean()}
-        return sandwich.Update(nothing, given.variables["batch_stats"], metrics)
+        return rules.Update(nothing, given.variables["batch_stats"], metrics)
 
     return objective
 

@@ -8,7 +8,7 @@ import pytest
 
 from dynnas_jax.networks import fixed
 from dynnas_jax.train import plain
-from dynnas_jax.train.sandwich import Given
+from dynnas_jax.train.rules import Given
 
 
 def test_the_update_is_that_of_the_labels_alone(tiny):

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from dynnas_jax.elastic import extract
 from dynnas_jax.networks import mbconv, ofa, template
-from dynnas_jax.train import distillation, losses, sandwich
+from dynnas_jax.train import distillation, losses, rules, sandwich
 from dynnas_jax.train.progressive_shrinking import Allowed
 
 TEMPERATURE, KEY = 2.0, jax.random.key(7)
@@ -30,7 +30,7 @@ def variables(micro, noisy_variables):
 @pytest.fixture(scope="module")
 def made(micro, variables, batch):
     objective = sandwich.rule(random_subnets=2, temperature=TEMPERATURE)(micro)
-    return jax.jit(objective)(sandwich.Given(variables), *batch, KEY)
+    return jax.jit(objective)(rules.Given(variables), *batch, KEY)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_largest_subnet_need_not_have_every_leaf(noisy_variables, batch):
     variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
     shortcut = variables["params"]["stage1_block0"]["shortcut_conv"]["kernel"]
     objective = sandwich.rule(random_subnets=0)(supernet)
-    made = jax.jit(objective)(sandwich.Given(variables), *batch, KEY)
+    made = jax.jit(objective)(rules.Given(variables), *batch, KEY)
     largest, own = extract(supernet, variables, supernet.space.largest)
     assert "shortcut_conv" not in own["params"]["stage1_block0"]
     (logits, _), _ = jax.jit(lambda v, x: largest.apply(v, x, True, mutable=["batch_stats"]))(own, batch[0])
@@ -100,7 +100,7 @@ def test_targets_and_smoothing_change_what_the_largest_learns_and_not_its_accura
     images, labels = batch
     objective = jax.jit(sandwich.rule(random_subnets=0, temperature=TEMPERATURE, label_smoothing=0.2)(micro))
     targets = np.roll(np.eye(3, dtype=np.float32)[labels], 1, axis=1) * 0.3 + np.eye(3, dtype=np.float32)[labels] * 0.7
-    found = objective(sandwich.Given(variables), images, labels, KEY, targets).metrics
+    found = objective(rules.Given(variables), images, labels, KEY, targets).metrics
     logits = micro.largest_net().apply(variables, images, True, mutable=["batch_stats"])[0][0]
     wanted = losses.cross_entropy(logits, jnp.asarray(0.8 * targets + 0.2 / 3))
     np.testing.assert_allclose(found["loss_largest"], wanted, rtol=1e-5)
@@ -125,7 +125,7 @@ def phased(micro, variables, batch):
 
     def run(least, random_subnets):
         allowed = Allowed(jnp.asarray(least, jnp.int32), jnp.int32(random_subnets), jnp.float32(1))
-        made = objective(sandwich.Given(variables, allowed=allowed), *batch, KEY)
+        made = objective(rules.Given(variables, allowed=allowed), *batch, KEY)
         assert objective._cache_size() == 1
         return made
 
@@ -160,9 +160,9 @@ def test_a_free_resolution_unlocks_no_subnet():
     space = ofa.small_images(image_size=16, resolutions=(8,), stage_widths=(8,), stage_strides=(1,)).space
     least = jnp.asarray(space.largest).at[space.index("resolution")].set(0)
     allowed = Allowed(least, jnp.int32(2), jnp.float32(1))
-    np.testing.assert_array_equal(sandwich.weights_of(allowed, space, 2), [0, 0, 0])
+    np.testing.assert_array_equal(rules.weights_of(allowed, space, 2), [0, 0, 0])
     allowed = allowed._replace(least=least.at[space.index("stage1.depth")].set(0), random_subnets=jnp.int32(1))
-    np.testing.assert_array_equal(sandwich.weights_of(allowed, space, 2), [1, 1, 0])
+    np.testing.assert_array_equal(rules.weights_of(allowed, space, 2), [1, 1, 0])
 
 
 # Other ways to run the random subnets.
@@ -173,7 +173,7 @@ def test_other_ways_to_run_the_same_random_subnets(micro, variables, batch, made
     rule = sandwich.rule(random_subnets=2, temperature=TEMPERATURE, subnets=subnets, pool_size=2)
     drawn = tuple(map(tuple, np.asarray(micro.space.sample(KEY, 2)).tolist()))
     pool = {"pool": drawn} if subnets == "pool" else {}
-    found = jax.jit(functools.partial(rule(micro), **pool))(sandwich.Given(variables), *batch, KEY)
+    found = jax.jit(functools.partial(rule(micro), **pool))(rules.Given(variables), *batch, KEY)
     assert_close(found.gradient, made.gradient)
     assert_close(found.metrics, made.metrics)
 
@@ -192,7 +192,7 @@ def test_a_pool_follows_from_the_step(micro):
 
 def test_a_step_without_its_pool(micro, variables, batch):
     with pytest.raises(ValueError, match="come from a pool, and the step was given none"):
-        jax.eval_shape(sandwich.rule(subnets="pool")(micro), sandwich.Given(variables), *batch, KEY)
+        jax.eval_shape(sandwich.rule(subnets="pool")(micro), rules.Given(variables), *batch, KEY)
 
 
 # Several devices.
@@ -212,7 +212,7 @@ def spread(micro, variables, split):
         def update(given, images, labels, key):
             return jax.lax.pmean(objective(given, images, labels, key), "data")
 
-        return update(sandwich.Given(variables, allowed=allowed), split.images[:16], split.labels[:16], KEY)
+        return update(rules.Given(variables, allowed=allowed), split.images[:16], split.labels[:16], KEY)
 
     return run
 
@@ -257,7 +257,7 @@ def _with_four_images(objective):
 def test_averaged_params_teach(micro, variables, batch, alone):
     ema = jax.tree.map(lambda leaf: 0.8 * leaf, variables["params"])
     objective = jax.jit(sandwich.rule(random_subnets=0, temperature=TEMPERATURE, teacher="ema")(micro))
-    found = objective(sandwich.Given(variables, ema=ema), *batch, KEY)
+    found = objective(rules.Given(variables, ema=ema), *batch, KEY)
     averaged = {**variables, "params": ema}
     teacher = micro.largest_net().apply(averaged, batch[0], True, mutable=["batch_stats"])[0][0]
     student = alone(micro.space.smallest, teacher)
@@ -270,7 +270,7 @@ def test_a_trained_net_teaches(micro, variables, batch, alone):
     weights = np.random.default_rng(3).normal(size=(64, 3)).astype(np.float32)
     answers = lambda given, images: images.reshape(len(images), -1).astype(np.float32) @ given / 1000  # noqa: E731
     rule = sandwich.rule(random_subnets=0, temperature=TEMPERATURE, teacher="trained")
-    found = jax.jit(rule(micro, None, answers))(sandwich.Given(variables, teacher=weights), *batch, KEY)
+    found = jax.jit(rule(micro, None, answers))(rules.Given(variables, teacher=weights), *batch, KEY)
     student = alone(micro.space.smallest, answers(weights, batch[0]))
     np.testing.assert_allclose(found.metrics["loss_smallest"], student[0], rtol=1e-5)
     with pytest.raises(ValueError, match="'trained' needs a trained net; give train.teacher"):
@@ -281,7 +281,7 @@ def test_a_trained_net_teaches(micro, variables, batch, alone):
 
 def test_without_random_subnets_no_such_loss(micro, variables, batch):
     objective = sandwich.rule(random_subnets=0)(micro)
-    shapes = jax.eval_shape(objective, sandwich.Given(variables), *batch, KEY)
+    shapes = jax.eval_shape(objective, rules.Given(variables), *batch, KEY)
     assert set(shapes.metrics) == {"loss", "loss_largest", "loss_smallest", "accuracy_largest"}
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in shapes.metrics.values())
 

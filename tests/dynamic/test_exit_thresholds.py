@@ -1,0 +1,109 @@
+"""The best thresholds, exact and on quantiles, against every pair of thresholds tried one by one."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax.dynamic import exit_thresholds, metric, quantile_thresholds, thresholds
+
+COST = (60.0, 75.0, 148.0, 240.0, 300.0)
+
+
+def records(seed, images, exits, levels=None):
+    """Answers of exits that get better, with scores that tell something; `levels` make many equal, 0 and 1 too."""
+    generator = np.random.default_rng(seed)
+    hard, skill = generator.random((images, 1)), np.linspace(0.6, 0.9, exits)
+    sure = 1 / (1 + np.exp(-8 * (skill - hard)))
+    score = np.clip(sure + generator.normal(0, 0.15, (images, exits)), 0, 1)
+    if levels:
+        score = np.round(score * levels) / levels
+    return score.astype(np.float32), generator.random((images, exits)) < sure
+
+
+def reward_of(point, target, omega):
+    return metric.reward(point.accuracy, point.average_cost, target, omega)
+
+
+def brute_force(score, correct, cost, target, omega):
+    """The largest reward over all distinct thresholds."""
+    tried = [sorted({0.0, 1.0, *score[:, exit].tolist()}) for exit in range(len(cost) - 1)]
+    points = (thresholds.evaluate(score, correct, cost, given) for given in itertools.product(*tried))
+    return max(reward_of(point, target, omega) for point in points)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("exits", [1, 2, 3])
+@pytest.mark.parametrize(("images", "levels"), [(1, None), (24, None), (40, 5)])
+def test_the_best_equals_brute_force(seed, exits, images, levels):
+    given = *records(seed, images, exits, levels), COST[:exits]
+    for target, omega in ((70, 0.09), (110, 0.5), (140, 1.5), (1000, 0.09)):
+        found = exit_thresholds.best(*given, target=target, omega=omega)
+        assert reward_of(found, target, omega) == pytest.approx(brute_force(*given, target, omega), abs=1e-12)
+        again = thresholds.evaluate(*given, found.thresholds)
+        assert again == found
+
+
+@pytest.mark.parametrize("levels", [None, 40])
+def test_no_coarse_grid_hides_a_better_point(levels):
+    """Of more images than the grid has nodes, every pair of thresholds at once, by two cumulated histograms."""
+    score, correct = records(3, 900, 3, levels)
+    cost, target = np.asarray(COST[:3]), 90.0
+    one, two = (np.unique(score[:, exit], return_inverse=True)[1] for exit in (0, 1))
+    hits, spent = (np.zeros((one.max() + 2, two.max() + 2)) for _ in range(2))
+    for i in range(len(hits)):
+        leaves = one >= i
+        for table, values in ((hits, correct.astype(float)), (spent, np.broadcast_to(cost, correct.shape))):
+            sums = np.zeros(hits.shape[1])
+            np.add.at(sums, two[~leaves] + 1, (values[:, 2] - values[:, 1])[~leaves])
+            table[i] = values[leaves, 0].sum() + values[~leaves, 1].sum() + sums.cumsum()
+    reward = metric.reward(hits / len(score), spent / len(score), target)
+    reward = reward[int((score[:, 0] == 0).any()) :, int((score[:, 1] == 0).any()) :]
+    found = exit_thresholds.best(score, correct, cost, target=target)
+    assert reward_of(found, target, metric.OMEGA) == pytest.approx(reward.max(), abs=1e-12)
+
+
+@pytest.mark.parametrize("exits", [4, 5])
+def test_coordinate_descent_comes_near_and_no_single_threshold_improves_on_it(exits):
+    score, correct = records(1, 12, exits, 4)
+    cost, target = COST[:exits], 120
+    found = exit_thresholds.best(score, correct, cost, target=target)
+    reward = reward_of(found, target, metric.OMEGA)
+    for exit, value in itertools.product(range(exits - 1), (0.0, *score.ravel().tolist(), 1.0)):
+        other = (*found.thresholds[:exit], value, *found.thresholds[exit + 1 :])
+        point = thresholds.evaluate(score, correct, cost, other)
+        assert reward_of(point, target, metric.OMEGA) <= reward + 1e-12
+    assert reward >= brute_force(score, correct, cost, target, metric.OMEGA) - 0.02
+
+
+@pytest.mark.parametrize("exits", [2, 3])
+def test_quantiles_come_close_for_many_subnets_at_once(exits):
+    found = [records(seed, 500, exits) for seed in range(6)]
+    score, correct = (np.stack(part) for part in zip(*found, strict=True))
+    cost = jnp.asarray(COST[:exits], jnp.float32)
+    run = jax.jit(jax.vmap(functools.partial(quantile_thresholds.best, target=100.0), in_axes=(0, 0, None)))
+    best = jax.device_get(run(score, correct, cost))
+    for index in range(len(found)):
+        exact = exit_thresholds.best(score[index], correct[index], COST[:exits], target=100)
+        point = thresholds.evaluate(score[index], correct[index], COST[:exits], best.thresholds[index])
+        assert best.accuracy[index] == pytest.approx(point.accuracy, rel=1e-5)
+        assert best.average_cost[index] == pytest.approx(point.average_cost, rel=1e-5)
+        assert best.reward[index] == pytest.approx(reward_of(point, 100, metric.OMEGA), rel=1e-5)
+        gap = reward_of(exact, 100, metric.OMEGA) - best.reward[index]
+        assert -1e-6 <= gap < 0.01
+
+
+def test_what_cannot_be_asked():
+    score, correct = records(0, 10, 3)
+    with pytest.raises(ValueError, match="6 exits: thresholds are found for at most 5"):
+        exit_thresholds.best(*records(0, 10, 6), range(1, 7), target=1)
+    with pytest.raises(ValueError, match="must not fall"):
+        exit_thresholds.best(score, correct, (3, 2, 4), target=1)
+    for wrong in ({"target": 0}, {"target": 1, "omega": -0.1}):
+        with pytest.raises(ValueError, match="the one must be above 0"):
+            exit_thresholds.best(score, correct, COST[:3], **wrong)
+    with pytest.raises(ValueError, match="4 exits: the grid of quantiles is for 2 or 3"):
+        quantile_thresholds.best(*map(jnp.asarray, records(0, 10, 4)), jnp.ones(4), target=1.0)
