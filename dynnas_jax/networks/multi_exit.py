@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dynnas_jax.elastic import Block
 from dynnas_jax.networks import mbconv
+from dynnas_jax.networks.chains import check_counts
 from dynnas_jax.networks.exits import Segment
 from dynnas_jax.networks.mbconv import BlockSpec, Numerics
 from dynnas_jax.networks.multi_stage import MBConvPart, StemPart
@@ -51,6 +53,7 @@ class Arch:
 
     def __post_init__(self):
         check_number(len(self.exits))
+        _check_images(self.exits[-1])
         for number, (arch, before) in enumerate(zip(self.exits, (None, *self.exits), strict=False), 1):
             _check_exit(number, arch, before)
         object.__setattr__(self, "exits", tuple(itertools.accumulate(self.exits, _settled)))
@@ -146,6 +149,14 @@ def check_number(exits: int) -> None:
     """Raises ValueError for a number of exits that no net has."""
     if type(exits) is not int or not 1 <= exits <= MOST_EXITS:
         raise ValueError(f"exits is {exits!r}, choose from 1 to {MOST_EXITS}")
+
+
+def _check_images(arch: mbconv.Arch) -> None:
+    """Raises ValueError for images smaller than the strides, or no classes."""
+    least = math.prod(spec.stride for _, spec in arch.named_blocks()) * arch.stem_stride
+    if type(arch.resolution) is not int or arch.resolution < least:
+        raise ValueError(f"resolution is {arch.resolution!r}, must be an integer of at least {least}")
+    check_counts(classes=arch.classes)
 
 
 def _check_exit(number: int, arch: mbconv.Arch, before: mbconv.Arch | None) -> None:

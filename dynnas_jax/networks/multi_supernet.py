@@ -250,15 +250,7 @@ def multi_exit(
       ValueError: for what the space does not have, or what decreases from exit to exit.
     """
     check_number(exits)
-    if network not in BASES:
-        raise ValueError(f"network is {network!r}, choose from {list(BASES)}")
-    if width is not None and network != "ofa_mobilenet_v3":
-        raise ValueError(f"width is {width!r}, but {network} comes in one; give its options")
-    given = {"classes": classes} if classes else {}
-    given |= {} if width is None else {"width": width}
-    if resolution:
-        given |= {"resolutions": (resolution,)} if network == "ofa_mobilenet_v3" else {"image_size": resolution}
-    supernet = build(BASES[network](**given, **options), exits=exits)
+    supernet = build(_base(network, resolution, classes, width, options), exits=exits)
     if not kernel and not ratio:
         genes = supernet.space.genes
         genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
@@ -268,6 +260,20 @@ def multi_exit(
             raise ValueError(f"{name} is of {len(lists)} exits, must be of {exits}: a list for each stage of each exit")
     resolution = supernet.arch.template.resolutions[-1]
     return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
+
+
+def _base(network: str, resolution: int, classes: int, width: float | None, options: dict) -> Supernet:
+    """The space of MBConv nets that `multi_exit` names. Raises ValueError for one there is not."""
+    if network not in BASES:
+        raise ValueError(f"network is {network!r}, choose from {list(BASES)}")
+    of_once_for_all = network == "ofa_mobilenet_v3"
+    if width is not None and not of_once_for_all:
+        raise ValueError(f"width is {width!r}, but {network} comes in one; give its options")
+    given = {"classes": classes} if classes else {}
+    given |= {} if width is None else {"width": width}
+    if resolution:
+        given |= {"resolutions": (resolution,)} if of_once_for_all else {"image_size": resolution}
+    return BASES[network](**given, **options)
 
 
 def _grown(one: Gene, exits: int) -> int:
