@@ -50,6 +50,8 @@ def groups(supernet: Supernet) -> tuple[Group, ...]:
     found: dict[tuple, Group] = {}
     for position in positions(supernet):
         for path, table in position.lengths.items():
+            if path in position.homes:  # sorted where they are at home
+                continue
             # The leading axes of a convolution's kernel are those of its window.
             for axis in range(2 if table.shape[1] == 4 else 0, table.shape[1]):
                 genes, lengths = _needed(position, table[:, axis])

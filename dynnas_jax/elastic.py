@@ -1,7 +1,7 @@
 """Everything elastic is a pure function on the variables of the largest net.
 
 A net is a chain of named blocks. For each block this file learns, by tracing it once for every joint choice of the
-genes that size it, how long every axis of every leaf is. Slicing crops to those lengths; masking zeroes what slicing
+genes that size it, how long every axis of every leaf is. Slicing crops to those lengths; `masking` zeroes what slicing
 would cut away, so that the largest net computes the subnet (DESIGN: "there are no dynamic layers").
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,13 +23,33 @@ from dynnas_jax import kernel_transforms
 from dynnas_jax.search_space import SearchSpace
 
 
+class Part(NamedTuple):
+    """A module of a block that has no leaves of its own in the supernet: they are windows of those of another block."""
+
+    path: tuple[str, ...]  # of the module, inside either block
+    home: str  # the other block
+    start: int = 0  # where the windows begin along `axis`; along the others as those of any leaf
+    axis: int = -1
+
+
 class Block(NamedTuple):
     """One link of a net's chain: maps a carry to the next carry."""
 
     name: str  # its key in the variables
-    module: nn.Module  # called as module(carry, train)
+    module: nn.Module  # called as module(carry, train), or with what it reads of the carry
     genes: tuple[str, ...] = ()  # the genes that size it
     depth: tuple[str, int] | None = None  # (depth gene, index): present only where the gene's index is at least this
+    reads: Callable[[Any], Any] | None = None  # carry -> what the module is called with, where that is not all of it
+    leaves: Callable[[Any, Any], Any] | None = None  # (carry, what the module gave) -> the next, where that is not it
+    parts: tuple[Part, ...] = ()
+
+    def read(self, carry: Any) -> Any:
+        """What the module is called with."""
+        return carry if self.reads is None else self.reads(carry)
+
+    def behind(self, carry: Any, given: Any) -> Any:
+        """The next carry, from the one in front and what the module gave."""
+        return given if self.leaves is None else self.leaves(carry, given)
 
 
 class Coupling(NamedTuple):
@@ -49,12 +70,17 @@ class Supernet(NamedTuple):
     net: Callable[[Any], nn.Module]  # arch -> module
     blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
     whole: Any = None  # the largest arch with the leaves that it lacks and some subnet has; None where it lacks none
+    spread: Any = None  # where blocks have `parts`: the arch in which each has all its leaves, for masked variables
     transforms: bool = False  # whether smaller kernels are learned transforms of larger ones, or their centres
     coupling: Coupling | None = None  # where little and big subnets are trained as pairs
 
     def largest_net(self) -> nn.Module:
         """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""
         return self.net(self.whole or self.arch(self.space.largest))
+
+    def masked_net(self) -> nn.Module:
+        """The net that computes any subnet on masked variables."""
+        return self.net(self.spread) if self.spread else self.largest_net()
 
 
 class Traced(NamedTuple):
@@ -73,6 +99,12 @@ class Position(NamedTuple):
     sizes: tuple[int, ...]  # choices of each
     depth: tuple[int, int] | None  # (index of the depth gene, smallest index at which the position exists)
     lengths: dict[tuple, np.ndarray]  # leaf path -> int32[joint choices, axes], zeros where there is no such leaf
+    homes: Mapping[tuple, str] = MappingProxyType(
+        {}
+    )  # leaf path -> the block whose leaf of that path it is a window of, if not its own
+    starts: Mapping[tuple, np.ndarray] = MappingProxyType(
+        {}
+    )  # of those, int32[joint choices]: the first channel, of the last axis
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
@@ -95,7 +127,7 @@ def init_supernet(supernet: Supernet, key: jax.Array, image_shape: tuple[int, in
 
 def trace(block: Block, carry: Any) -> Traced:
     """The block's output, variables and jaxpr for a carry of `jax.ShapeDtypeStruct`s; each distinct block is traced once."""
-    leaves, treedef = jax.tree.flatten(carry)
+    leaves, treedef = jax.tree.flatten(block.read(carry))
     module = block.module.clone(name=None, parent=None)
     return _trace(module, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
@@ -114,7 +146,7 @@ def walk(blocks: tuple[Block, ...], carry: Any) -> dict[str, Traced]:
     traced = {}
     for block in blocks:
         traced[block.name] = trace(block, carry)
-        carry = traced[block.name].output
+        carry = block.behind(carry, traced[block.name].output)
     return traced
 
 
@@ -129,8 +161,16 @@ def joint_choices(supernet: Supernet, genes: tuple[int, ...]) -> list[np.ndarray
     for choice in itertools.product(*(range(supernet.space.sizes[g]) for g in genes)):
         genome = supernet.space.largest
         genome[list(genes)] = choice
-        genomes.append(genome)
+        genomes.append(supernet.space.lowered(genome))
     return genomes
+
+
+@functools.lru_cache(maxsize=256)
+def traced_blocks(supernet: Supernet, arch: Any) -> dict[str, tuple[Block, Traced]]:
+    """Every block of an arch with what its trace tells, by name; many genomes of joint choices have the same arch."""
+    blocks = supernet.blocks(arch)
+    traced = walk(blocks, image_struct(arch))
+    return {block.name: (block, traced[block.name]) for block in blocks}
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,16 +182,34 @@ def positions(supernet: Supernet) -> tuple[Position, ...]:
     found = []
     for block in supernet.blocks(supernet.arch(supernet.space.largest)):
         genes = tuple(supernet.space.index(name) for name in block.genes)
-        shapes = []
+        shapes, parts = [], []
         for genome in joint_choices(supernet, genes):
-            arch = supernet.arch(genome)
-            variables = walk(supernet.blocks(arch), image_struct(arch))[block.name].variables
-            shapes.append({path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()})
+            own, traced = traced_blocks(supernet, supernet.arch(genome))[block.name]
+            leaves = traverse_util.flatten_dict(traced.variables)
+            shapes.append({path: leaf.shape for path, leaf in leaves.items()})
+            parts.append({path: part for path in leaves if (part := _part(own.parts, path[1:]))})
         ranks = {path: len(shape) for choice in shapes for path, shape in choice.items()}
         lengths = {path: np.asarray([s.get(path, (0,) * n) for s in shapes], np.int32) for path, n in ranks.items()}
         depth = (supernet.space.index(block.depth[0]), block.depth[1]) if block.depth else None
-        found.append(Position(block.name, genes, tuple(supernet.space.sizes[g] for g in genes), depth, lengths))
+        sizes = tuple(supernet.space.sizes[g] for g in genes)
+        found.append(Position(block.name, genes, sizes, depth, lengths, *_windows(parts)))
     return tuple(found)
+
+
+def _part(parts: tuple[Part, ...], path: tuple[str, ...]) -> Part | None:
+    """The part that a leaf, by its path inside a block, belongs to."""
+    return next((part for part in parts if path[:-1] == part.path), None)
+
+
+def _windows(parts: list[dict[tuple, Part]]) -> tuple[dict[tuple, str], dict[tuple, np.ndarray]]:
+    """The `homes` and `starts` of a position, from the parts that the leaves of each joint choice belong to."""
+    homes = {path: part.home for choice in parts for path, part in choice.items()}
+    starts = {}
+    for path in homes:
+        known = (choice.get(path) for choice in parts)
+        first = [part.start if part and part.axis == -1 else 0 for part in known]
+        starts[path] = np.asarray(first, np.int32)
+    return homes, starts
 
 
 def joint_index(position: Position, genome: jax.Array) -> jax.Array:
@@ -162,59 +220,7 @@ def joint_index(position: Position, genome: jax.Array) -> jax.Array:
     return index
 
 
-# Slicing.
-
-
-def _crop(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The centred window of a convolution's spatial axes, the leading part of every other axis."""
-    pairs = enumerate(zip(leaf.shape, shape, strict=True))
-    starts = ((have - want) // 2 if leaf.ndim == 4 and axis < 2 else 0 for axis, (have, want) in pairs)
-    return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
-
-
-def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
-    """The subnet's own variables, cut out of the supernet's: every leaf cropped, skipped blocks dropped.
-
-    Raises:
-      ValueError: if the arch is larger than the supernet somewhere.
-    """
-    cut: dict = {collection: {} for collection in variables}
-    for name, traced in walk(supernet.blocks(arch), image_struct(arch)).items():
-        for collection, leaves in slice_block(variables, name, traced.variables).items():
-            cut[collection][name] = leaves
-    return cut
-
-
-def slice_block(variables: dict, name: str, shapes: dict) -> dict:
-    """One block's own variables, cut out of the supernet's to the `shapes` {"params", "batch_stats"} of a trace."""
-    transforms, cut = variables["params"].get(kernel_transforms.PLACE, {}), {}
-    for collection, wanted in shapes.items():
-        source = traverse_util.flatten_dict(variables[collection].get(name, {}))
-        own = {}
-        for path, shape in traverse_util.flatten_dict(wanted).items():
-            where = f"{name}/{'/'.join(path)} of the arch is"
-            if path not in source:
-                raise ValueError(f"{where} a leaf the supernet does not have")
-            leaf = source[path]
-            if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
-                raise ValueError(f"{where} {shape.shape}, the supernet's is {leaf.shape}")
-            if name in transforms and len(shape.shape) == 4 and shape.shape[0] < leaf.shape[0]:
-                leaf = kernel_transforms.smaller(leaf, shape.shape[0], transforms[name])
-            own[path] = _crop(leaf, shape.shape)
-        cut[collection] = traverse_util.unflatten_dict(own)
-    return cut
-
-
-def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn.Module, dict]:
-    """An ordinary module and its own variables for one genome."""
-    arch = supernet.arch(supernet.space.check(genome))
-    return supernet.net(arch), slice_variables(supernet, variables, arch)
-
-
-# Masking.
-
-
-def _leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
+def leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
     """What masking does to a leaf: "channels" (last axis), "ring" (spatial axes of a kernel) or nothing.
 
     Channels are cut at the norms (a zeroed norm gives act(0) = 0), and at the output of a convolution with no norm behind
@@ -240,78 +246,63 @@ def _norm_behind(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarra
     return (collection, *parent, name.removesuffix("conv") + "norm", "scale") in lengths
 
 
-class LeafMask(NamedTuple):
-    """What masking does to one leaf of a position."""
-
-    path: tuple[str, ...]
-    rule: str
-    lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side; 0 where there is no such leaf
-
-
-@functools.lru_cache(maxsize=16)
-def mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[LeafMask, ...]], ...]:
-    """For each position the leaves that masking touches. A position that can be skipped has all its norms masked."""
-    plan = []
-    for position in positions(supernet):
-        masks = []
-        for path, table in position.lengths.items():
-            rule = _leaf_rule(path, position.lengths)
-            is_norm = path[0] == "params" and (*path[:-1], "scale") in position.lengths
-            if rule is None and position.depth and is_norm:
-                rule = "channels"
-            if rule is not None:
-                masks.append(LeafMask(path, rule, table[:, -1 if rule == "channels" else 0]))
-        plan.append((position, tuple(masks)))
-    return tuple(plan)
-
-
 def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
     """The sides, ascending, of every block's depthwise kernel that has several."""
-    rings = ((p.name, mask) for p, masks in mask_plan(supernet) for mask in masks if mask.rule == "ring")
-    return {name: tuple(np.unique(mask.lengths).tolist()) for name, mask in rings}
+    return {
+        position.name: tuple(np.unique(table[:, 0]).tolist())
+        for position in positions(supernet)
+        for path, table in position.lengths.items()
+        if leaf_rule(path, position.lengths) == "ring" and position.homes.get(path, position.name) == position.name
+    }
 
 
-def _live(rule: str, leaf: jax.Array, length: jax.Array, exists: jax.Array) -> jax.Array:
-    """bool, of the leaf's rank: what of it the subnet uses."""
-    if rule == "channels":
-        mask = (jnp.arange(leaf.shape[-1], dtype=jnp.int32) < length) & exists
-        return mask.reshape((1,) * (leaf.ndim - 1) + (-1,))
-    side = jnp.arange(leaf.shape[0], dtype=jnp.int32)
-    edge = (leaf.shape[0] - length) // 2
-    inside = (side >= edge) & (side < edge + length)
-    return (inside[:, None] & inside[None, :])[:, :, None, None]
+# Slicing.
 
 
-def identity_kernel(leaf: jax.Array) -> jax.Array:
-    """The 1x1 convolution kernel of the leaf's shape that passes its input on. Raises ValueError where it is none."""
-    if leaf.ndim != 4:
-        raise ValueError(f"a leaf of shape {leaf.shape} that some subnets lack: only 1x1 convolutions can be left out")
-    return jnp.eye(*leaf.shape[-2:], dtype=leaf.dtype).reshape(leaf.shape)
+def _crop(leaf: jax.Array, shape: tuple[int, ...], part: Part | None) -> jax.Array:
+    """The centred window of a convolution's spatial axes, the leading part of every other axis, or where the part begins."""
+    pairs = enumerate(zip(leaf.shape, shape, strict=True))
+    starts = [(have - want) // 2 if leaf.ndim == 4 and axis < 2 else 0 for axis, (have, want) in pairs]
+    if part:
+        starts[part.axis] = part.start
+    return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
 
 
-def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> dict:
-    """Variables with which the *largest* net computes the genome's subnet; jit- and vmap-able over genomes.
+def slice_variables(supernet: Supernet, variables: dict, arch: Any) -> dict:
+    """The subnet's own variables, cut out of the supernet's: every leaf cropped, skipped blocks dropped.
 
-    Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
-    units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
-    A pointwise kernel that the subnet does without becomes the identity. All others stay as they are, hence unbatched
-    under vmap, but for those with no norm behind them. With kernel transforms the depthwise kernel is that learned for its size.
+    Raises:
+      ValueError: if the arch is larger than the supernet somewhere.
     """
-    transforms = variables["params"].get(kernel_transforms.PLACE, {})
-    params = traverse_util.flatten_dict(variables["params"])
-    for position, masks in mask_plan(supernet):
-        joint = joint_index(position, genome)
-        exists = genome[position.depth[0]] >= position.depth[1] if position.depth else jnp.asarray(True)
-        for path, rule, lengths in masks:
-            key = (position.name, *path[1:])
-            if rule == "ring" and position.name in transforms:
-                sides = np.unique(lengths)
-                made = kernel_transforms.candidates(params[key], sides.tolist(), transforms[position.name])
-                params[key] = made[jnp.asarray(np.searchsorted(sides, lengths))[joint]]
-                continue
-            live = _live(rule, params[key], jnp.asarray(lengths)[joint], exists)
-            outside = jnp.zeros((), params[key].dtype)
-            if (lengths == 0).any():
-                outside = jnp.where(jnp.asarray(lengths)[joint] == 0, identity_kernel(params[key]), outside)
-            params[key] = jnp.where(live, params[key], outside)
-    return {**variables, "params": traverse_util.unflatten_dict(params)}
+    cut: dict = {collection: {} for collection in variables}
+    for name, (block, traced) in traced_blocks(supernet, arch).items():
+        for collection, leaves in slice_block(variables, name, traced.variables, block.parts).items():
+            cut[collection][name] = leaves
+    return cut
+
+
+def slice_block(variables: dict, name: str, shapes: dict, parts: tuple[Part, ...] = ()) -> dict:
+    """One block's own variables, cut out of the supernet's to the `shapes` {"params", "batch_stats"} of a trace."""
+    transforms, cut = variables["params"].get(kernel_transforms.PLACE, {}), {}
+    for collection, wanted in shapes.items():
+        own = {}
+        for path, shape in traverse_util.flatten_dict(wanted).items():
+            where, part = f"{name}/{'/'.join(path)} of the arch is", _part(parts, path)
+            home = part.home if part else name
+            source = traverse_util.flatten_dict(variables[collection].get(home, {}))
+            if path not in source:
+                raise ValueError(f"{where} a leaf the supernet does not have")
+            leaf = source[path]
+            if any(want > have for want, have in zip(shape.shape, leaf.shape, strict=True)):
+                raise ValueError(f"{where} {shape.shape}, the supernet's is {leaf.shape}")
+            if home in transforms and len(shape.shape) == 4 and shape.shape[0] < leaf.shape[0]:
+                leaf = kernel_transforms.smaller(leaf, shape.shape[0], transforms[home])
+            own[path] = _crop(leaf, shape.shape, part)
+        cut[collection] = traverse_util.unflatten_dict(own)
+    return cut
+
+
+def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn.Module, dict]:
+    """An ordinary module and its own variables for one genome."""
+    arch = supernet.arch(supernet.space.check(genome))
+    return supernet.net(arch), slice_variables(supernet, variables, arch)

@@ -16,7 +16,8 @@ import numpy as np
 from flax import traverse_util
 
 from dynnas_jax import kernel_transforms
-from dynnas_jax.elastic import LeafMask, Position, Supernet, identity_kernel, mask_plan
+from dynnas_jax.elastic import Position, Supernet
+from dynnas_jax.masking import LeafMask, identity_kernel, mask_plan
 from dynnas_jax.pair_space import Halves, PairSpace
 from dynnas_jax.search_space import SearchSpace
 
@@ -149,7 +150,7 @@ def _weighted(weights: jax.Array, values: jax.Array | np.ndarray) -> jax.Array:
 
 
 def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> dict:
-    """Variables with which the *largest* net computes a relaxed subnet, as `elastic.mask_variables` a genome's.
+    """Variables with which the *largest* net computes a relaxed subnet, as `masking.mask_variables` a genome's.
 
     A channel is scaled by the chance that it is kept, a skippable residual block by the chance that it is there, the rings of
     a depthwise kernel by the chance that they are used; learned kernels of several sizes are mixed. Two norms on one path

@@ -117,6 +117,10 @@ class SearchSpace:
         """Hash of everything that gives a genome its meaning."""
         return hashlib.sha256(repr((self.genes, self.divisor, self.meaning)).encode()).hexdigest()[:16]
 
+    def lowered(self, genome: np.ndarray) -> np.ndarray:
+        """int32[genes]: the nearest genome of this space none of whose choices is above; where all go together, itself."""
+        return genome
+
     # Random genomes: one key each, jit- and vmap-able.
 
     def sample(self, key: jax.Array, count: int | None = None, least: jax.Array | None = None) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dynnas_jax import elastic, kernel_transforms, relaxed
+from dynnas_jax import elastic, kernel_transforms, masking, relaxed
 from dynnas_jax.costs import macs
 from dynnas_jax.networks.mbconv import Arch
 from dynnas_jax.networks.template import Stage, Template, build
@@ -109,7 +109,7 @@ def test_of_one_genome_the_masks_are_its_own(supernets, make_variables, images, 
 
     def both(genome):
         whole = relaxed.one_hot(space, genome)
-        wanted = run(lambda own: elastic.mask_variables(supernet, own, genome))
+        wanted = run(lambda own: masking.mask_variables(supernet, own, genome))
         return wanted, run(lambda own: relaxed.mask_variables(supernet, own, whole))
 
     both = jax.jit(both)
@@ -148,7 +148,7 @@ def test_masks_are_the_mean_over_all_genomes(supernets, make_variables, name):
     @jax.jit
     def mean(genomes, chances):
         def add(total, pair):
-            own = elastic.mask_variables(supernet, variables, pair[0])
+            own = masking.mask_variables(supernet, variables, pair[0])
             return jax.tree.map(lambda a, b: a + pair[1] * b, total, own), None
 
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, variables), (genomes, chances))[0]

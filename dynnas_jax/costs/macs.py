@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.elastic import Block, Position, Supernet, Traced, image_struct, joint_choices, positions, walk
+from dynnas_jax.elastic import Block, Position, Supernet, Traced, joint_choices, positions, traced_blocks
 
 
 def macs(function: Callable, *args: Any) -> int:
@@ -155,9 +155,7 @@ def every_block(supernet: Supernet) -> tuple[tuple[Position, tuple[Built, ...]],
         genes, built = (*resolution, *position.genes), []
         for genome in joint_choices(supernet, genes):
             arch = supernet.arch(genome)
-            blocks = supernet.blocks(arch)
-            block = next(block for block in blocks if block.name == position.name)
-            built.append(Built(arch, block, walk(blocks, image_struct(arch))[position.name]))
+            built.append(Built(arch, *traced_blocks(supernet, arch)[position.name]))
         sizes = tuple(space.sizes[gene] for gene in genes)
         found.append((position._replace(genes=genes, sizes=sizes), tuple(built)))
     return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import types
@@ -81,7 +82,7 @@ def _chosen(what: str, where: str, value: Any, choices: tuple) -> Any:
 
 
 def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
-    """An arch file's content as what `function` takes: lists of integers become tuples, what is left out has its default.
+    """An arch file's content as what `function` takes: lists become tuples, what is left out has its default.
 
     Raises:
       ValueError: for a key that is no keyword argument of the function, or a value of another type than it names.
@@ -104,8 +105,9 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
     union = isinstance(annotation, types.UnionType)
     kinds = typing.get_args(annotation) if union else (annotation,)
     for kind in kinds:
-        if typing.get_origin(kind) is tuple and isinstance(value, list) and all(type(item) is int for item in value):
-            return tuple(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            with contextlib.suppress(ValueError):
+                return tuple(_typed(name, item, typing.get_args(kind)[0]) for item in value)
         if type(value) is kind:
             return value
         if kind is float and type(value) is int:
@@ -113,7 +115,9 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
     raise ValueError(f"arch file: {name} is {value!r}, must be {' or '.join(_in_words(kind) for kind in kinds)}")
 
 
-def _in_words(kind: Any) -> str:
+def _in_words(kind: Any, several: bool = False) -> str:
     if typing.get_origin(kind) is tuple:
-        return "a list of integers"
+        return f"{'lists' if several else 'a list'} of {_in_words(typing.get_args(kind)[0], several=True)}"
+    if several:
+        return {int: "integers", float: "numbers"}.get(kind, "values")
     return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(kind, "null")

@@ -58,7 +58,7 @@ def counted(blocks: tuple[Block, ...], carry: Any) -> Counted:
     for block in blocks:
         traced = trace(block, carry)
         spent, held = spent + macs.jaxpr_macs(traced.jaxpr.jaxpr), held + macs.params(traced.variables)
-        carry = traced.output
+        carry = block.behind(carry, traced.output)
     return Counted(spent, held, carry)
 
 

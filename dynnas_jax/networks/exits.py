@@ -34,8 +34,9 @@ class ExitNet(ChainNet):
         endpoints, carry = {}, images
         for segment in self.segments():
             for block in segment.blocks:
-                carry = endpoints[block.name] = block.module(carry, train)
-            logits = endpoints[segment.exit.name] = segment.exit.module(carry, train)
+                given = endpoints[block.name] = block.module(block.read(carry), train)
+                carry = block.behind(carry, given)
+            logits = endpoints[segment.exit.name] = segment.exit.module(segment.exit.read(carry), train)
         return logits, endpoints
 
 
@@ -47,15 +48,15 @@ class ExitCosts(NamedTuple):
 
 
 def run(block: Block, variables: dict, carry: Any) -> Any:
-    """What one block of a net makes of a carry in evaluation, from the whole net's variables."""
+    """What the module of one block of a net makes of a carry in evaluation, from the whole net's variables."""
     own = {collection: tree[block.name] for collection, tree in variables.items() if block.name in tree}
-    return block.module.clone(name=None, parent=None).apply(own, carry)
+    return block.module.clone(name=None, parent=None).apply(own, block.read(carry))
 
 
 def run_segment(segment: Segment, variables: dict, carry: Any) -> tuple[jax.Array, Any]:
     """(logits[b, classes], what the next segment goes on from), from the images or what the segment before left."""
     for block in segment.blocks:
-        carry = run(block, variables, carry)
+        carry = block.behind(carry, run(block, variables, carry))
     return run(segment.exit, variables, carry), carry
 
 

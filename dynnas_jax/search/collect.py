@@ -18,7 +18,8 @@ from dynnas_jax import devices, processes, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
-from dynnas_jax.elastic import Supernet, mask_variables
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.agreement import agreed

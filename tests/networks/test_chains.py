@@ -1,5 +1,8 @@
 """What holds for every net that is a chain of blocks of its own: shapes, costs, gradients, forms, conventions."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +57,11 @@ def test_costs_by_blocks_are_those_of_the_whole(small_net):
 
 
 def test_padding_changes_no_shape(small_net):
-    symmetric = small_net.clone(arch=small_net.arch.__class__(**{**vars(small_net.arch), "padding": "symmetric"}))
+    arch, symmetric = small_net.arch, functools.partial(dataclasses.replace, padding="symmetric")
+    if "padding" in vars(arch):
+        symmetric = small_net.clone(arch=symmetric(arch))
+    else:  # an arch for each exit
+        symmetric = small_net.clone(arch=dataclasses.replace(arch, exits=tuple(map(symmetric, arch.exits))))
     shapes = [
         jax.eval_shape(net.init_with_output, jax.random.key(0), image_struct(net.arch))
         for net in (small_net, symmetric)
@@ -94,7 +101,7 @@ def test_forms_agree_and_gradients_reach_every_leaf(small_net, noisy_variables):
             assert not np.array_equal(leaf, before[path]), path
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "nasnet"])
+@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "multi_exit", "nasnet"])
 @pytest.mark.parametrize("remat", ["norms", "blocks"])
 def test_rematerialised_nets_have_the_same_variables(small, name, remat):
     net = small(name)
@@ -103,7 +110,7 @@ def test_rematerialised_nets_have_the_same_variables(small, name, remat):
     assert plain == again
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "nasnet", "us_mobilenet_v1"])
+@pytest.mark.parametrize("name", ["cifar_resnet", "msdnet_cifar", "multi_exit", "nasnet", "us_mobilenet_v1"])
 def test_bfloat16_flows_between_the_blocks_alone(small, name):
     net = small(name).clone(dtype="bfloat16")
     (logits, ends), variables = jax.eval_shape(net.init_with_output, jax.random.key(0), image_struct(net.arch))

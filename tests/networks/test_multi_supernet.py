@@ -1,0 +1,252 @@
+"""Supernets of several exits: sliced against masked, tables against counting, sorting, and arch files."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax import channel_sorting, elastic, kernel_transforms
+from dynnas_jax.elastic import extract, init_supernet
+from dynnas_jax.masking import mask_variables
+from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
+
+QUICK = {"xla_backend_optimization_level": 0}
+SMALL = {
+    **{"image_size": 8, "stem": 8, "stage_widths": (8,), "stage_strides": (2,), "head": 8, "classes": 3},
+    **{"widths": (1.0,), "depths": (1, 2), "kernels": (3, 5), "expands": (3,), "divisor": 4, "act": "hswish"},
+}
+# Options, and the choices of a genome by exit: depth, then kernel and ratio of both blocks. Exit 1 skips a block and leaves it to
+# exit 2; an exit adds nothing to a block; another has the channels in the middle.
+CASES = {
+    "squeeze-excite": ({"squeeze_excite": True}, ((0, 0, 0, 0, 0), (1, 1, 1, 1, 0), (1, 0, 1, 0, 2))),
+    "kernel transforms and shifts": (
+        {"kernel_transforms": True, "kernels": (3, 5, 7), "depthwise": "shifts"},
+        ((0, 1, 0, 0, 0), (0, 2, 1, 0, 0), (1, 0, 2, 1, 1)),
+    ),
+}
+EXITS = (1, 2, 3)
+GENES = ("depth", "block0.kernel", "block0.ratio", "block1.kernel", "block1.ratio")
+
+
+class Case:
+    def __init__(self, options, choices, noisy_variables):
+        self.supernet = multi_supernet.build(ofa.small_images(**{**SMALL, **options}))
+        space = self.supernet.space
+        self.variables = noisy_variables(self.supernet.largest_net(), (8, 8, 3))
+        if self.supernet.transforms:
+            generator, same = (
+                np.random.default_rng(5),
+                kernel_transforms.identity(elastic.elastic_kernels(self.supernet)),
+            )
+            noisy = jax.tree.map(lambda leaf: leaf + generator.normal(0, 0.3, leaf.shape).astype(np.float32), same)
+            self.variables["params"][kernel_transforms.PLACE] = noisy
+        self.images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+        self.masked = self.program(self.supernet.masked_net(), lambda v, g: mask_variables(self.supernet, v, g))
+        self.genome = space.smallest
+        for exit, own in enumerate(choices, 1):
+            for gene, choice in zip(GENES, own, strict=True):
+                self.genome[space.index(f"exit{exit}.stage1.{gene}")] = choice
+
+    def program(self, net, variables_of):
+        """f(variables, *more): ((logits of every exit in evaluation, in training), gradient of both)."""
+
+        def weighted(params, variables, *more):
+            own = variables_of({**variables, "params": params}, *more)
+            evaluated = net.apply(own, self.images)[1]
+            trained = net.apply(own, self.images, True, mutable=["batch_stats"])[0][1]
+            logits = jnp.stack([jnp.stack([ends[f"exit{s}"] for s in EXITS]) for ends in (evaluated, trained)])
+            return jnp.sin(logits).sum(), logits
+
+        def run(variables, *more):
+            gradient, logits = jax.grad(weighted, has_aux=True)(variables["params"], variables, *more)
+            return logits, gradient
+
+        return jax.jit(run, compiler_options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def cases(noisy_variables):
+    """cases(name): each made once, its masked program compiled once."""
+    return functools.lru_cache(lambda name: Case(*CASES[name], noisy_variables))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sliced_equals_masked(cases, name):
+    """Logits of every exit, and gradients, in evaluation and in training."""
+    case = cases(name)
+    net = case.supernet.net(case.supernet.arch(case.supernet.space.check(case.genome)))
+    sliced = case.program(net, lambda v: extract(case.supernet, v, case.genome)[1])
+    (logits, gradient), (found, masked) = sliced(case.variables), case.masked(case.variables, case.genome)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3 * np.abs(logits).max())
+    masked = dict(jax.tree_util.tree_leaves_with_path(masked))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        atol = 1e-3 * max(0.01, np.abs(leaf).max())
+        np.testing.assert_allclose(masked[path], leaf, rtol=0, atol=atol, err_msg=str(path))
+    assert np.ptp(logits, axis=2).min() > 1e-3
+    assert np.abs(gradient["exit1_stem"]["conv"]["kernel"]).max() > 1e-5
+
+
+def test_the_genomes_have_what_is_hard(cases):
+    """Of a block of 24 channels, the first that each exit computes, and the one behind the last."""
+    found = []
+    for name in CASES:
+        arch = cases(name).supernet.arch(cases(name).genome)
+        found.append([[(start, spec.hidden) for _, spec, start in arch.parts(s)] for s in EXITS])
+    assert found[0] == [[(0, 12)], [(12, 16), (0, 12)], [(16, 16), (12, 24)]]
+    assert found[1] == [[(0, 12)], [(12, 16)], [(16, 24), (0, 16)]]
+
+
+def test_the_variables_are_those_of_the_largest_net(cases):
+    """Each channel is there once, whichever exit computes it."""
+    case = cases("kernel transforms and shifts")
+    fresh = functools.partial(init_supernet, case.supernet, image_shape=(8, 8, 3))
+    made = jax.eval_shape(fresh, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, case.variables)
+    assert set(made["params"]["exit2_stage1_block1"]) == {"project_norm"}
+    assert set(made["params"][kernel_transforms.PLACE]) == {f"exit1_stage1_block{i}" for i in (0, 1)}
+    own = extract(case.supernet, case.variables, case.supernet.space.largest)[1]
+    jax.tree.map(np.testing.assert_array_equal, own, {k: {b: t[b] for b in own[k]} for k, t in case.variables.items()})
+
+
+def test_parts_are_windows_of_the_same_leaf(cases):
+    case = cases("squeeze-excite")
+    space = case.supernet.space
+    genome = space.smallest
+    for exit, ratio in ((2, 1), (3, 2)):
+        genome[space.index(f"exit{exit}.stage1.block0.ratio")] = ratio
+    own = extract(case.supernet, case.variables, genome)[1]["params"]
+    kernel = case.variables["params"]["exit1_stage1_block0"]["project_conv"]["kernel"]
+    names = [f"exit{s}_stage1_block0" for s in EXITS]
+    parts = [own[name]["project_conv"]["kernel"] for name in names]
+    assert [part.shape[2] for part in parts] == [12, 4, 8]  # of 24: a half, two thirds, all
+    np.testing.assert_array_equal(np.concatenate(parts, axis=2), kernel)
+    gates = [own[name]["se"]["expand_conv"]["bias"] for name in names]
+    np.testing.assert_array_equal(
+        np.concatenate(gates), case.variables["params"][names[0]]["se"]["expand_conv"]["bias"]
+    )
+    assert [own[name]["se"]["reduce_conv"]["kernel"].shape[2] for name in names] == [12, 16, 24]
+
+
+@pytest.fixture(scope="module")
+def resolutions():
+    """A supernet with two resolutions and two exits."""
+    options = {"resolutions": (6,), "stage_widths": (8,), "stage_strides": (2,), "squeeze_excite": True}
+    return multi_supernet.build(ofa.small_images(**{**SMALL, **options}), exits=2)
+
+
+def test_tables_equal_counting_every_exit_of_the_net(resolutions):
+    space, tables = resolutions.space, multi_supernet.exit_tables(resolutions)
+    genomes = np.stack([space.smallest, space.largest, *np.asarray(space.sample(jax.random.key(0), 12))])
+    exact = [exits.costs(resolutions.net(resolutions.arch(genome))).macs for genome in genomes]
+    for exit, table in enumerate(tables):
+        assert [table.exact(genome) for genome in genomes] == [costs[exit] for costs in exact]
+        np.testing.assert_allclose(jax.jit(table)(genomes), [costs[exit] for costs in exact], rtol=1e-6)
+    assert len({resolutions.arch(genome).resolution for genome in genomes}) == 2
+    assert all(first < last for first, last in exact)
+
+
+def test_sorting_puts_the_important_channels_first_and_changes_no_answer(cases):
+    case = cases("squeeze-excite")
+    supernet, largest = case.supernet, case.supernet.space.largest
+    sort = jax.jit(lambda v: channel_sorting.sort(supernet, v["params"], v, largest), compiler_options=QUICK)
+    after = sort(case.variables)
+    net = jax.jit(supernet.net(supernet.arch(largest)).apply, compiler_options=QUICK)
+    found, wanted = (net(v, case.images)[1] for v in (after, case.variables))
+    for s in EXITS:
+        np.testing.assert_allclose(found[f"exit{s}"], wanted[f"exit{s}"], rtol=1e-3, atol=1e-4)
+
+    def importance(variables):
+        block = variables["params"]["exit1_stage1_block0"]
+        readers = (block["project_conv"]["kernel"], block["se"]["reduce_conv"]["kernel"])
+        return sum(np.abs(np.asarray(kernel)).sum((0, 1, 3)) for kernel in readers)
+
+    np.testing.assert_allclose(importance(after), np.sort(importance(case.variables))[::-1], rtol=1e-5)
+    assert (np.diff(importance(case.variables)) > 0).any()
+
+
+# Arch files.
+
+
+def test_genomes_as_arch_files_and_back(resolutions):
+    for genome in np.asarray(resolutions.space.sample(jax.random.key(0), 20)):
+        content = json.loads(json.dumps(resolutions.arch.file(genome)))
+        assert resolutions.arch.from_file(content) == resolutions.arch(genome)
+
+
+def plain(exits, ratios=(0.5, 0.667, 1), depths=(2, 2, 2), **changes):
+    """An arch file for once-for-all's five stages, alike in all."""
+    file = {"resolution": 64, "exits": exits}
+    for name, values in (("kernel", (3,) * exits), ("ratio", ratios)):
+        file[name] = [[[value] * depth] * 5 for value, depth in zip(values, depths, strict=False)]
+    return {**file, **changes}
+
+
+def test_the_first_exit_costs_what_that_net_of_once_for_all_costs():
+    net = NETWORKS["multi_exit"].from_arch_file(json.loads(json.dumps(plain(3, width=1.2))))
+    found = exits.costs(net)
+    for expand, exit in ((3, 0), (6, 2)):
+        file = {"resolution": 64, "width": 1.2, "kernel": [[3, 3]] * 5, "expand": [[expand] * 2] * 5}
+        alone = NETWORKS["ofa_mobilenet_v3"].from_arch_file(file)
+        wanted = exits.costs(exits.ExitNet(multi_supernet.Arch((alone.arch,))))
+        if exit == 0:
+            assert (found.macs[0], found.params[0]) == (wanted.macs[0], wanted.params[0])
+            continue
+        # All channels once, and the heads and squeeze-excite of the exits before besides.
+        assert wanted.macs[0] < found.macs[2] < 1.3 * wanted.macs[0]
+    assert list(found.macs) == sorted(found.macs)
+
+
+def test_by_default_all_grows_from_exit_to_exit():
+    for net in (NETWORKS["multi_exit"](resolution=64), NETWORKS["multi_exit"](network="small_images", exits=4)):
+        depths = [[len(specs) for name, specs in arch.stages if name != "stage0"] for arch in net.arch.exits]
+        kernels = [
+            {spec.kernel for name, spec in arch.named_blocks() if name[:6] != "stage0"} for arch in net.arch.exits
+        ]
+        assert depths == sorted(depths)
+        assert depths[0] != depths[-1]
+        assert (min(kernels[0]), max(kernels[-1])) == (3, 7)
+        assert (len(net.arch.exits), net.arch.resolution) in ((3, 64), (4, 32))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"exits": 0}, "exits is 0, choose from 1 to 5"),
+        ({"exits": 6}, "exits is 6, choose from 1 to 5"),
+        (plain(2), "ratio is of 3 exits, must be of 2"),
+        ({**plain(3), "exits": 2}, "kernel is of 3 exits, must be of 2"),
+        (plain(3, depths=(3, 2, 4)), "exit 2 has 2 blocks in stage1, exit 1 3: depths must not decrease"),
+        (plain(3, ratios=(1, 0.5, 1)), "exit 2 has 48 hidden channels in stage1_block0, exit 1 96: ratios must not"),
+        (plain(3, ratios=(0.5, 0.6, 1)), r"exit 2: ratio 0.6 in stage1, choose from 0.5, 0.667, 1"),
+        (plain(3, kernel=[[[4, 3]] * 5] * 3), r"exit 1: kernel 4 in stage1, choose from \[3, 5, 7\]"),
+        (plain(3, depths=(1, 2, 2)), r"exit 1 has 1 kernels and 1 ratios in stage1, choose a depth from \[2, 3, 4\]"),
+        (plain(3, kernel=[[[3, 3]] * 4] * 3), "exit 1 must have 5 lists of kernels and of ratios"),
+        (plain(3, kernel=[3]), "kernel is .*, must be a list of lists of lists of integers"),
+        (plain(3, width=1.1), "width is 1.1, choose from"),
+        ({"resolution": -8}, "resolution is -8, must be an integer of at least 32"),
+        ({"resolution": 31}, "resolution is 31, must be an integer of at least 32"),
+        ({"resolution": 64, "classes": -1}, "classes is -1, must be at least 1 and whole"),
+        ({"network": "small_images", "width": 1.2}, "width is 1.2, but small_images comes in one"),
+        ({"network": "mobilenet_v2"}, r"network is 'mobilenet_v2', choose from \['ofa_mobilenet_v3', 'small_images'\]"),
+    ],
+)
+def test_arch_files_of_no_such_net(content, message):
+    with pytest.raises(ValueError, match=message):
+        NETWORKS["multi_exit"].from_arch_file(content)
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        (ofa.small_images, {"exits": 0}, "exits is 0, choose from 1 to 5"),
+        (ofa.small_images, {"ratios": (1, 0.5)}, r"ratios is \(1.0, 0.5\), must ascend from above 0 to 1"),
+        (ofa.small_images, {"ratios": (0.5,)}, "must ascend from above 0 to 1"),
+        (NETWORKS["attentive_nas"], {}, "plain inverted-residual blocks only"),
+    ],
+)
+def test_spaces_there_are_none_of(space, options, message):
+    with pytest.raises(ValueError, match=message):
+        multi_supernet.build(space(), **options)
