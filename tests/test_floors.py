@@ -15,6 +15,7 @@ FLOORS = {
             "search_space",
             "pair_space",
             "elastic",
+            "masking",
             "relaxed",
             "devices",
             "processes",
