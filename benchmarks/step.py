@@ -26,7 +26,8 @@ from peer import Peer, cores, has_torch, same_costs
 
 from dynnas_jax import devices
 from dynnas_jax.costs import macs
-from dynnas_jax.elastic import extract, init, mask_variables
+from dynnas_jax.elastic import extract, init
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import ofa
 from dynnas_jax.pipeline import keep_memory
 from dynnas_jax.train import sandwich, state

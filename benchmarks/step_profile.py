@@ -25,7 +25,8 @@ from dynnas_jax import devices, job, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import augment
 from dynnas_jax.data.splits import Split
-from dynnas_jax.elastic import extract, init_supernet, mask_variables
+from dynnas_jax.elastic import extract, init_supernet
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.pipeline import keep_memory
 from dynnas_jax.train import feed, loop, sandwich, state
 from dynnas_jax.train.step import make_step

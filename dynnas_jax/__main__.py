@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a mistake of the user's. DYNNAS_TRACEBACK=1 shows where it was noticed."""
     parser = _parser()
     known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if rest and known.command not in (_run, _augment, _table):
+    if rest and known.command not in WITH_CONFIG:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         known.command(known, rest)
@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--process", type=int, metavar="I", help="and which this is, from 0")
     run.epilog = "--config=FILE.py[:mode] names the config; --config.train.steps=N and the like override it"
     run.set_defaults(command=_run)
+
+    study = commands.add_parser("study", help="a grid of recipes and seeds, and its tables", allow_abbrev=False)
+    study.add_argument("--workdir", type=Path, required=True, help="where the runs go; what is found there is resumed")
+    study.add_argument("--rows", metavar="ROW[,ROW...]", help="only these, or a table's, and those they need")
+    study.add_argument("--max_minutes", type=float, metavar="N", help="then stop; the same command goes on")
+    study.add_argument("--table", action="store_true", help="run nothing, make the tables of what there is")
+    study.epilog = "--config=FILE.py[:mode] names the study"
+    study.set_defaults(command=_study)
 
     augment = commands.add_parser("augment", help="a page of images under each augmentation", allow_abbrev=False)
     augment.add_argument("--output", type=Path, required=True, metavar="FILE.png")
@@ -158,6 +166,13 @@ def _run(known: argparse.Namespace, rest: list[str]) -> None:
         pipeline.run(_config(rest), known.workdir, names=names, redo=known.redo)
 
 
+def _study(known: argparse.Namespace, rest: list[str]) -> None:
+    from dynnas_jax.study import command
+
+    rows = tuple(known.rows.split(",")) if known.rows is not None else None
+    command.run(_of_config(rest), known.workdir, rows=rows, max_minutes=known.max_minutes, table=known.table)
+
+
 def _augment(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax import job, recipe
 
@@ -173,60 +188,32 @@ def _config(rest: list[str]) -> dict:
     """The config that the arguments left over describe."""
     from dynnas_jax import recipe, settings
 
+    return settings.as_dict(settings.load(_of_config(rest), recipe.options))
+
+
+def _of_config(rest: list[str]) -> list[str]:
+    """The arguments left over, which must all be about a config."""
     if "--config" in rest[:-1]:
         place = rest.index("--config")
         rest[place : place + 2] = [f"--config={rest[place + 1]}"]
     for argument in rest:
         if not argument.startswith(("--config=", "--config.")):
             raise ValueError(f"unknown argument {argument!r}")
-    return settings.as_dict(settings.load(rest, recipe.options))
+    return rest
 
 
 def _cost(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax import counting
+
     content = None
     if known.arch is not None:
         try:
             content = json.loads(known.arch.read_text())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{known.arch} is not JSON ({error})") from error
-    net = _net_of_run(known.workdir, content) if known.workdir else _net(known.network, content)
-    count, params = _counted(net)
+    net = counting.net_of_run(known.workdir, content) if known.workdir else counting.net(known.network, content)
+    count, params = counting.counted(net)
     print(json.dumps({"macs": count, "params": params}))
-
-
-def _counted(net):
-    """MACs and params of a net; one of each per exit, cumulative, where it has several."""
-    from dynnas_jax.costs import macs
-    from dynnas_jax.networks import chains, exits
-
-    if isinstance(net, exits.ExitNet):
-        return exits.costs(net)
-    if isinstance(net, chains.ChainNet):
-        return chains.cost(net)
-    return macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))
-
-
-def _net(name: str, content: dict | None):
-    """A named network, or the subnet of its space that an arch file describes."""
-    from dynnas_jax import networks
-
-    loader = networks.network(name)
-    if content is not None:
-        return loader.from_arch_file(content)
-    if loader.has_space:
-        raise ValueError(f"{name} is a space of many networks; pass --arch=FILE")
-    return loader()
-
-
-def _net_of_run(workdir: Path, content: dict | None):
-    """The largest net of a run's space, or the subnet that an arch file describes."""
-    from dynnas_jax.job import supernet_of_run
-
-    supernet = supernet_of_run(workdir)
-    if content is not None and not supernet.space.genes:
-        raise ValueError(f"{workdir} is a run of one fixed network, which takes no arch file")
-    arch = supernet.arch(supernet.space.largest) if content is None else supernet.arch.from_file(content)
-    return supernet.net(arch)
 
 
 def _search(known: argparse.Namespace, _: list[str]) -> None:
@@ -287,6 +274,8 @@ def _status(known: argparse.Namespace, _: list[str]) -> None:
 
     print("\n".join(status.lines(known.workdir, kinds.of_run(known.workdir).names)))
 
+
+WITH_CONFIG = (_run, _study, _augment, _table)  # commands whose other arguments are about a config
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """Everything elastic is a pure function on the variables of the largest net.
 
 A net is a chain of named blocks. For each block this file learns, by tracing it once for every joint choice of the
-genes that size it, how long every axis of every leaf is. Slicing crops to those lengths; masking zeroes what slicing
+genes that size it, how long every axis of every leaf is. Slicing crops to those lengths; `masking` zeroes what slicing
 would cut away, so that the largest net computes the subnet (DESIGN: "there are no dynamic layers").
 """
 
@@ -220,6 +220,42 @@ def joint_index(position: Position, genome: jax.Array) -> jax.Array:
     return index
 
 
+def leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
+    """What masking does to a leaf: "channels" (last axis), "ring" (spatial axes of a kernel) or nothing.
+
+    Channels are cut at the norms (a zeroed norm gives act(0) = 0), and at the output of a convolution with no norm behind
+    it: `x_conv` has its norm, if it has one, beside it as `x_norm`. Other kernels stay as they are.
+    """
+    collection, *module, leaf = path
+    table = lengths[path]
+    varies = (table != table[:1]).any(axis=0)
+    if collection != "params":
+        return None
+    norm = (collection, *module, "scale") in lengths
+    if varies[-1] and (norm or not _norm_behind(path, lengths)):
+        return "channels"
+    if leaf == "kernel" and table.shape[1] == 4 and varies[:2].any():
+        return "ring"
+    return None
+
+
+def _norm_behind(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> bool:
+    """Whether the convolution that a leaf belongs to is followed by a norm."""
+    collection, *module, _ = path
+    parent, name = module[:-1], module[-1]
+    return (collection, *parent, name.removesuffix("conv") + "norm", "scale") in lengths
+
+
+def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
+    """The sides, ascending, of every block's depthwise kernel that has several."""
+    return {
+        position.name: tuple(np.unique(table[:, 0]).tolist())
+        for position in positions(supernet)
+        for path, table in position.lengths.items()
+        if leaf_rule(path, position.lengths) == "ring" and position.homes.get(path, position.name) == position.name
+    }
+
+
 # Slicing.
 
 
@@ -270,129 +306,3 @@ def extract(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn
     """An ordinary module and its own variables for one genome."""
     arch = supernet.arch(supernet.space.check(genome))
     return supernet.net(arch), slice_variables(supernet, variables, arch)
-
-
-# Masking.
-
-
-def _leaf_rule(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> str | None:
-    """What masking does to a leaf: "channels" (last axis), "ring" (spatial axes of a kernel) or nothing.
-
-    Channels are cut at the norms (a zeroed norm gives act(0) = 0), and at the output of a convolution with no norm behind
-    it: `x_conv` has its norm, if it has one, beside it as `x_norm`. Other kernels stay as they are.
-    """
-    collection, *module, leaf = path
-    table = lengths[path]
-    varies = (table != table[:1]).any(axis=0)
-    if collection != "params":
-        return None
-    norm = (collection, *module, "scale") in lengths
-    if varies[-1] and (norm or not _norm_behind(path, lengths)):
-        return "channels"
-    if leaf == "kernel" and table.shape[1] == 4 and varies[:2].any():
-        return "ring"
-    return None
-
-
-def _norm_behind(path: tuple[str, ...], lengths: dict[tuple[str, ...], np.ndarray]) -> bool:
-    """Whether the convolution that a leaf belongs to is followed by a norm."""
-    collection, *module, _ = path
-    parent, name = module[:-1], module[-1]
-    return (collection, *parent, name.removesuffix("conv") + "norm", "scale") in lengths
-
-
-class _LeafMask(NamedTuple):
-    path: tuple[str, ...]
-    rule: str
-    lengths: np.ndarray  # int32[joint choices]: live channels, or the live window's side; 0 where there is no such leaf
-    home: str  # the block whose leaf it is
-    starts: np.ndarray | None = (
-        None  # int32[joint choices]: the first live channel, of a window of another block's leaf
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _mask_plan(supernet: Supernet) -> tuple[tuple[Position, tuple[_LeafMask, ...]], ...]:
-    """For each position the leaves that masking touches. A position that can be skipped has all its norms masked."""
-    plan = []
-    for position in positions(supernet):
-        masks = []
-        for path, table in position.lengths.items():
-            rule = _leaf_rule(path, position.lengths)
-            is_norm = path[0] == "params" and (*path[:-1], "scale") in position.lengths
-            if rule is None and position.depth and is_norm:
-                rule = "channels"
-            if rule is not None:
-                lengths, home = table[:, -1 if rule == "channels" else 0], position.homes.get(path, position.name)
-                masks.append(_LeafMask(path, rule, lengths, home, position.starts.get(path)))
-        plan.append((position, tuple(masks)))
-    return tuple(plan)
-
-
-def elastic_kernels(supernet: Supernet) -> dict[str, tuple[int, ...]]:
-    """The sides, ascending, of every block's depthwise kernel that has several."""
-    rings = ((p.name, mask) for p, masks in _mask_plan(supernet) for mask in masks if mask.rule == "ring")
-    return {name: tuple(np.unique(mask.lengths).tolist()) for name, mask in rings if mask.home == name}
-
-
-def _live(rule: str, leaf: jax.Array, start: jax.Array | int, length: jax.Array, exists: jax.Array) -> jax.Array:
-    """bool, of the leaf's rank: what of it the subnet uses."""
-    if rule == "channels":
-        place = jnp.arange(leaf.shape[-1], dtype=jnp.int32)
-        mask = (place >= start) & (place < start + length) & exists
-        return mask.reshape((1,) * (leaf.ndim - 1) + (-1,))
-    side = jnp.arange(leaf.shape[0], dtype=jnp.int32)
-    edge = (leaf.shape[0] - length) // 2
-    inside = (side >= edge) & (side < edge + length)
-    return (inside[:, None] & inside[None, :])[:, :, None, None]
-
-
-def _identity(leaf: jax.Array) -> jax.Array:
-    """The 1x1 convolution kernel of the leaf's shape that passes its input on. Raises ValueError where it is none."""
-    if leaf.ndim != 4:
-        raise ValueError(f"a leaf of shape {leaf.shape} that some subnets lack: only 1x1 convolutions can be left out")
-    return jnp.eye(*leaf.shape[-2:], dtype=leaf.dtype).reshape(leaf.shape)
-
-
-def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> dict:
-    """Variables with which the *largest* net computes the genome's subnet; jit- and vmap-able over genomes.
-
-    Zeroed are the scale and bias of norms whose channels are cut, the outer ring of depthwise kernels, the cut hidden
-    units of squeeze-excite (columns and bias), and the norms of a skipped residual block, which makes it the identity.
-    A pointwise kernel that the subnet does without becomes the identity. All others stay as they are, hence unbatched
-    under vmap, but for those with no norm behind them. With kernel transforms the depthwise kernel is that learned for its size.
-    A block whose leaves are windows of another's has all of the other's, masked to its window.
-    """
-    transforms = variables["params"].get(kernel_transforms.PLACE, {})
-    variables = _with_parts(supernet, variables)
-    params = traverse_util.flatten_dict(variables["params"])
-    for position, masks in _mask_plan(supernet):
-        joint = joint_index(position, genome)
-        exists = genome[position.depth[0]] >= position.depth[1] if position.depth else jnp.asarray(True)
-        for path, rule, lengths, home, starts in masks:
-            key = (position.name, *path[1:])
-            if rule == "ring" and home in transforms:
-                sides = np.unique(lengths[lengths > 0])
-                made = kernel_transforms.candidates(params[key], sides.tolist(), transforms[home])
-                params[key] = made[jnp.asarray(np.searchsorted(sides, lengths))[joint]]
-                continue
-            start = 0 if starts is None else jnp.asarray(starts)[joint]
-            live = _live(rule, params[key], start, jnp.asarray(lengths)[joint], exists)
-            outside = jnp.zeros((), params[key].dtype)
-            if (lengths == 0).any() and starts is None:
-                outside = jnp.where(jnp.asarray(lengths)[joint] == 0, _identity(params[key]), outside)
-            params[key] = jnp.where(live, params[key], outside)
-    return {**variables, "params": traverse_util.unflatten_dict(params)}
-
-
-def _with_parts(supernet: Supernet, variables: dict) -> dict:
-    """The variables with the whole leaf of the other block wherever a block's is a window of it."""
-    if supernet.spread is None:
-        return variables
-    flat = traverse_util.flatten_dict(variables)
-    whole = {
-        (path[0], position.name, *path[1:]): flat[path[0], home, *path[1:]]
-        for position in positions(supernet)
-        for path, home in position.homes.items()
-    }
-    return {**variables, **traverse_util.unflatten_dict({**flat, **whole})}

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax import kinds, processes, recipe
-from dynnas_jax.data import sources
-from dynnas_jax.workdir import Stage, Workdir, cache_folder, file_digest, read_config
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
@@ -30,14 +29,13 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
     Raises:
       ValueError: for an unknown stage or key, a workdir of another config, a damaged artifact, or data that are missing.
     """
-    kind, config = kinds.of(config), recipe.with_files(config)
-    names = kind.names if names is None else names
+    workdir, kind = opened(config, path), kinds.of(config)
+    config, names = workdir.config, kind.names if names is None else names
     for name in (*names, *([] if redo is None else [redo])):
         if name not in kind.names:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(kind.names)}")
     if redo and redo not in names:
         raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
-    workdir = Workdir(path, kind.stages, config, _sources(config))
     _check_kind(workdir, kind)
     doomed = workdir.built_on(redo) if redo else ()
     todo, first = [], processes.is_first()
@@ -61,15 +59,10 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
         _print_summary(path)
 
 
-def _sources(config: dict) -> dict[str, str | None]:
-    """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
-    start, teacher = (config.get("train", {}).get(key) for key in ("start_from", "teacher"))
-    files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
-    files["search.latency_table"] = config.get("search", {}).get("latency_table")
-    files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
-    found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
-    hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
-    return {"data.name": sources.identity(**config["data"]), **hashes}
+def opened(config: dict, path: Path) -> Workdir:
+    """The working directory of a run of this config, with the files that the config names read; nothing is written."""
+    config = recipe.with_files(config)
+    return Workdir(path, kinds.of(config).stages, config, recipe.sources(config))
 
 
 def report(path: Path, benches: tuple[Path, ...] = (), rivals: tuple[Path, ...] = ()) -> None:
@@ -119,7 +112,7 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
     own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
     name, stages = f"export/{target}", kinds.of(config).stages
     reads = tuple(key for key in stages[kinds.of(config).names.index("export")].reads if key != "target")
-    workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, _sources(config))
+    workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, recipe.sources(config))
     _check_inputs(workdir, ["export"], ())
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
         if workdir.complete(name):
@@ -135,7 +128,7 @@ def _export(workdir: Workdir, config: dict, name: str) -> None:
     recipe.check(workdir.config)
     run = Workdir(workdir.path, kinds.of(config).stages, config)
     job = _prepare(run, config, ["evaluate"])  # the space is the run's own, whatever the new target asks of one
-    _check_export_modules(workdir.config)
+    check_export_modules(workdir.config)
     if not any((run.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
         run.start("export")  # the folder is a run's from now on
     target = workdir.config["target"]
@@ -167,7 +160,7 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
     keep_memory()
     recipe.check(config)
     if "export" in todo:
-        _check_export_modules(config)
+        check_export_modules(config)
     if todo == ["report"]:
         return None
     _use_compilation_cache()
@@ -180,7 +173,8 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
     return prepared
 
 
-def _check_export_modules(config: dict) -> None:
+def check_export_modules(config: dict) -> None:
+    """Raises ValueError where what the stage `export` of a config needs is not installed."""
     from dynnas_jax.export import targets
 
     onnx = config["export"].get("onnx") or targets.target(config["target"]).onnx

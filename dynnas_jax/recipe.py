@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from dynnas_jax import kinds, settings
+from dynnas_jax.workdir import file_digest
 
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
@@ -30,7 +32,16 @@ _LEAST = {
     "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
-        **{"mutation_share": (0, 1), "mutation_probability": (0, 1)},
+        **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
+    },
+    "search.differentiable": {
+        **{"batch_size": 1, "train_images": 1, "learning_rate": 0, "weight_learning_rate": 0, "temperature": 0},
+        **{"final_temperature": 0, "over_weight": 0, "softness": 0, "candidates": 1},
+    },
+    "search.evolutionary": {"population": 2, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
+    "search.once_for_all": {
+        **{"records": (0, 1), "epochs": 1, "batch_size": 1, "held_out": (0, 1), "population": 2, "generations": 1},
+        **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     },
     "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
     "dynamic": {"max_macs_fraction": 0, "max_latency_fraction": 0, "max_accuracy_loss": 0},
@@ -60,6 +71,19 @@ def with_files(config: dict) -> dict:
     return {**config, "network": fixed.with_arch(config["network"])}
 
 
+def sources(config: dict) -> dict[str, str | None]:
+    """Hashes of what a run reads from elsewhere, None where there is nothing to read."""
+    from dynnas_jax.data.sources import identity
+
+    start, teacher = (config.get("train", {}).get(key) for key in ("start_from", "teacher"))
+    files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
+    files["search.latency_table"] = config.get("search", {}).get("latency_table")
+    files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
+    found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
+    hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
+    return {"data.name": identity(**config["data"]), **hashes}
+
+
 def options(config: dict) -> settings.Options:
     """What each section of a config may hold. Raises ValueError for an unknown network, or one of another kind of run."""
     kind, parameters = kinds.of(config), settings.parameters
@@ -87,13 +111,15 @@ def _data(config: dict, kind: kinds.Kind) -> settings.Options:
 def _supernet(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax import networks
     from dynnas_jax.search import evolution, predictor
+    from dynnas_jax.stages.strategies import STRATEGIES
 
     network = networks.supernet(config["supernet"].get("network"))
     also = ("network", "padding", "epsilon", "coupled", "router_units")
     return {
         "supernet": settings.parameters(network.resolve(), also=also, given=("channels", "classes")),
         "predict": settings.parameters(predictor.fit, given=("key",)),
-        "search": settings.parameters(stage("search"), evolution.run),
+        "search": settings.parameters(stage("search"), evolution.run, also=tuple(STRATEGIES)),
+        **{f"search.{name}": settings.parameters(*one.configured, given=one.given) for name, one in STRATEGIES.items()},
     }
 
 
@@ -156,8 +182,7 @@ def check(config: dict) -> None:
         raise ValueError("data.name is missing: digits, a TFDS dataset, or the path of an .npz file or of a folder")
     kind = kinds.of(config)
     for section, known in options(config).items():
-        content = functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
-        settings.check_options(section, content, known)
+        settings.check_options(section, _content(config, section), known)
     _check_values(config)
     if kind is kinds.NETWORK:
         from dynnas_jax.networks import fixed
@@ -167,17 +192,22 @@ def check(config: dict) -> None:
         _build(config)
 
 
+def _content(config: dict, section: str) -> dict:
+    """What a config has of a section, by its dotted name."""
+    return functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
+
+
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.export import targets
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
-    from dynnas_jax.stages import routers
+    from dynnas_jax.stages import routers, strategies
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
-        settings.check_least(f"{section}.", config.get(section, {}), least)
+        settings.check_least(f"{section}.", _content(config, section), least)
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
     if "dynamic" in config:
         cost_fraction(**dynamic)
@@ -185,6 +215,7 @@ def _check_values(config: dict) -> None:
     precisions = config["export"].get("precisions", ())
     if "supernet" in config:
         routers.check(dynamic, config)
+        strategies.check(config.get("search", {}), dynamic)
     elif (score := dynamic.get("score", DEFAULT_SCORE)) not in SCORES:
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:

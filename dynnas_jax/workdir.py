@@ -91,6 +91,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
+def _link(source: str, target: str) -> None:
+    """A second name for a file; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def cache_folder() -> Path:
     """Where what other runs can use again is kept: `dynnas_jax` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dynnas_jax"
@@ -205,6 +213,37 @@ class Workdir:
         folder = self.folder(name)
         digests = {file: file_digest(folder / file) for file in files}
         write_json(folder / "manifest.json", {**self.hashes(name), "files": digests})
+
+    def take_over(self, name: str, other: Path) -> bool:
+        """Takes a finished stage of another run in the place of doing it, where that would make the same: its manifest says so.
+
+        Files are linked where the disk can, else copied: what a finished stage left is never written into.
+
+        Args:
+          other: working directory of a run with the same target, since targets restrict what is trained.
+
+        Returns:
+          Whether it was taken over: not, if this run has begun the stage, or the other one's is unfinished, damaged, or of
+          another config or other inputs.
+        """
+        if self.folder(name).exists() or not (other / name / "manifest.json").is_file():
+            return False
+        if digest(read_config(other).get("target")) != digest(self.config.get("target")):
+            return False
+        try:
+            if not Workdir(other, tuple(self.stages.values()), self.config, self.sources).complete(name):
+                return False
+        except ValueError:
+            return False
+        own, manifest = self.hashes(name), read_json(other / name / "manifest.json")
+        if {key: manifest.get(key) for key in own} != own:
+            return False
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=f".{name}.") as made:
+            copied = Path(made) / name
+            shutil.copytree(other / name, copied, symlinks=True, copy_function=_link)
+            copied.rename(self.folder(name))
+        return True
 
     def built_on(self, name: str) -> tuple[str, ...]:
         """A stage and all that build on it."""

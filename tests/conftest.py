@@ -76,6 +76,12 @@ def noisy_variables():
 
 
 @pytest.fixture(scope="session")
+def random_genomes(tiny):
+    """int32[8, genes]: subnets of `tiny`."""
+    return np.asarray(tiny.supernet.space.sample(jax.random.key(5), 8))
+
+
+@pytest.fixture(scope="session")
 def small_space():
     """small_space(**options): a supernet of 8x8 grey images of three classes."""
     facts = {"image_size": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "classes": 3}
@@ -139,6 +145,7 @@ from ml_collections import ConfigDict
 
 def get_config(mode=""):
     config = ConfigDict()
+    config.seed = 0
     config.data = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96, "augment": {"pad": 1}}
     config.supernet = {
         "network": "small_images", "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 16,

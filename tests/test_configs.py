@@ -11,7 +11,9 @@ import pytest
 
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
+from dynnas_jax.reports import study_tables
 from dynnas_jax.stages import train
+from dynnas_jax.study import claim, grid
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FACTS = {
@@ -29,7 +31,8 @@ FACTS = {
     },
 }
 PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
-FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name != "baselines.py")
+OTHERS = ("baselines.py", "study_digits.py")  # tested by themselves
+FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
 CASES += [f"{file}:{mode}" for file in PODS for mode in ("pod", "weights")]
 BASELINES = "baselines.py"
@@ -156,3 +159,57 @@ def test_an_unknown_baseline():
     for mode in ("digits", "mnist,fbnet_a", "digits,msdnet"):
         with pytest.raises(ValueError, match="must be DATASET,NETWORK"):
             settings.load([f"--config={FOLDER / BASELINES}:{mode}"])
+
+
+# Studies.
+
+
+@pytest.mark.parametrize("mode", ["", ":tiny"])
+def test_a_study_s_rows_are_what_their_runs_would_take(mode, tmp_path):
+    study = grid.read([f"--config={FOLDER / 'study_digits.py'}{mode}"])
+    claim.claim(study, tmp_path / "W")
+    assert {table for row in study.rows for table in row.tables} == set(study_tables.PLACES)
+    for row in study.rows:
+        config = row.config(0, tmp_path)
+        assert config["data"] == study.rows[0].config(0, tmp_path)["data"]
+        assert len(row.seeds) == (1 if mode else 3)
+        # A cascade needs the nets of its rows only, and a table that tells of devices needs an export.
+        assert ("export" in row.stage_names(config)) == bool({"main", "routers"} & set(row.tables))
+
+
+def test_the_trainings_that_the_study_compares_are_equal():
+    study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
+    rows = {row.name: row.config(0, Path("W")) for row in study.rows}
+    trains = [rows[name]["train"] for name in ("apart_little", "apart_big", "coupled", "without_distillation")]
+    assert [train["steps"] for train in trains] == [500, 500, 1000, 1000]
+    same = [{key: train[key] for key in ("batch_size", "optimizer", "ema_decay")} for train in trains]
+    assert all(other == same[0] for other in same)
+    # Four nets a step, of pairs and of the sandwich.
+    assert 2 * (1 + trains[2]["joint_rule"]["random_pairs"]) == 2 + trains[0]["sandwich_rule"]["random_subnets"] == 4
+    assert trains[2]["joint_rule"] | {"distillation": False} == trains[3]["joint_rule"]
+
+
+def test_one_term_or_one_kind_of_choice_is_all_that_a_row_of_an_ablation_changes():
+    study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
+    full = study.row("coupled").config(0, Path("W"))
+    for name in ("routing", "consistency"):
+        other = study.row(f"without_{name}").config(0, Path("W"))
+        assert other["train"]["joint_rule"] == {**full["train"]["joint_rule"], name: 0.0}
+        assert other["supernet"] == full["supernet"]
+    largest = cost(job.build_supernet(full["supernet"], FACTS["digits"]), _largest(full))
+    for name in ("width", "depth", "kernel"):
+        other = study.row(f"only_{name}").config(0, Path("W"))
+        assert other["train"] == full["train"]
+        supernet = job.build_supernet(other["supernet"], FACTS["digits"])
+        kinds = {
+            gene.name.rpartition(".")[2]
+            for gene, size in zip(supernet.space.genes, supernet.space.sizes, strict=True)
+            if size > 1
+        }
+        assert kinds == {name}
+        assert cost(supernet, supernet.space.largest) == largest
+        assert supernet.space.size() >= other["collect"]["subnets"]
+
+
+def _largest(config):
+    return job.build_supernet(config["supernet"], FACTS["digits"]).space.largest

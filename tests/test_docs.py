@@ -11,6 +11,7 @@ import pytest
 
 from dynnas_jax import __main__, job, networks, recipe, settings
 from dynnas_jax.stages import train
+from dynnas_jax.study import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -124,7 +125,11 @@ def settle(block):
     if "def get_config" in block:
         scope = {}
         exec(block, scope)
-        return recipe.check(settings.as_dict(scope["get_config"]()))
+        config = scope["get_config"]()
+        if "rows" in config:
+            rows = grid.grid(**config.to_dict(), folder=ROOT / "configs").rows
+            return [recipe.check(row.config(0, ROOT)) for row in rows]
+        return recipe.check(settings.as_dict(config))
     config = settings.load([DIGITS])
     with config.unlocked():
         exec(block, {"config": config})
@@ -173,7 +178,7 @@ def test_a_wrong_block_is_found(block, said):
 
 def unknown_names(text, known):
     """The dotted names of a page that are neither keys of a config nor something in the package, and paths that are not there."""
-    given = re.findall(rf"\bconfig\.({SECTION}[\w.]*\w)", text)
+    given = re.findall(rf"\bconfig\.({SECTION}(?:\.[\w.]*\w)?)\b", text)
     unknown = [key for key in given if key not in known]
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
         if match := re.match(rf"({SECTION}(?:\.(?!html|msgpack|json)\w+)+)(?: = .*|\(.*)?$", code):
@@ -217,10 +222,13 @@ def commands(text):
 def accept(arguments):
     """Parses a command as `dynnas` does, and loads and checks the config it names, with its overrides; nothing is run."""
     known, rest = __main__._parser().parse_known_args(arguments)
-    if known.command not in (__main__._run, __main__._augment, __main__._table):
+    if known.command not in __main__.WITH_CONFIG:
         assert not rest, f"{rest} are no arguments of this command"
         return
     given = [argument.replace("--config=configs/", f"--config={ROOT / 'configs'}/") for argument in rest]
+    if known.command is __main__._study:
+        grid.read(given).runs(known.rows and known.rows.split(","))
+        return
     recipe.check(__main__._config(given))
     if getattr(known, "stages", None):
         assert set(known.stages.split(",")) <= set(importlib.import_module("dynnas_jax.pipeline").NAMES)
@@ -248,6 +256,7 @@ def test_every_command_of_dynnas_is_shown():
         "pip install x && dynnas run --config=configs/digits.py --config.train.stps=3 --workdir=W  # a comment",
         "dynnas run --config=configs/digits.py --workdir=W --stages=train,serch",
         "dynnas status --workdir=W --all",
+        "dynnas study --config=configs/study_digits.py --workdir=W --rows=mian",
     ],
 )
 def test_a_wrong_command_is_found(line, capsys):

@@ -15,6 +15,8 @@ FLOORS = {
             "search_space",
             "pair_space",
             "elastic",
+            "masking",
+            "relaxed",
             "devices",
             "processes",
             "confidence",
@@ -37,7 +39,9 @@ FLOORS = {
     "reports": 5,
     **dict.fromkeys(("job", "sides"), 6),
     "stages": 7,
-    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "__main__"), 8),
+    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "counting"), 8),
+    "study": 9,
+    "__main__": 10,
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.

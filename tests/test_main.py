@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynnas_jax import pipeline, workdir
+from dynnas_jax import pipeline, recipe, workdir
 from dynnas_jax.__main__ import main
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
@@ -246,7 +246,7 @@ def test_images_that_changed_since_a_stage_was_done(refused, tiny_run, own_data,
         f"--config.data.name={own_data(0)}",
     )
     config = {**tiny_run.config, "data": {**tiny_run.config["data"], "name": str(own_data(0))}}
-    begun = workdir.Workdir(tmp_path / "W", pipeline.STAGES, config, pipeline._sources(config))
+    begun = workdir.Workdir(tmp_path / "W", pipeline.STAGES, config, recipe.sources(config))
     begun.claim()
     begun.start("train")
     begun.finish("train", ())

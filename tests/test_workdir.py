@@ -211,3 +211,50 @@ def test_a_stage_can_read_one_key_of_a_section(tmp_path):
     assert Workdir(tmp_path, stages, {"flour": {"grams": 500, "sieve": 2}}).complete("bake")
     with pytest.raises(ValueError, match="another config"):
         Workdir(tmp_path, stages, {"flour": {"grams": 400, "sieve": 1}}).complete("bake")
+
+
+# Taking stages over.
+
+
+def test_a_finished_stage_of_the_same_config_and_inputs_is_taken_over(tmp_path):
+    first = done(tmp_path / "first")
+    second = Workdir(tmp_path / "second", STAGES, {**CONFIG, "knife": {"teeth": (3,)}})
+    assert second.take_over("bake", first.path)
+    assert second.complete("bake")
+    assert (second.folder("bake") / "manifest.json").read_bytes() == (
+        first.folder("bake") / "manifest.json"
+    ).read_bytes()
+    assert not second.take_over("cut", first.path)
+    assert not second.folder("cut").exists()
+    assert [path.name for path in second.path.iterdir()] == ["bake"]
+    # Redone in one of them, it is as it was in the other.
+    first.delete(("bake",))
+    assert second.complete("bake")
+
+
+@pytest.mark.parametrize("what", ["begun", "foreign", "inputs", "unfinished", "damaged", "target", "source"])
+def test_a_stage_that_is_not_the_same_is_not_taken_over(tmp_path, what):
+    first, config = done(tmp_path / "first"), {**CONFIG, "target": "x86"} if what == "target" else CONFIG
+    stages = (STAGES[0]._replace(reads=("flour", "seed", "data")), *STAGES[1:])
+    second = Workdir(tmp_path / "second", STAGES, config)
+    if what == "begun":
+        second.start("bake")
+    elif what == "foreign":
+        workdir.write_json(second.folder("bake") / "thesis.json", {})
+    elif what == "unfinished":
+        (first.folder("bake") / "manifest.json").unlink()
+    elif what == "damaged":
+        (first.folder("bake") / "made.txt").write_text("burnt")
+    elif what == "inputs":
+        # Alike in its config, but made from another run's bread.
+        (second.start("bake") / "made.txt").write_text("rolls")
+        second.finish("bake", ("made.txt",))
+        assert not second.take_over("cut", first.path)
+        return
+    elif what == "source":
+        first = Workdir(tmp_path / "flour", stages, CONFIG, {"data.name": "old"})
+        workdir.write_json(first.config_file, CONFIG)
+        first.start("bake")
+        first.finish("bake", ())
+        second = Workdir(tmp_path / "second", stages, CONFIG, {"data.name": "new"})
+    assert not second.take_over("bake", first.path)

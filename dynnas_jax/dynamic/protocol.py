@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+from dynnas_jax.confidence import DEFAULT_SCORE, SCORES, max_softmax
 from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
-from dynnas_jax.dynamic import routers
+from dynnas_jax.dynamic import quality, routers
 from dynnas_jax.networks import big_little, exits
 
 # (variables, carry) -> (logits[B, C], score[B] in [0, 1], next carry). The first carry is the images, the last is not read;
@@ -46,11 +46,18 @@ class Dynamic(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a dynamic network answers on a split, whichever choice is taken."""
+    """What a dynamic network answers on the m images of a split, whichever choice is taken."""
 
     score: np.ndarray  # float32[m, S]
-    prediction: np.ndarray  # int32[m, S]
+    prediction: np.ndarray  # int32[m, S], the likeliest class
     correct: np.ndarray  # bool[m, S]
+    probability: np.ndarray  # float32[m, S], of the likeliest class
+    among_likeliest: np.ndarray  # bool[m, S], whether the label is one of the `quality.TOP` likeliest classes
+    label_log_odds: np.ndarray  # float32[m, S], log(p / (1 - p)) of the probability p for the label
+
+    def taken(self, choice: Any) -> Outputs:
+        """The same of the choices that answer, all [m]: int[m], or one number for all images."""
+        return Outputs(*(leaf[np.arange(len(leaf)), choice] for leaf in self))
 
 
 def confident_pair(pair: big_little.Pair, *, score: str = DEFAULT_SCORE) -> Dynamic:
@@ -172,22 +179,55 @@ def _confidence(score: str) -> Callable:
 
 
 def answers(dynamic: Dynamic, variables: dict, split: Any, *, batch: int = 256, at_once: int = AT_ONCE) -> Outputs:
-    """Every choice's answer on every image of a split, as one compiled program (two where its last part is smaller)."""
-    run, scores, predictions = jax.jit(functools.partial(_map, dynamic.outputs)), [], []
-    for part in parts(split, at_once):
-        images, _ = in_batches(part, min(batch, len(split)))
-        prediction, score = run(variables, images)
-        scores.append(np.asarray(score)[: len(part)])
-        predictions.append(np.asarray(prediction)[: len(part)])
-    prediction = np.concatenate(predictions)
-    return Outputs(np.concatenate(scores), prediction, prediction == split.labels[:, None])
+    """Every choice's answer on every image of a split, by a program that is compiled for this call; see `answering`."""
+    return answering(dynamic.outputs, batch=batch, at_once=at_once)(variables, split)
 
 
-def _map(outputs: Callable, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(predictions int32[m, S], score[m, S]) over images[k, b, ...]."""
+def answering(outputs: Callable, *, batch: int = 256, at_once: int = AT_ONCE) -> Callable[[dict, Any], Outputs]:
+    """(variables, split) -> Outputs, by one compiled program (two where a split's last part is smaller) that is kept.
+
+    Args:
+      outputs: (variables, images) -> (logits[S, B, C], score[S, B]), such as `Dynamic.outputs`.
+      batch: images that are run together; at_once: images on the device at a time.
+    """
+    run = jax.jit(functools.partial(_map, outputs))
+
+    def answer(variables: dict, split: Any) -> Outputs:
+        found = []
+        for part in parts(split, at_once):
+            images, labels = in_batches(part, min(batch, len(split)))
+            told = run(variables, images, labels.reshape(images.shape[:2]))
+            found.append([np.asarray(leaf)[: len(part)] for leaf in told])
+        return Outputs(*(np.concatenate(leaves) for leaves in zip(*found, strict=True)))
+
+    return answer
+
+
+def _map(outputs: Callable, variables: dict, images: jax.Array, labels: jax.Array) -> Outputs:
+    """Leaves [k * b, S], over images[k, b, ...] and their labels int32[k, b]."""
 
     def one(batch):
-        logits, score = outputs(variables, batch)
-        return logits.argmax(-1).astype(jnp.int32), score
+        logits, score = outputs(variables, batch[0])
+        return _told(logits.astype(jnp.float32), score, batch[1])
 
-    return tuple(jnp.moveaxis(x, 1, 2).reshape(-1, x.shape[1]) for x in jax.lax.map(one, images))
+    found = jax.lax.map(one, (images, labels))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 2).reshape(-1, leaf.shape[1]), found)
+
+
+def _told(logits: jax.Array, score: jax.Array, labels: jax.Array) -> Outputs:
+    """Leaves [S, b] from logits[S, b, C], score[S, b] and labels int32[b]."""
+    classes = logits.shape[-1]
+    prediction = logits.argmax(-1).astype(jnp.int32)
+    _, likeliest = jax.lax.top_k(logits, min(quality.TOP, classes))
+    is_label = jax.nn.one_hot(labels, classes, dtype=bool)[None]
+    # Without the label in the sum, so that a p near 1 keeps its distance to 1.
+    others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+    own = jnp.where(is_label, logits, 0.0).sum(axis=-1)
+    return Outputs(
+        score=score,
+        prediction=prediction,
+        correct=prediction == labels[None],
+        probability=max_softmax(logits),
+        among_likeliest=(likeliest == labels[None, :, None]).any(axis=-1),
+        label_log_odds=own - others,
+    )

@@ -38,6 +38,33 @@ _SUPERNET = (
         "samples",
     ),
     Chapter(
+        "Other thresholds, and the best that routing could do",
+        "Dynamic on the test images at fixed thresholds, beside the one in use. An <i>oracle</i> knows the labels: "
+        "little answers exactly where it should. No router can be more accurate, and the second oracle is the cheapest of that "
+        "accuracy: what lies between it and the row in use is what a better router could gain with these two nets. "
+        "The calibration error is explained below.",
+        "operating_points",
+    ),
+    Chapter(
+        "Routed rightly and wrongly",
+        "Little should answer an image where it is right. The four cases on the test images, and some images of each.",
+        "cases",
+    ),
+    Chapter(
+        "Which images leave early?",
+        "Difficulty is told by big, whose answer no router sees: the third of the test images whose label big "
+        "gives the most probability is <i>easy</i>, the third where it gives the least is <i>hard</i>.",
+        "exits",
+    ),
+    Chapter("Class by class", "Accuracy on the test images of each class, and how many little answers.", "classes"),
+    Chapter(
+        "How far can the probabilities be trusted?",
+        "Of all answers of which a net is 80 % sure, 80 % should be right. The calibration error is the mean distance "
+        "between the two, over bins of equal width by the probability of the answer, each weighing as many images as it has. "
+        "Dynamic has the probability of whichever net answered.",
+        "calibration",
+    ),
+    Chapter(
         "The two architectures",
         "Each box is one block of the network, from the image on the left to the answer on the right. A dotted box "
         "is a block that this network skips and the other one has.",
@@ -89,6 +116,12 @@ _NETWORK = (
         "of this size.",
         "summary",
     ),
+    _BY_SECTION["classes"]._replace(explanation="Accuracy on the test images of each class."),
+    _BY_SECTION["calibration"]._replace(
+        explanation="Of all answers of which the network is 80 % sure, 80 % should be right. The calibration error is the mean "
+        "distance between the two, over bins of equal width by the probability of the answer, each weighing as many images as "
+        "it has."
+    ),
     Chapter("Training", "The network learned the labels; held-out accuracies are of averaged weights.", "training"),
     Chapter(
         "Exported files",
@@ -117,7 +150,7 @@ _CASCADE = (
         explanation="Little gives each answer a score between 0 and 1. An image leaves early where the score is above the "
         "threshold; a low threshold is cheap, a high one leaves more to big. An image passed on costs little and big together."
     ),
-    _BY_SECTION["samples"],
+    *(_BY_SECTION[name] for name in ("samples", "operating_points", "cases", "exits", "classes", "calibration")),
     _BY_SECTION["exports"]._replace(
         explanation="The networks as LiteRT (TFLite) files, and as ONNX files where the device asks for them. <i>Logits off "
         "by</i> is the largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate "

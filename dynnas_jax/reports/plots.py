@@ -74,7 +74,7 @@ def accuracy_against_macs(
 
     Over them the subnets that a search `found`, as (MACs, accuracy), and the named `marks`; a mark whose accuracy is
     None is drawn as an upright line."""
-    figure, (axes,) = _axes(1, height=4.3)
+    figure, (axes,) = panels(1, height=4.3)
     axes.plot(macs / 1e6, 100 * accuracy, "o", color="#B6BBC2", markersize=4, alpha=0.8, label="recorded subnets")
     order = np.argsort(macs[front])
     steps = {"color": INK, "linewidth": 1.2, "drawstyle": "steps-post", "label": "Pareto front of the records"}
@@ -97,7 +97,7 @@ def accuracy_against_macs(
 @styled
 def predicted_against_actual(predicted: np.ndarray, actual: np.ndarray):
     """Accuracy as the predictor guesses it against accuracy as measured, both [n] in [0, 1]."""
-    figure, (axes,) = _axes(1, width=5.2, height=4.4)
+    figure, (axes,) = panels(1, width=5.2, height=4.4)
     both = 100 * np.concatenate([predicted, actual])
     margin = max(0.05 * np.ptp(both), 0.1)
     limits = (both.min() - margin, both.max() + margin)
@@ -126,7 +126,7 @@ def threshold_curve(
       chosen: the point in use: `threshold`, `accuracy`, `macs`.
       marks: (MACs, accuracy) of each net when it answers alone, by its name.
     """
-    figure, (left, middle, right) = _axes(3, height=3.1)
+    figure, (left, middle, right) = panels(3, height=3.1)
     position, dot = _stretch(thresholds), {"color": COLOURS["dynamic"], "markersize": 15, "markeredgecolor": "white"}
     here = _stretch(np.array([chosen["threshold"]]))
     left.plot(position, 100 * accuracy, color=INK, drawstyle="steps-mid")
@@ -158,7 +158,7 @@ def training(losses: Mapping[str, tuple], accuracies: Mapping[str, tuple]):
     accuracies in [0, 1]. A long loss is drawn as its running mean, with the single steps pale behind it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, (left, right) = _axes(2, height=3.1)
+    figure, (left, right) = panels(2, height=3.1)
     colours = {"largest": COLOURS["big"], "smallest": COLOURS["little"], "random": COLOURS["dynamic"]}
     for axes, curves, scale in ((left, losses, 1.0), (right, accuracies, 100.0)):
         for index, (name, (steps, values)) in enumerate(curves.items()):
@@ -190,7 +190,7 @@ def archs(drawn: Mapping[str, Mapping]):
     from matplotlib.patches import Patch
 
     depths = [max(map(len, stages)) for stages in _stages(drawn)]
-    figure, rows = _axes(len(drawn), height=0.5 + 1.45 * len(drawn), across=False)
+    figure, rows = panels(len(drawn), height=0.5 + 1.45 * len(drawn), across=False)
     for axes, (name, arch) in zip(rows, drawn.items(), strict=True):
         _arch_row(axes, arch, depths)
         width = arch["width"] if isinstance(arch["width"], (int, float)) else " ".join(map(str, arch["width"]))
@@ -205,7 +205,7 @@ def archs(drawn: Mapping[str, Mapping]):
 def samples(groups: Mapping[str, Sequence[tuple[np.ndarray, str, bool]]]):
     """Rows of small images, one row a group: each (uint8[h, w, c], caption, whether the answer given was right)."""
     columns = max(map(len, groups.values()))
-    figure, _ = _axes(0, height=1.9 * len(groups))
+    figure, _ = panels(0, height=1.9 * len(groups))
     for part, (name, pictures) in zip(
         figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups.items(), strict=True
     ):
@@ -222,7 +222,8 @@ def samples(groups: Mapping[str, Sequence[tuple[np.ndarray, str, bool]]]):
     return figure
 
 
-def _axes(count: int, *, width: float = WIDTH, height: float, across: bool = True):
+def panels(count: int, *, width: float = WIDTH, height: float, across: bool = True):
+    """(a figure, its axes: so many, side by side or one above the other); width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

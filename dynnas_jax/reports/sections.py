@@ -3,27 +3,17 @@
 A section whose stage has not run returns None.
 """
 
-import base64
 import html as markup
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import artifacts, devices, plots, tables, threshold_control
+from dynnas_jax.reports import artifacts, devices, plots, routing_sections, tables, threshold_control
+from dynnas_jax.reports.source import Source
+from dynnas_jax.reports.source import figure as _figure
+from dynnas_jax.reports.source import table as _table
 from dynnas_jax.search import pareto
-
-PICTURES = 8  # sample images in a row
-
-
-class Source(NamedTuple):
-    """What the sections of the page are made from, and the folder for their tables and figures."""
-
-    workdir: Path
-    folder: Path
-    found: artifacts.Artifacts
 
 
 def _summary(source: Source) -> str:
@@ -147,38 +137,6 @@ def _archs(source: Source) -> str | None:
     return _figure(source, "archs", plots.archs(drawn), caption)
 
 
-def sample_rows(score: np.ndarray, choice: np.ndarray) -> dict[str, np.ndarray]:
-    """The images to show, in groups with a heading each: rows of score float32[m, S] and choice int32[m]."""
-    early, late = np.flatnonzero(choice == 0), np.flatnonzero(choice != 0)
-    groups = {
-        "Answered by little, the surest": early[np.argsort(-score[early, 0], kind="stable")],
-        "Answered by little, drawn at random": np.random.default_rng(0).permutation(early),
-        "Passed on to big, where little was least sure": late[np.argsort(score[late, 0], kind="stable")],
-    }
-    return {heading: rows[:PICTURES] for heading, rows in groups.items() if len(rows)}
-
-
-def _samples(source: Source) -> str | None:
-    outputs, images = source.found.outputs, source.found.samples
-    if outputs is None or not images:
-        return None
-    groups = sample_rows(outputs["score"], outputs["choice"])
-    if absent := [row for rows in groups.values() for row in rows.tolist() if row not in images]:
-        raise ValueError(f"evaluate/samples.npz lacks the image of row {absent[0]}; pass --redo=evaluate")
-    shown = {heading: [_sample(source, row) for row in rows.tolist()] for heading, rows in groups.items()}
-    caption = "Under each image: its label, what little and big say, and its score. Red: the final answer is wrong."
-    return _figure(source, "samples", plots.samples(shown), caption)
-
-
-def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
-    outputs, classes = source.found.outputs, source.found.classes
-    label, little, big = (
-        classes[i] if classes else str(i) for i in (outputs["label"][row], *outputs["prediction"][row])
-    )
-    caption = f"label {label}\nlittle {little}\nbig {big}\nscore {outputs['score'][row, 0]:.4f}"
-    return source.found.samples[row], caption, bool(outputs["correct"][row, outputs["choice"][row]])
-
-
 def _exports(source: Source) -> str | None:
     body = ""
     for target, export in source.found.exports.items():
@@ -218,27 +176,11 @@ def _machine(source: Source) -> str | None:
     return _table(source, "machine", rows, tables.SETTINGS) if rows else None
 
 
-def _figure(source: Source, name: str, figure, caption: str) -> str:
-    content = plots.png(figure)
-    path = source.folder / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    data = base64.b64encode(content).decode("ascii")
-    width = round(104 * figure.get_figwidth())  # one scale, hence one size of letters, for all figures of the page
-    image = f'<img alt="{name.replace("_", " ")}" width="{width}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _table(source: Source, name: str, rows: Sequence[dict], columns: Sequence[tables.Column]) -> str:
-    tables.write_csv(source.folder / "tables" / f"{name}.csv", rows)
-    return tables.html(rows, columns)
-
-
 # By the name that a chapter gives.
 BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "summary": _summary,
     "thresholds": _thresholds,
-    "samples": _samples,
+    **routing_sections.BUILDERS,
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,

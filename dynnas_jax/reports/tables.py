@@ -16,6 +16,8 @@ from dynnas_jax.reports.artifacts import Artifacts
 
 NOT_RUN = "not run"
 EXPECTED_LOSS = 0.01  # of accuracy, by quantisation
+TOP5 = "top5_accuracy"  # told where there are more than five classes
+_ROUTER = "router"  # a file that answers no class
 
 
 class Column(NamedTuple):
@@ -35,19 +37,17 @@ def main_target(exports: dict[str, dict]) -> str | None:
 def summary(artifacts: Artifacts) -> list[dict]:
     """Three rows, little, big and dynamic, or the one of a fixed network: accuracy on the test split with its 95 % interval
     (Wilson), MACs of an image (average, for dynamic), params, mean latency, exit rate, and where dynamic and big disagree."""
-    evaluation = artifacts.evaluation or {}
-    pair = (artifacts.found or {}).get("pair", {})
+    evaluation, pair = artifacts.evaluation or {}, (artifacts.found or {}).get("pair", {})
     export = artifacts.exports.get(main_target(artifacts.exports), {})
     rows = []
     for network in networks(artifacts):
         measured = evaluation.get(network, {})
         declared = pair.get(network, {}) if network != "dynamic" else {"params": pair.get("params")}
-        low, high = _interval(measured.get("accuracy"), evaluation.get("images"))
+        low, high = interval(measured.get("accuracy"), evaluation.get("images"))
         row = {"network": network, "accuracy": measured.get("accuracy"), "accuracy_low": low, "accuracy_high": high}
         row |= {key: measured.get(key, declared.get(key)) for key in ("macs", "params")}
-        row |= {key: measured[key] for key in ("top5_accuracy",) if key in measured}
-        row |= _latencies(network, export)
-        rows.append(row | _disagreement(network, evaluation))
+        row |= {key: measured[key] for key in (TOP5,) if key in measured}
+        rows.append(row | _latencies(network, export) | _disagreement(network, evaluation))
     return rows
 
 
@@ -57,13 +57,11 @@ def networks(artifacts: Artifacts) -> tuple[str, ...]:
 
 
 def summary_columns(artifacts: Artifacts) -> tuple[Column, ...]:
-    """The columns of `summary`; of a fixed network those that compare nothing, and the five likeliest classes where told."""
-    if artifacts.kind is not kinds.NETWORK:
-        return SUMMARY
-    alone = tuple(column for column in SUMMARY if column.key not in _COMPARED)
-    if "top5_accuracy" not in (artifacts.evaluation or {}).get("net", {}):
-        return alone
-    return (*alone[:3], Column("top5_accuracy", "among the five likeliest", percent("top5_accuracy")), *alone[3:])
+    """The columns of `summary`: of a fixed network those that compare nothing, and the five likeliest classes where told."""
+    left_out = _COMPARED if artifacts.kind is kinds.NETWORK else ()
+    if not all(TOP5 in (artifacts.evaluation or {}).get(network, {}) for network in networks(artifacts)):
+        left_out += (TOP5,)
+    return tuple(column for column in SUMMARY if column.key not in left_out)
 
 
 def front(artifacts: Artifacts) -> list[dict]:
@@ -91,11 +89,11 @@ def routers(artifacts: Artifacts) -> list[dict]:
     AUROC is the chance that an image which little should answer scores above one that it should not.
     """
     keys = [column.key for column in ROUTERS]
-    return [{key: _known(row.get(key)) for key in keys} for row in (artifacts.evaluation or {}).get("routers", ())]
+    return [{key: known(row.get(key)) for key in keys} for row in (artifacts.evaluation or {}).get("routers", ())]
 
 
-def _known(value: float | str | None) -> float | str:
-    """An AUROC that does not exist, since all decisions were alike, has no meaning rather than no measurement."""
+def known(value: float | str | None) -> float | str:
+    """What does not exist has no meaning rather than no measurement: an AUROC of decisions all alike, a mean of nothing."""
     return "" if value is None else value
 
 
@@ -104,8 +102,9 @@ def exported_files(export: dict) -> list[dict]:
     rows = []
     for name, file in export["files"].items():
         low, high = file.get("latency_spread_ms") or (None, None)
-        keys = ("path", "size_bytes", "macs", "latency_ms", "accuracy", "accuracy_loss")
-        row = {"file": name} | {key: file.get(key) for key in keys}
+        row = {"file": name} | {key: file.get(key) for key in ("path", "size_bytes", "macs", "latency_ms")}
+        not_told = "" if file.get("function") == _ROUTER else None
+        row |= {key: file.get(key, not_told) for key in ("accuracy", "accuracy_loss")}
         distance = file.get("max_logit_difference")
         row["max_logit_difference"] = "" if distance is None and name.endswith("int8") else distance
         operators = sorted((file.get("ops") or {}).items(), key=lambda item: (-item[1], item[0]))
@@ -206,6 +205,7 @@ SUMMARY = (
     Column(
         "accuracy_low", "95 % interval", lambda row: f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
     ),
+    Column(TOP5, "among the five likeliest", percent(TOP5)),
     Column("macs", "MACs (M)", number("macs", 3, 1e6)),
     Column("params", "params (k)", number("params", 1, 1e3)),
     Column("latency_fp32_ms", "fp32 (ms)", number("latency_fp32_ms", 3)),
@@ -262,7 +262,8 @@ CASCADES = (
 SETTINGS = (Column("key", "key", plain("key"), numeric=False), Column("value", "value", plain("value"), numeric=False))
 
 
-def _interval(accuracy: float | None, images: int | None) -> tuple[float | None, float | None]:
+def interval(accuracy: float | None, images: int | None) -> tuple[float | None, float | None]:
+    """(low, high) in which the accuracy of so many images lies, 95 % Wilson; None without both."""
     from scipy import stats
 
     if accuracy is None or not images:

@@ -18,13 +18,15 @@ from dynnas_jax import devices, processes, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
-from dynnas_jax.elastic import Supernet, mask_variables
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
 FORMS = ("auto", "mapped", "vmapped")
+CALIBRATION_BATCH = 128
 FASTEST = {"cpu": "mapped"}  # by backend, where benchmarks/collect.py measured it: less processor time, or as much
 
 
@@ -59,7 +61,7 @@ class Evaluator:
         split: Any,
         *,
         score: str = DEFAULT_SCORE,
-        calibration_batch: int = 128,
+        calibration_batch: int = CALIBRATION_BATCH,
         chunk: int = 16,
         form: str = "auto",
         mesh: Mesh | None = None,
@@ -77,9 +79,9 @@ class Evaluator:
         self.at_once = chunk if self.mesh.size == 1 else each * self.mesh.size * resolutions
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
-        self._data = devices.replicated(self.mesh, (calibration, images, labels))
+        self.score, self.data = SCORES[score], devices.replicated(self.mesh, (calibration, images, labels))
         width = 1 if self.form == "mapped" else each
-        program = functools.partial(_answer_all, supernet, SCORES[score], self.mesh, width)
+        program = functools.partial(_answer_all, supernet, self.score, self.mesh, width)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
         self._compiled, self._subnets, self._seconds = set(), 0, 0.0
@@ -110,7 +112,7 @@ class Evaluator:
         rows[: len(genomes)] = genomes
         asked = devices.replicated(self.mesh, (rows, np.int32(len(genomes))))
         start = time.perf_counter()
-        found = devices.on_host(self.program(variables, *asked, *self._data, resolution=resolution))
+        found = devices.on_host(self.program(variables, *asked, *self.data, resolution=resolution))
         if resolution in self._compiled:
             self._subnets, self._seconds = self._subnets + len(genomes), self._seconds + time.perf_counter() - start
         self._compiled.add(resolution)
@@ -134,7 +136,7 @@ def _answer_all(
         count = (count - jax.lax.axis_index(axes) + mesh.size - 1) // mesh.size
         # Batch by batch, since the pixels are floats meanwhile.
         calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
-        answer = functools.partial(_answer_one, supernet, score, variables, calibration, images, labels)
+        answer = functools.partial(answer_one, supernet, score, variables, calibration, images, labels)
         return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, len(labels)))
 
     spread = jax.shard_map(own, mesh=mesh, in_specs=whole, out_specs=PartitionSpec(None, axes), check_vma=False)
@@ -156,13 +158,35 @@ def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int,
     return jax.lax.fori_loop(0, (count + width - 1) // width, body, Answers(score, score > 0))
 
 
-def _answer_one(supernet, score, variables, calibration, images, labels, genome) -> Answers:
-    """The answers of one subnet to images uint8[batches, b, h, w, c] with labels int32[batches * b]."""
+def answer_one(
+    supernet: Supernet,
+    score: Callable[[jax.Array], jax.Array],
+    variables: dict,
+    calibration: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    genome: jax.Array,
+) -> Answers:
+    """The answers of one subnet int32[genes]; pure and traceable.
+
+    Args:
+      score: of `confidence.SCORES`.
+      variables: the supernet's, in the role the subnet is to answer in.
+      calibration: uint8[batches, b, h, w, c], for its statistics.
+      images: uint8[batches, b, h, w, c], at the same resolution.
+      labels: int32[batches * b].
+    """
     net = supernet.largest_net()
     own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
     logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
     logits = logits.reshape(-1, logits.shape[-1])
     return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
+
+
+def images_each(calibration: int, held_out: int, calibration_batch: int = CALIBRATION_BATCH) -> int:
+    """Images that an `Evaluator` forwards for one subnet in one role: whole batches for its statistics, and the split."""
+    batch = min(calibration_batch, calibration)
+    return calibration // batch * batch + held_out
 
 
 def distinct(space: SearchSpace, key: jax.Array, count: int, *, pairs: bool = False) -> np.ndarray:

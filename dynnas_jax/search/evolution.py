@@ -7,6 +7,7 @@ that of once-for-all (Cai et al., 2020: half the children mutated, half crossed 
 regularized evolution (Real et al., 2019).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dynnas_jax import devices, processes
 from dynnas_jax.search_space import SearchSpace
+
+FORMS = ("vmapped", "mapped")
+FILLING = -1  # stands in a row that is no genome
+BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budget times this is never exceeded for it
 
 
 class Found(NamedTuple):
@@ -44,6 +49,8 @@ def run(
     cost: Callable[[jax.Array], jax.Array],
     budget: jax.Array | float,
     mesh: Mesh | None = None,
+    form: str = FORMS[0],
+    start: jax.Array | None = None,
     *,
     population: int = 100,
     generations: int = 500,
@@ -66,6 +73,10 @@ def run(
         budget: scalar, the largest cost allowed.
         mesh: devices over which the genomes of a population are spread to be evaluated, where one fitness is much work;
             for the search of many budgets rather spread those, with `for_budgets`.
+        form: "vmapped", a device's genomes are evaluated together; "mapped", one after the other, where one fitness takes much
+            memory, such as that of a whole net.
+        start: int32[n, G], genomes of the first population beside the smallest, at most the population less one; the others
+            are drawn.
         population: genomes alive at a time.
         generations: steps of the scan.
         children: genomes born and evaluated in a generation; as many as the population if None.
@@ -80,8 +91,7 @@ def run(
     children = population if children is None else children
     _check(population, generations, children, tournament, mutation_share, mutation_probability, aging)
     budget = jnp.asarray(budget, jnp.float32)
-    evaluate = evaluator(fitness, cost)
-    evaluate = evaluate if mesh is None else _spread(evaluate, mesh)
+    evaluate = evaluator(fitness, cost, mesh, form)
     sample_key, scan_key = jax.random.split(key)
 
     def generation(carry, step_key):
@@ -93,12 +103,29 @@ def run(
         best = better(best, _take(alive, order[0]), budget)
         return (alive, order, best), jnp.where(best.cost <= budget, best.fitness, -jnp.inf)
 
-    smallest = jnp.asarray(space.smallest, jnp.int32)
-    first = evaluate(jnp.concatenate([smallest[None], space.sample(sample_key, population - 1)]))
+    drawn = space.sample(sample_key, population - 1)
+    if start is not None:
+        drawn = jnp.concatenate([jnp.asarray(start, jnp.int32), drawn])[: population - 1]
+    first = evaluate(jnp.concatenate([jnp.asarray(space.smallest, jnp.int32)[None], drawn]))
     order = ranking(first, budget)
-    start = (first, order, _take(first, order[0]))
-    (_, _, best), history = jax.lax.scan(generation, start, jax.random.split(scan_key, generations))
+    carry = (first, order, _take(first, order[0]))
+    (_, _, best), history = jax.lax.scan(generation, carry, jax.random.split(scan_key, generations))
     return Found(space.canonical(best.genome), best.fitness, best.cost, best.cost <= budget, history)
+
+
+def schedule(evaluations: int, population: int | None = None) -> dict[str, int]:
+    """`population` and `generations` of a search that evaluates at most so many genomes; as many of each by default.
+
+    Raises:
+        ValueError: for fewer evaluations than a first population and one generation of children take.
+    """
+    population = max(2, round(evaluations**0.5)) if population is None else population
+    if population < 2 or evaluations < 2 * population:
+        raise ValueError(
+            f"evolution: {evaluations} evaluations are no population of {population}, which must be at least 2, "
+            "and one generation of as many children"
+        )
+    return {"population": population, "generations": evaluations // population - 1}
 
 
 def for_budgets(
@@ -117,32 +144,68 @@ def for_budgets(
         return jax.vmap(search)(jax.random.wrap_key_data(keys, impl=kind), budgets)
 
     spread = jax.shard_map(own, mesh=mesh, in_specs=axes, out_specs=axes, check_vma=False)
-    program = processes.Together(jax.jit(spread, out_shardings=NamedSharding(mesh, PartitionSpec())))
-    found = devices.on_host(program(*devices.replicated(mesh, asked)))
+    found = together(spread, mesh)(*devices.replicated(mesh, asked))
     return jax.tree.map(lambda rows: rows[:count], found)
 
 
-def evaluator(
-    fitness: Callable[[jax.Array], jax.Array], cost: Callable[[jax.Array], jax.Array]
-) -> Callable[[jax.Array], Population]:
-    """The function from genomes int32[P, G] to the same with their fitness and cost; a NaN fitness becomes -inf."""
+def together(function: Callable, mesh: Mesh) -> Callable:
+    """`function` compiled, of arguments that lie on every device of the mesh; its result as NumPy arrays in every process."""
+    program = processes.Together(jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    return lambda *arguments: devices.on_host(program(*arguments))
 
-    def evaluate(genome: jax.Array) -> Population:
-        value, price = (jax.vmap(function)(genome).astype(jnp.float32) for function in (fitness, cost))
+
+def evaluator(
+    fitness: Callable[[jax.Array], jax.Array],
+    cost: Callable[[jax.Array], jax.Array],
+    mesh: Mesh | None = None,
+    form: str = FORMS[0],
+) -> Callable[[jax.Array], Population]:
+    """The function from genomes int32[P, G] to the same with their fitness and cost; a NaN fitness becomes -inf.
+
+    `mesh` and `form` as in `run`. Raises ValueError for an unknown form.
+    """
+    check_form(form)
+
+    def evaluate(fitness: Callable, genome: jax.Array) -> Population:
+        of_all = jax.vmap(fitness) if form == "vmapped" else functools.partial(jax.lax.map, fitness)
+        value, price = (function(genome).astype(jnp.float32) for function in (of_all, jax.vmap(cost)))
         return Population(genome, jnp.where(jnp.isnan(value), -jnp.inf, value), price)
 
-    return evaluate
+    if mesh is None:
+        return functools.partial(evaluate, as_tree(fitness))
+    return functools.partial(_spread(evaluate, mesh), unless_filling(fitness))
 
 
-def _spread(evaluate: Callable[[jax.Array], Population], mesh: Mesh) -> Callable[[jax.Array], Population]:
+def as_tree(fitness: Callable) -> jax.tree_util.Partial:
+    """The function as a pytree of the arrays that it holds on to: a `Partial` as it is; any other has none of its own."""
+    return fitness if isinstance(fitness, jax.tree_util.Partial) else jax.tree_util.Partial(fitness)
+
+
+def unless_filling(fitness: Callable) -> jax.tree_util.Partial:
+    """The fitness, -inf without evaluating it for `FILLING`; vmapped it is evaluated for that too."""
+    return jax.tree_util.Partial(_unless_filling, as_tree(fitness))
+
+
+def _unless_filling(fitness: Callable, genome: jax.Array) -> jax.Array:
+    evaluate = lambda genome: fitness(genome).astype(jnp.float32)  # noqa: E731
+    return jax.lax.cond(genome[0] == FILLING, lambda _: jnp.float32(-jnp.inf), evaluate, genome)
+
+
+def check_form(form: str) -> None:
+    """Raises ValueError for an unknown form."""
+    if form not in FORMS:
+        raise ValueError(f"evolution: form is {form!r}, choose from {list(FORMS)}")
+
+
+def _spread(evaluate: Callable[[Callable, jax.Array], Population], mesh: Mesh) -> Callable:
     """`evaluate` with the genomes dealt out to the devices of a mesh, and the results whole on every one."""
     axes = mesh.axis_names
 
-    def own(genome: jax.Array) -> Population:
+    def own(fitness: jax.tree_util.Partial, genome: jax.Array) -> Population:
         each = -(-len(genome) // mesh.size)
-        filled = jnp.pad(genome, ((0, each * mesh.size - len(genome)), (0, 0)), mode="edge")
+        filled = jnp.pad(genome, ((0, each * mesh.size - len(genome)), (0, 0)), constant_values=FILLING)
         mine = jax.lax.dynamic_slice_in_dim(filled, jax.lax.axis_index(axes) * each, each)
-        together = jax.lax.all_gather(evaluate(mine), axes, tiled=True)
+        together = jax.lax.all_gather(evaluate(fitness, mine), axes, tiled=True)
         return jax.tree.map(lambda rows: rows[: len(genome)], together)
 
     whole = PartitionSpec()

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from dynnas_jax import devices, kinds, processes
-from dynnas_jax.data.splits import in_batches
+from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.job import Job, described, save_variables, trained_file
 from dynnas_jax.stages import train
 from dynnas_jax.train import calibration, plain
@@ -56,13 +55,11 @@ def _recalibrated(job: Job, count: int) -> Callable[[dict], dict]:
 
 def _held_out(job: Job, recalibrated: Callable[[dict], dict]) -> Callable[[dict], dict[str, float]]:
     """What a training measures of its variables on the way, every process by itself."""
-    net, split = job.supernet.largest_net(), job.images.holdout
-    images, labels = in_batches(split, min(256, len(split)))
-    classes = jax.jit(lambda v, x: jax.lax.map(lambda batch: net.apply(v, batch)[0].argmax(-1), x))
+    answer = protocol.answering(functools.partial(single.outputs, job.supernet.largest_net()))
 
     def measure(variables: dict) -> dict[str, float]:
-        found = np.asarray(classes(recalibrated(devices.on_host(variables)), images)).ravel()
-        return {"holdout_accuracy": float((found == labels)[: len(split)].mean())}
+        found = answer(recalibrated(devices.on_host(variables)), job.images.holdout)
+        return {"holdout_accuracy": float(found.correct.mean())}
 
     return measure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +14,16 @@ from dynnas_jax import devices, kinds, records
 from dynnas_jax.costs import latency, macs, once_for_all
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.export import targets
-from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
-from dynnas_jax.networks import big_little
+from dynnas_jax.job import Job, evaluator, supernet_of_run, supernet_variables
 from dynnas_jax.pair_space import PairSpace
-from dynnas_jax.search import collect, evolution, pairs, predictor
+from dynnas_jax.search import evolution, pairs, predictor
 from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.stages import pair as pair_of
-from dynnas_jax.stages import routers
-from dynnas_jax.train import calibration
+from dynnas_jax.stages import strategies
 from dynnas_jax.workdir import read_config, write_json
 
-BELOW = np.float32(1 - 1e-6)  # float32 sums of costs may be as far off; a budget is never exceeded for it
+CALIBRATION_IMAGES = 1024
 
 
 def run(
@@ -32,56 +31,88 @@ def run(
     folder: Path,
     *,
     budgets: int = 16,
-    calibration_images: int = 1024,
+    calibration_images: int = CALIBRATION_IMAGES,
     latency_table: str | None = None,
+    strategy: str = strategies.RECORDS,
+    effort_images: int | None = None,
+    cost_weight: float = 0.0,
     **options,
 ) -> tuple[str, ...]:
     """The best subnet for each budget, all budgets at once, spread over the devices; then the pair, chosen on held-out images.
 
     Budgets are MACs, or with a `latency_table` (a file, or a folder of once-for-all's) milliseconds. Candidates are the subnets
-    found, the smallest of each resolution and the largest; each is evaluated, not only predicted.
+    found, the smallest of each resolution and the largest; each is evaluated, not only predicted. The pair is made of them; or
+    a `strategy` other than "records" finds it, for the target that their pair would have.
     """
-    supernet = job.supernet
-    costs = cost_tables(supernet, latency_table, job.target)
-    unit = "latency_ms" if latency_table else "macs"
-    table, fitted = costs[unit], predictor.load(job.workdir.folder("predict"), supernet.space)
-    ends = table.exact(supernet.space.smallest), table.exact(supernet.space.largest)
-    limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
-    keys = jax.random.split(job.key(3), budgets)
-    run = functools.partial(evolution.run, space=supernet.space, fitness=fitted, cost=table, **options)
-    search = lambda key, budget: run(key, budget=budget)  # noqa: E731
-    found = evolution.for_budgets(search, keys, limits * BELOW, devices.data_mesh())
-    smallest = _smallest(supernet.space)
-    genomes = np.concatenate([smallest, found.genome, [supernet.space.largest]])
-    allowed = [*(table.exact(genome) for genome in smallest), *limits.tolist(), ends[1]]
-    evaluate = evaluator(job, calibration_images, len(genomes))
-    variables = supernet_variables(job)
-    answers = evaluate(variables, genomes)
-    predicted = np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
-    front = []
-    for budget, genome, guess, correct in zip(allowed, genomes, predicted, answers.correct, strict=True):
-        front.append(
-            {
-                "budget": float(budget),
-                "feasible": table.exact(genome) <= budget,
-                "genome": supernet.space.to_json(genome),
-                **_exact(costs, genome),
-                "predicted_accuracy": float(guess),
-                "holdout_accuracy": float(correct.mean()),
-            }
-        )
-    found_pair = _pair(job, folder, variables, genomes, answers, costs, evaluate, calibration_images)
-    space = {"space": supernet.space.fingerprint, "cost": unit}
+    sections = {name: options.pop(name) for name in strategies.STRATEGIES if name in options}
+    costs = cost_tables(job.supernet, latency_table, job.target)
+    unit, space = "latency_ms" if latency_table else "macs", job.supernet.space
+    limits, genomes, predicted = _predicted_best(job, costs[unit], budgets, options)
+    evaluate, variables = evaluator(job, calibration_images, len(genomes)), supernet_variables(job)
+    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes))
+    if strategy == strategies.RECORDS:
+        pair, told = strategies.of_records(seen, calibration_images)
+    else:
+        own = {"effort_images": effort_images, "cost_weight": cost_weight, "options": sections.get(strategy)}
+        pair, told = strategies.run(seen, strategy, calibration_images, **own)
+    content = {"space": space.fingerprint, "cost": unit}
     for name in dict.fromkeys(("macs", unit)):
-        space |= {f"{end}_{name}": costs[name].exact(getattr(supernet.space, end)) for end in ("smallest", "largest")}
-    write_json(folder / "found.json", {**space, "front": front, "pair": found_pair})
+        content |= {f"{end}_{name}": costs[name].exact(getattr(space, end)) for end in ("smallest", "largest")}
+    content["front"] = _front(seen, unit, limits, predicted)
+    content["pair"] = pair_of.found(folder, seen, pair, calibration_images)
+    write_json(folder / "found.json", content | told)
     return "found.json", "pair.msgpack", "routers.msgpack"
 
 
-def check(job: Job, *, latency_table: str | None = None, **_: object) -> None:
-    """Raises ValueError for a latency table that cannot serve, before anything is trained."""
+def _predicted_best(
+    job: Job, table: macs.CostTable, budgets: int, options: dict
+) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """(budgets [n], genomes int32[n, genes] that the predictor finds best within them, predicted accuracies [n]).
+
+    The first are the smallest subnets, each its own budget, the last is the largest.
+    """
+    space, fitted = job.supernet.space, predictor.load(job.workdir.folder("predict"), job.supernet.space)
+    ends = table.exact(space.smallest), table.exact(space.largest)
+    limits = np.geomspace(*ends, budgets + 2)[1:-1].astype(np.float32)
+    keys = jax.random.split(job.key(3), budgets)
+    evolve = functools.partial(evolution.run, space=space, fitness=fitted, cost=table, **options)
+    search = lambda key, budget: evolve(key, budget=budget)  # noqa: E731
+    found = evolution.for_budgets(search, keys, limits * evolution.BELOW, devices.data_mesh())
+    smallest = _smallest(space)
+    genomes = np.concatenate([smallest, found.genome, [space.largest]])
+    allowed = [*(table.exact(genome) for genome in smallest), *limits.tolist(), ends[1]]
+    return allowed, genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
+
+
+def _front(seen: pair_of.Evaluated, unit: str, limits: list[float], predicted: np.ndarray) -> list[dict]:
+    """The best subnets as `found.json` lists them."""
+    rows = zip(limits, seen.genomes, predicted, seen.answers.correct, strict=True)
+    return [
+        {
+            "budget": float(budget),
+            "feasible": seen.tables[unit].exact(genome) <= budget,
+            "genome": seen.job.supernet.space.to_json(genome),
+            **{name: table.exact(genome) for name, table in seen.tables.items()},
+            "predicted_accuracy": float(guess),
+            "holdout_accuracy": float(correct.mean()),
+        }
+        for budget, genome, guess, correct in rows
+    ]
+
+
+def check(
+    job: Job,
+    *,
+    latency_table: str | None = None,
+    strategy: str = strategies.RECORDS,
+    effort_images: int | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
+    **options: object,
+) -> None:
+    """Raises ValueError for a latency table or an effort that cannot serve, before anything is trained."""
     if latency_table:
         read_latency_table(latency_table, job.supernet, job.target)
+    strategies.check_effort(job, strategy, calibration_images, effort_images, options.get(strategy))
 
 
 def cost_tables(supernet: Supernet, latency_table: str | Path | None, target: str) -> dict[str, macs.CostTable]:
@@ -112,10 +143,6 @@ def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> lat
     return table
 
 
-def _exact(costs: dict[str, macs.CostTable], genome: np.ndarray) -> dict[str, int | float]:
-    return {name: table.exact(genome) for name, table in costs.items()}
-
-
 def _smallest(space: SearchSpace) -> np.ndarray:
     """int32[resolutions, genes]: the smallest subnet at every resolution, so that big has a partner at its own."""
     if "resolution" not in space:
@@ -124,83 +151,6 @@ def _smallest(space: SearchSpace) -> np.ndarray:
     rows = np.repeat(space.smallest[None], space.sizes[index], axis=0)
     rows[:, index] = np.arange(space.sizes[index])
     return rows
-
-
-def _little_ones(
-    supernet: Supernet, genomes: np.ndarray, bigs: Answers, tables: dict, unit: str, big_net: str
-) -> np.ndarray:
-    """int32[k, genes]: the candidates cut down to what is no larger than big in any gene, no two of the same subnet."""
-    costs = np.asarray([tables[unit].exact(genome) for genome in genomes])
-    big = genomes[pairs.choose_big(bigs.correct, costs, big_net)]
-    below = PairSpace(supernet.space).below(genomes, big)
-    return np.unique(np.asarray(jax.vmap(supernet.space.canonical)(below)), axis=0)
-
-
-def _pair(
-    job: Job,
-    folder: Path,
-    variables: dict,
-    genomes: np.ndarray,
-    answers: Answers,
-    tables: dict,
-    evaluate: collect.Evaluator,
-    calibration_images: int,
-) -> dict:
-    """Chooses the pair, extracts both nets with their own statistics, and describes it as `found.json` does."""
-    supernet = job.supernet
-    wanted, dynamic = routers.asked(job.dynamic)
-    unit = pairs.unit(dynamic, "latency_ms" in tables)
-    roles, littles, own = collect.roles(supernet, variables), genomes, answers
-    if supernet.coupling:
-        littles = _little_ones(supernet, genomes, answers, tables, unit, dynamic.get("big_net", pairs.BIG_NETS[0]))
-        own = evaluate(roles[0], littles)
-    units = pair_of.costs(supernet, tables, littles, genomes)
-    resolution = np.asarray([supernet.arch(genome).resolution for genome in genomes])
-    as_little = None
-    if supernet.coupling:
-        as_little = pairs.AsLittle(*own, PairSpace(supernet.space).fits(littles, genomes), units[unit].little)
-    costs = units[unit].big, units[unit].stem
-    chosen = pairs.choose_pair(answers.score, answers.correct, *costs, resolution, as_little, **dynamic)
-    images = job.calibration_batches(calibration_images)
-    nets, described = {}, {}
-    both = {"little": (roles[0], littles[chosen.little]), "big": (roles[-1], genomes[chosen.big])}
-    for which, (role, genome) in both.items():
-        nets[which] = calibration.extract_calibrated(supernet, role, genome, images)[1]
-        described[which] = pair_of.described(supernet, tables, genome) | {"params": macs.params(nets[which])}
-    built = big_little.build(supernet, *(genome for _, genome in both.values()))
-    tried = (routers.Tried(wanted.router, None, routers.RouterCost(0, 0), *_of_pair(chosen, own, answers)),)
-    if wanted.compare or wanted.router.name != "confidence":
-        tried = routers.fit(job, wanted, built, nets, variables)
-    routed = _routed(tried, chosen, wanted, unit, units)
-    save_variables(folder / "routers.msgpack", {one.router.label: one.params for one in tried if one.params})
-    save_variables(folder / "pair.msgpack", {**nets, **({"router": tried[0].params} if tried[0].params else {})})
-    return {
-        **described,
-        "stem_macs": units["macs"].stem[chosen.big].item(),
-        "params": big_little.params(built, nets) + tried[0].cost.params,
-        "score": job.score,
-        **routed,
-    }
-
-
-def _routed(tried: tuple[routers.Tried, ...], chosen: pairs.ChosenPair, wanted, unit: str, units: dict) -> dict:
-    """How the pair runs with the first router, and what each does for the same target."""
-    target, rows, described = {"max_cost": chosen.max_cost, "min_accuracy": chosen.min_accuracy}, [], {}
-    for one in tried:
-        spent = pair_of.spent(chosen, units, router_macs=one.cost.macs, before_little=one.router.place == "stem")
-        threshold = None if rows else wanted.threshold
-        point = routers.point(one.score, one.correct, spent[unit], threshold, target)
-        spec = {"cost": spent["macs"], "spec": one.router.to_json()}
-        rows.append(routers.row(one, point, wanted.optimal) | spec)
-        if not described:
-            described = pair_of.described_point(chosen._replace(point=point), unit, spent, one.score, one.correct)
-    return {**described, "optimal": wanted.optimal, "routers": rows}
-
-
-def _of_pair(chosen: pairs.ChosenPair, littles: Answers, bigs: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """(score float32[m, 2], correct bool[m, 2]) of the two, from what candidates answered."""
-    both = zip(littles, bigs, strict=True)
-    return tuple(np.stack([little[chosen.little], big[chosen.big]], axis=-1) for little, big in both)
 
 
 class _Trained(NamedTuple):
@@ -259,10 +209,10 @@ def _best_subnet(run: _Trained) -> dict:
     fitted = predictor.load(run.path / "predict", space)
     if run.unit == "macs" and run.budget < (least := cost.exact(space.smallest)):
         raise ValueError(f"no subnet of this space costs {run.budget:.0f} MACs or less; the smallest costs {least}")
-    filled = ("budgets", "calibration_images", "latency_table")
-    options = {key: value for key, value in run.config["search"].items() if key not in filled}
+    known = inspect.signature(evolution.run).parameters
+    options = {key: value for key, value in run.config["search"].items() if key in known}
     evolve = functools.partial(evolution.run, space=space, fitness=fitted, cost=cost, **options)
-    found = jax.jit(lambda key: evolve(key, budget=run.budget * BELOW))(jax.random.key(0))
+    found = jax.jit(lambda key: evolve(key, budget=run.budget * evolution.BELOW))(jax.random.key(0))
     # A budget of the smallest subnet's own cost is below it once rounded; the search then returns that one.
     genome = np.asarray(found.genome)
     if cost.exact(genome) > run.budget:
@@ -295,4 +245,4 @@ def _best_pair(run: _Trained) -> dict:
         described[which] = pair_of.described(supernet, run.costs, genomes[index])
         described[which]["holdout_accuracy"] = float(role.correct[index].mean())
     spent = pair_of.spent(chosen, units)
-    return described | pair_of.described_point(chosen, run.unit, spent, *_of_pair(chosen, littles, bigs))
+    return described | pair_of.described_point(chosen, run.unit, spent, *pair_of.answered(chosen, littles, bigs))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax import switched
-from dynnas_jax.elastic import Supernet, extract, mask_variables
+from dynnas_jax.elastic import Supernet, extract
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.progressive_shrinking import Allowed
 

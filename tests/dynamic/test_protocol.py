@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from scipy.special import logsumexp
+from sklearn.metrics import top_k_accuracy_score
 
 from dynnas_jax.confidence import SCORES
 from dynnas_jax.data.splits import Split
@@ -47,6 +49,76 @@ def test_every_score_is_the_one_asked_for(made, score):
     np.testing.assert_allclose(out.score, SCORES[score](logits), atol=1e-5)
     assert out.score.min() >= 0
     assert out.score.max() <= 1
+
+
+# Made-up logits: a split's images times weights.
+
+CLASSES = 12
+
+
+def _linear(weights, images):
+    """logits[2, b, CLASSES] and scores of them."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    logits = flat[None] @ weights
+    return logits, SCORES["entropy"](logits)
+
+
+@pytest.fixture(scope="module")
+def linear(tiny):
+    """(weights, a split of 16 images of twelve classes, logits float64[16, 2, 12])."""
+    weights = np.random.default_rng(0).normal(0, 2e-3, (2, 64, CLASSES)).astype(np.float32)
+    split = Split(tiny.images, np.arange(16, dtype=np.int32) % CLASSES, np.arange(16))
+    logits = tiny.images.reshape(16, -1).astype(np.float64) @ weights.astype(np.float64)
+    return weights, split, np.moveaxis(logits, 0, 1)
+
+
+def test_the_five_likeliest_are_those_of_scikit_learn(linear):
+    weights, split, logits = linear
+    out = protocol.answering(_linear, batch=5)(weights, split)
+    for s in range(2):
+        wanted = top_k_accuracy_score(split.labels, logits[:, s], k=5, labels=np.arange(CLASSES))
+        assert out.among_likeliest[:, s].mean() == wanted
+        assert 0 < wanted < 1
+    assert (out.among_likeliest >= out.correct).all()
+
+
+def test_the_probability_of_the_answer_and_the_odds_of_the_label(linear):
+    """Also where the probability of the label is so near 1 that float32 rounds it."""
+    weights, split, logits = linear
+    for scale in (1, 30):
+        out = protocol.answering(_linear, batch=16)(scale * weights, split)
+        own = scale * np.take_along_axis(logits, split.labels[:, None, None], axis=-1)[..., 0]
+        exponentials = np.exp(scale * logits)
+        np.testing.assert_allclose(
+            out.probability, (exponentials / exponentials.sum(-1, keepdims=True)).max(-1), rtol=1e-4
+        )
+        others = np.where(np.arange(CLASSES) == split.labels[:, None, None], -np.inf, scale * logits)
+        np.testing.assert_allclose(out.label_log_odds, own - logsumexp(others, axis=-1), rtol=1e-4, atol=2e-3)
+    assert (out.probability == 1).any()
+    assert np.isfinite(out.label_log_odds).all()
+
+
+def test_a_program_is_kept_for_other_variables_and_images(linear):
+    weights, split, logits = linear
+    traced = []
+    answer = protocol.answering(lambda v, x: traced.append(x.shape) or _linear(v, x), batch=16)
+    first, second = answer(weights, split), answer(-weights, split)
+    assert traced == [(16, 8, 8, 1)]
+    np.testing.assert_array_equal(first.prediction, logits.argmax(-1))
+    np.testing.assert_array_equal(second.prediction, logits.argmin(-1))
+    turned = Split(split.images[::-1], split.labels, split.image_id)
+    np.testing.assert_array_equal(answer(weights, turned).prediction, logits[::-1].argmax(-1))
+    assert len(traced) == 1
+
+
+def test_what_is_taken_are_the_answers_of_the_choices(linear):
+    weights, split, _ = linear
+    out = protocol.answering(_linear)(weights, split)
+    choice = np.arange(16) % 2
+    taken = out.taken(choice)
+    for leaf, of in zip(taken, out, strict=True):
+        np.testing.assert_array_equal(leaf, np.where(choice == 0, of[:, 0], of[:, 1]))
+    np.testing.assert_array_equal(out.taken(1).score, out.score[:, 1])
 
 
 def test_policy_and_thresholds_agree(made):

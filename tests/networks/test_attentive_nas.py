@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dynnas_jax.costs.macs import net_cost
-from dynnas_jax.elastic import extract, mask_variables, slice_variables
+from dynnas_jax.elastic import extract, slice_variables
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import NETWORKS, attentive_nas, mbconv, template
 
 NETS = json.loads((Path(__file__).parents[1] / "published_costs.json").read_text())["attentive_nas"]["nets"]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from dynnas_jax import channel_sorting
-from dynnas_jax.elastic import extract, init_supernet, mask_variables
+from dynnas_jax.elastic import extract, init_supernet
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import coupled, ofa
 from dynnas_jax.train import calibration
 

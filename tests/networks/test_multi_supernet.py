@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dynnas_jax import channel_sorting, elastic, kernel_transforms
-from dynnas_jax.elastic import extract, init_supernet, mask_variables
+from dynnas_jax.elastic import extract, init_supernet
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
 
 QUICK = {"xla_backend_optimization_level": 0}

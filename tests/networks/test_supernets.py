@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dynnas_jax import kernel_transforms
-from dynnas_jax.elastic import elastic_kernels, extract, mask_variables
+from dynnas_jax.elastic import elastic_kernels, extract
 from dynnas_jax.kernel_transforms import PLACE
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import NETWORKS, ofa
 
 SMALL = {

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.elastic import mask_variables, slice_variables
+from dynnas_jax.elastic import slice_variables
 from dynnas_jax.kernel_transforms import PLACE
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import mbconv, mobilenets, ofa, state_dicts, weights
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net
 from dynnas_jax.stages import train

@@ -1,11 +1,16 @@
 """A finished run's artifacts, made up by a seeded generator with the shapes and the noise of a real one."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dynnas_jax import records
+from dynnas_jax.dynamic import protocol
+from dynnas_jax.reports import plots
+from dynnas_jax.stages import evaluate
 
 IMAGES, HELD_OUT, SUBNETS, CLASSES = 800, 300, 60, 10
 LITTLE_MACS, BIG_MACS, STEM_MACS = 1_412_096, 6_203_520, 147_456
@@ -32,47 +37,36 @@ def outputs(rng) -> dict[str, np.ndarray]:
     noise = rng.normal(0, 0.25, (IMAGES, 2))
     score = (1 - 10 ** -(0.2 + 3 * (1 - hardness[:, None]) ** 4 + np.abs(noise))).astype(np.float32)
     choice = np.where(score[:, 0] > np.float32(THRESHOLD), 0, 1).astype(np.int32)
-    image_id = np.arange(IMAGES, dtype=np.int64)
-    return dict(score=score, correct=correct, prediction=prediction, choice=choice, label=label, image_id=image_id)
+    likely = {"probability": score, "among_likeliest": correct | (rng.random((IMAGES, 2)) < 0.7)}
+    likely["label_log_odds"] = np.where(correct, 1, -1) * np.log(score / (1 - score))
+    answered = dict(score=score, correct=correct, prediction=prediction, **likely)
+    return dict(**answered, choice=choice, label=label, image_id=np.arange(IMAGES, dtype=np.int64))
 
 
 def evaluation(arrays) -> dict:
-    correct, choice = arrays["correct"], arrays["choice"]
-    dynamic = correct[np.arange(IMAGES), choice]
-    exit_rate = [float(np.mean(choice == 0)), float(np.mean(choice == 1))]
-    macs = float(np.mean(np.asarray(COST)[choice]))
-    return {
-        "split": "test",
-        "images": IMAGES,
-        "little": {"accuracy": float(correct[:, 0].mean()), "macs": LITTLE_MACS, "params": 61_450},
-        "big": {"accuracy": float(correct[:, 1].mean()), "macs": BIG_MACS, "params": 287_314},
-        "dynamic": {
-            "accuracy": float(dynamic.mean()),
-            "macs": macs,
-            "params": 347_100,
-            "exit_rate": exit_rate,
-            "thresholds": [THRESHOLD],
-        },
-        "paired": {
-            "dynamic_right_big_wrong": int(np.sum(dynamic & ~correct[:, 1])),
-            "dynamic_wrong_big_right": int(np.sum(~dynamic & correct[:, 1])),
-        },
-        "routers": [
-            {
-                "router": "confidence (max_softmax)",
-                "macs": 0,
-                "params": 0,
-                "threshold": THRESHOLD,
-                "auroc": 0.9371,
-                "auroc_holdout": None,
-                "routing_accuracy": 0.91,
-                "accuracy": float(dynamic.mean()),
-                "exit_rate": exit_rate[0],
-                "average_macs": macs,
-            }
-        ],
-        "expected_macs_fraction": macs / BIG_MACS,
+    pair = {
+        "little": {"macs": LITTLE_MACS, "params": 61_450},
+        "big": {"macs": BIG_MACS, "params": 287_314},
+        "params": 347_100,
+        "thresholds": [THRESHOLD],
     }
+    out = protocol.Outputs(*(arrays[name] for name in protocol.Outputs._fields))
+    summary = evaluate.summary(evaluate.Tested(pair, COST, out, arrays["label"], CLASSES))
+    summary["routers"] = [
+        {
+            "router": "confidence (max_softmax)",
+            "macs": 0,
+            "params": 0,
+            "threshold": THRESHOLD,
+            "auroc": 0.9371,
+            "auroc_holdout": None,
+            "routing_accuracy": 0.91,
+            "accuracy": summary["dynamic"]["accuracy"],
+            "exit_rate": summary["dynamic"]["exit_rate"][0],
+            "average_macs": summary["dynamic"]["macs"],
+        }
+    ]
+    return summary
 
 
 def found(evaluated) -> dict:
@@ -151,6 +145,20 @@ def export(rng, evaluated) -> dict:
     versions = {"ai_edge_litert": "2.1.0", "jax": "0.10.2"}
     about = {"threads": 1, "runs": 1000, "warm_up": 100, "machine": "AMD EPYC <2 cores>", "versions": versions}
     return {"files": files, "cascade": cascade, **about}
+
+
+@pytest.fixture
+def drawn():
+    """drawn(figure): the pixels of a figure, grey, after a check that it is not blank and nothing was cut off at its edge."""
+
+    def check(figure):
+        pixels = np.asarray(Image.open(io.BytesIO(plots.png(figure, dpi=50))).convert("L"))
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert edge.min() == 255, "something touches the edge of the figure"
+        assert np.mean(pixels < 200) > 0.005, "blank"
+        return pixels
+
+    return check
 
 
 @pytest.fixture

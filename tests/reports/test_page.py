@@ -12,6 +12,7 @@ from dynnas_jax import kinds
 from dynnas_jax.reports import chapters, page, sections
 
 FIGURES = {"accuracy_against_macs", "archs", "predictor", "samples", "threshold_curve", "training"}
+FIGURES |= {"cases", "exits", "reliability"}
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def _tables_hold_what_was_measured(workdir, records_store):
         assert float(row["average_macs"]) == pytest.approx(np.where(leaves, *cost).mean())
         assert float(row["exit_rate"]) == pytest.approx(leaves.mean())
     names = {"cascade_x86", "config", "devices", "export_x86", "front", "machine", "predictor", "records", "summary"}
-    names |= {"routers"}
+    names |= {"routers", "operating_points", "cases", "by_difficulty", "by_class", "calibration", "reliability"}
     assert {file.stem for file in folder.iterdir()} == names | {"threshold_curve"}
     assert all(rows(file) for file in folder.iterdir())
 
@@ -100,27 +101,6 @@ def test_a_workdir_without_artifacts(tmp_path):
         text.count('<p class="absent">not run</p>') == len(chapters.of(kinds.SUPERNET)) - 1
     )  # the first is a table saying so
     assert {file.name for file in (tmp_path / "report" / "tables").iterdir()} == {"summary.csv"}
-
-
-def test_samples_show_the_surest_and_the_least_sure(workdir, images, coarse, monkeypatch):
-    shown = {}
-    draw = sections.plots.samples
-    monkeypatch.setattr(sections.plots, "samples", lambda groups: shown.update(groups) or draw(groups))
-    for name in ("search/found.json", "train/metrics.jsonl", "predict/predictor.json"):
-        (workdir / name).unlink()
-    page.write(workdir)
-    arrays = np.load(workdir / "evaluate" / "outputs.npz")
-    surest, random, unsure = shown.values()
-    np.testing.assert_array_equal(surest[0][0], images[np.argmax(arrays["score"][:, 0])])
-    row = int(np.argmin(arrays["score"][:, 0]))
-    np.testing.assert_array_equal(unsure[0][0], images[row])
-    little, big = arrays["prediction"][row]
-    assert (
-        unsure[0][1]
-        == f"label class_{arrays['label'][row]}\nlittle class_{little}\nbig class_{big}\nscore {arrays['score'][row, 0]:.4f}"
-    )
-    assert unsure[0][2] == arrays["correct"][row, 1]
-    assert all(float(caption.split()[-1]) > 0.8 for _, caption, _ in random)
 
 
 def test_samples_that_are_not_those_of_the_outputs_leave_the_earlier_report(workdir, coarse):

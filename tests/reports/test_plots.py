@@ -1,28 +1,17 @@
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.reports import plots
-
-
-def drawn(figure) -> np.ndarray:
-    """The pixels of a figure, grey, after a check that nothing was cut off at its edge."""
-    pixels = np.asarray(Image.open(io.BytesIO(plots.png(figure, dpi=50))).convert("L"))
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    assert edge.min() == 255, "something touches the edge of the figure"
-    assert np.mean(pixels < 200) > 0.005, "blank"
-    return pixels
 
 
 def lines(axes) -> dict:
     return {line.get_label(): line for line in axes.lines}
 
 
-def test_accuracy_against_macs():
+def test_accuracy_against_macs(drawn):
     macs, accuracy = np.array([3e6, 1e6, 2e6, 2.5e6]), np.array([0.95, 0.90, 0.94, 0.92])
     front = np.array([True, True, True, False])
     marks = {"little": (1e6, 0.91), "big": (3e6, None)}
@@ -35,7 +24,7 @@ def test_accuracy_against_macs():
     drawn(figure)
 
 
-def test_predicted_against_actual_has_equal_axes():
+def test_predicted_against_actual_has_equal_axes(drawn):
     rng = np.random.default_rng(0)
     actual = rng.uniform(0.8, 0.9, 20)
     figure = plots.predicted_against_actual(actual + 0.01, actual)
@@ -46,7 +35,7 @@ def test_predicted_against_actual_has_equal_axes():
 
 
 @pytest.mark.parametrize("nines", [1.0, 6.0])
-def test_threshold_curve(nines):
+def test_threshold_curve(nines, drawn):
     rng = np.random.default_rng(1)
     score = (1 - 10 ** -rng.uniform(0.1, nines, (200, 2))).astype(np.float32)
     correct = rng.random((200, 2)) < np.array([[0.8, 0.9]])
@@ -64,7 +53,7 @@ def test_threshold_curve(nines):
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_training_smooths_long_curves_only(count):
+def test_training_smooths_long_curves_only(count, drawn):
     steps = np.arange(count) * 10
     values = np.exp(-steps / 900) + np.random.default_rng(0).uniform(0, 0.2, count)
     figure = plots.training({"largest": (steps, values)}, {"largest": (steps[:3], np.full(min(count, 3), 0.9))})
@@ -75,7 +64,7 @@ def test_training_smooths_long_curves_only(count):
     drawn(figure)
 
 
-def test_archs_draw_one_box_a_block_and_dots_for_skipped_ones():
+def test_archs_draw_one_box_a_block_and_dots_for_skipped_ones(drawn):
     little = {"resolution": 24, "width": 0.5, "kernel": [[3], [5, 3]], "expand": [[3], [4, 6]]}
     big = {"resolution": 32, "width": [1.0, 1.2], "kernel": [[7, 3], [5, 3, 3]], "expand": [[6, 6], [6, 6, 4]]}
     figure = plots.archs({"little": little, "big": json.loads(json.dumps(big))})
@@ -89,7 +78,7 @@ def test_archs_draw_one_box_a_block_and_dots_for_skipped_ones():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_samples(channels):
+def test_samples(channels, drawn):
     image = np.random.default_rng(0).integers(0, 256, (8, 8, channels)).astype(np.uint8)
     groups = {
         "early": [(image, "label 1\nlittle 1\nbig 1\nscore 0.9", True)] * 3,

@@ -75,7 +75,7 @@ def test_latencies_come_from_the_export(workdir):
 def test_what_has_not_run_says_so(workdir):
     (workdir / "export" / "x86" / "export.json").unlink()
     rows = tables.summary(artifacts.read(workdir))
-    cells = Cells(tables.html(rows, tables.SUMMARY)).rows
+    cells = Cells(tables.html(rows, tables.summary_columns(artifacts.read(workdir)))).rows
     column = [line[cells[0].index("int8 (ms)")] for line in cells[1:]]
     assert column == ["not run"] * 3
     (workdir / "evaluate" / "evaluation.json").unlink()
@@ -126,6 +126,30 @@ def test_exported_files_keep_order_and_count_operators(workdir):
     assert rows[0]["operators"].startswith("14×CONV_2D, 5×DEPTHWISE_CONV_2D, 3×ADD")
     assert rows[0]["max_logit_difference"] == 4.1e-6
     assert rows[3]["max_logit_difference"] == ""  # int8 logits are not compared
+
+
+def test_the_five_likeliest_stand_where_they_were_told(workdir):
+    headers = lambda: [column.header for column in tables.summary_columns(artifacts.read(workdir))]  # noqa: E731
+    evaluation = json.loads((workdir / "evaluate" / "evaluation.json").read_text())
+    rows = tables.summary(artifacts.read(workdir))
+    assert [row["top5_accuracy"] for row in rows] == [evaluation[row["network"]]["top5_accuracy"] for row in rows]
+    assert "among the five likeliest" in headers()
+    del evaluation["big"]["top5_accuracy"]  # as in a run from before it was told of pairs
+    (workdir / "evaluate" / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "among the five likeliest" not in headers()
+
+
+def test_a_router_s_file_has_no_accuracy():
+    files = {
+        "router_fp32": {"function": "router", "path": "a.tflite"},
+        "little_fp32": {"function": "little", "path": "a.tflite"},
+    }
+    router, little = tables.exported_files({"files": files})
+    assert (router["accuracy"], router["accuracy_loss"]) == ("", "")
+    assert (little["accuracy"], little["accuracy_loss"]) == (None, None)
+    cells = Cells(tables.html([router, little], tables.FILES)).rows
+    place = cells[0].index("accuracy")
+    assert [line[place] for line in cells[1:]] == ["–", "not run"]
 
 
 def test_what_loses_more_than_a_point_is_told():

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.metrics import roc_auc_score
 
 from dynnas_jax import job, kinds, pipeline, settings, sides
 from dynnas_jax.__main__ import main
@@ -92,6 +93,13 @@ def test_a_network_is_evaluated_as_it_answers(runs):
         assert evaluation["images"] == 96
         assert evaluation["net"]["accuracy"] == (rank == 0).mean()
         assert evaluation["net"]["top5_accuracy"] == (rank < 5).mean()
+        bins = evaluation["calibration"]["net"]
+        sure = max_softmax(direct.astype(np.float64))
+        assert bins["images"] == np.histogram(sure, np.linspace(0, 1, 16))[0].tolist()
+        gaps = [n * abs(right - p) for n, p, right in zip(*bins.values(), strict=True) if n]
+        assert evaluation["net"]["expected_calibration_error"] == pytest.approx(sum(gaps) / 96)
+        for digit, share in enumerate(evaluation["by_class"]["net"]):
+            assert share == pytest.approx((rank[test.labels == digit] == 0).mean())
         counted = macs.net_cost(net, (8, 8, 1))
         assert (evaluation["net"]["macs"], evaluation["net"]["params"]) == counted
 
@@ -147,7 +155,10 @@ def test_its_page_has_what_applies(runs):
     (row,) = table(runs.little, "summary")
     assert float(row["macs"]) == content(runs.little / "evaluate" / "evaluation.json")["net"]["macs"]
     assert {row["network"] for row in table(runs.little, "devices")} == {"net"}
-    assert [file.stem for file in (runs.little / "report" / "figures").glob("*.png")] == ["training"]
+    assert {file.stem for file in (runs.little / "report" / "figures").glob("*.png")} == {"training", "reliability"}
+    classes = table(runs.little, "by_class")
+    assert [row["class"] for row in classes] == [str(digit) for digit in range(10)]
+    assert sum(int(row["images"]) for row in classes) == 96
 
 
 def test_its_other_commands(runs, tmp_path, capsys):
@@ -216,6 +227,15 @@ def test_its_files_answer_as_jax_does_and_both_read_the_image(runs):
         assert {key: evaluation[which][key] for key in ("accuracy", "macs", "params")} == {
             key: alone[key] for key in ("accuracy", "macs", "params")
         }
+    (routed,) = evaluation["routers"]
+    assert routed["router"] == "confidence (max_softmax)"
+    assert routed["auroc"] == pytest.approx(roc_auc_score(out["correct"][:, 0], out["score"][:, 0]))
+    assert routed["routing_accuracy"] == ((out["choice"] == 0) == out["correct"][:, 0]).mean()
+    assert (routed["accuracy"], routed["average_macs"]) == tuple(evaluation["dynamic"][k] for k in ("accuracy", "macs"))
+    for which, path in (("little", runs.little), ("big", runs.big)):
+        alone = content(path / "evaluate" / "evaluation.json")
+        assert evaluation["calibration"][which]["images"] == alone["calibration"]["net"]["images"]
+        assert evaluation["by_class"][which] == alone["by_class"]["net"]
     assert evaluation["dynamic"]["params"] == sum(evaluation[which]["params"] for which in ("little", "big"))
 
 
@@ -223,6 +243,8 @@ def test_its_page_and_its_rows(runs):
     page = (runs.cascade / "report.html").read_text()
     assert "not run" not in page
     assert "Two networks that were trained apart" in page
+    assert len(table(runs.cascade, "operating_points")) == 6
+    assert [row["router"] for row in table(runs.cascade, "routers")] == ["confidence (max_softmax)"]
     rows = table(runs.cascade, "devices")
     assert {row["network"] for row in rows} == {"little", "big", "dynamic"}
     files = content(runs.cascade / "export/x86/export.json")["files"]

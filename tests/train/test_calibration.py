@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax.elastic import mask_variables
+from dynnas_jax.masking import mask_variables
 from dynnas_jax.train.calibration import batches, extract_calibrated, recalibrate
 
 

@@ -82,7 +82,7 @@ def poisoned(share):
 
             return bad_at_times
 
-    return Poisoned(*sandwich.rule(random_subnets=1))
+    return Poisoned(sandwich.rule(random_subnets=1).options)
 
 
 def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp_path):

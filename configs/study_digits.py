@@ -1,0 +1,157 @@
+"""The study of coupled little and big nets on handwritten digits: every table and figure of the proposal's section 5.
+
+Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 1,000 steps
+of 128 images, 105 epochs, if its row does not say otherwise (the independent pair at equal steps: 500 for each of its two).
+The published networks are 0.35 times as wide, which makes them as costly as ours. Expected: nothing has been measured yet. The
+main table takes an estimated 50 minutes on 2 CPU cores, all rows an estimated 5 to 6 hours, in parts of at most 100 minutes:
+    dynnas study --config=configs/study_digits.py --workdir=runs/study --rows=main
+    dynnas study --config=configs/study_digits.py --workdir=runs/study --max_minutes=100   # again and again, until all is done
+    dynnas study --config=configs/study_digits.py:tiny --workdir=runs/study_tiny           # one seed, a few steps
+"""
+
+from ml_collections import ConfigDict
+
+APART = ("train", "collect", "predict", "search")  # of a run that a cascade takes a net from
+UP_TO_TEST = (*APART, "evaluate")  # of a row that no device is asked about
+STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style", "differentiable": "differentiable"}
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    if mode not in ("", "tiny"):
+        raise ValueError(f"mode is {mode!r}, choose from '' and 'tiny'")
+    config = ConfigDict()
+    config.title = "Coupled little and big networks on handwritten digits"
+    config.seeds = (0,) if mode else (0, 1, 2)
+    coupled, apart = ("digits_coupled.py:" + name for name in (("tiny", "apart_tiny") if mode else ("", "apart")))
+    dataset = "digits_tiny" if mode else "digits"
+    config.rows = (
+        *main(coupled.removesuffix(":"), dataset),
+        *strategies(coupled.removesuffix(":"), effort_images=60_000 if mode else 400_000),
+        *routers(coupled.removesuffix(":")),
+        *training(coupled.removesuffix(":"), apart, dataset, steps=20 if mode else 1000),
+        *space(coupled.removesuffix(":"), subnets=16 if mode else 256),
+        *loss(coupled.removesuffix(":")),
+    )
+    return config
+
+
+def main(coupled: str, dataset: str) -> tuple[dict, ...]:
+    """The coupled pair, published networks, and the cascade of two of them."""
+    tables = {"main": "coupled pair", "routers": "confidence", "training": "co-trained, distillation", "space": "full"}
+    tables |= {"strategies": "records and predictor", "loss": "full loss", "behaviour": "the coupled pair"}
+    pair = {"name": "coupled", "recipe": coupled, "tables": tables, "bench": True}
+    networks = (("mobilenet_v3_small", "MobileNetV3-Small"), ("mobilenet_v3_large", "MobileNetV3-Large"))
+    single = [
+        {
+            "name": name,
+            "recipe": f"baselines.py:{dataset},{name}",
+            "overrides": ("network.width=0.35",),
+            "tables": {"main": f"{label}, 0.35 wide"},
+            "bench": True,
+        }
+        for name, label in (*networks, ("efficientnet_b0", "EfficientNet-B0"))
+    ]
+    cascade = {
+        "name": "cascade",
+        "recipe": f"baselines.py:{dataset},cascade",
+        "overrides": ("cascade.little={mobilenet_v3_small}", "cascade.big={mobilenet_v3_large}"),
+        "tables": {"main": "cascade of MobileNetV3", "behaviour": "the cascade of MobileNetV3"},
+        "bench": True,
+    }
+    return pair, *single, cascade
+
+
+def strategies(coupled: str, effort_images: int) -> tuple[dict, ...]:
+    """Each search strategy, and random search, in the coupled supernet of the main row; all forward as many images.
+
+    In the full mode that is what the records of the main row take, so that it compares with them too.
+    """
+    return tuple(
+        {
+            "name": f"search_{name}",
+            "recipe": coupled,
+            "overrides": (f"search.strategy={name}", f"search.effort_images={effort_images}"),
+            "tables": {"strategies": label},
+            "stages": UP_TO_TEST,
+        }
+        for name, label in ({"random": "random"} | STRATEGIES).items()
+    )
+
+
+def routers(coupled: str) -> tuple[dict, ...]:
+    """Other routers of the main row's pair, fitted to the nets as they are, and one that is trained with them."""
+    rows = {
+        "learned": ("learned afterwards", ("dynamic.router=learned", "dynamic.router_fit=afterwards")),
+        "difficulty": ("difficulty, after little", ("dynamic.router=difficulty",)),
+        "stem": ("difficulty, from the stem", ("dynamic.router=difficulty", "dynamic.router_place=stem")),
+        "jointly": ("learned with the nets", ("dynamic.router=learned", "train.joint_rule.router=learned")),
+    }
+    return tuple(
+        {"name": f"router_{name}", "recipe": coupled, "overrides": overrides, "tables": {"routers": label}}
+        for name, (label, overrides) in rows.items()
+    )
+
+
+def training(coupled: str, apart: str, dataset: str, steps: int) -> tuple[dict, ...]:
+    """Two supernets trained and searched apart, at equal steps in all and with as many each; pairs without distillation."""
+    small = ("supernet.depths=(1,)", "supernet.expands=(1, 2)")
+    alone = ("dynamic.max_macs_fraction=None", "dynamic.max_accuracy_loss=0.01")
+    rows: list[dict] = []
+    for suffix, label, each in (("", "independent", steps // 2), ("_long", "independent, twice the steps", steps)):
+        count = f"train.steps={each}"
+        pair = {
+            "name": f"apart{suffix}",
+            "recipe": f"baselines.py:{dataset},cascade",
+            "overrides": (f"cascade.little={{apart{suffix}_little}}", f"cascade.big={{apart{suffix}_big}}"),
+            "tables": {"training": label},
+            "stages": ("search", "evaluate"),
+        }
+        rows += [
+            {"name": f"apart{suffix}_little", "recipe": apart, "overrides": (*small, *alone, count), "stages": APART},
+            {"name": f"apart{suffix}_big", "recipe": apart, "overrides": (count,), "stages": APART},
+            pair,
+        ]
+    # At equal steps it is a rival of the main table too.
+    equal = rows[2]
+    equal |= {"tables": {**equal["tables"], "main": "independently searched pair"}, "stages": None, "bench": True}
+    together = {
+        "name": "without_distillation",
+        "recipe": coupled,
+        "overrides": ("train.joint_rule.distillation=False",),
+        "tables": {"training": "co-trained", "loss": "without distillation"},
+        "stages": UP_TO_TEST,
+    }
+    return tuple({"part": "training", **row} for row in (*rows, together))
+
+
+def space(coupled: str, subnets: int) -> tuple[dict, ...]:
+    """The coupled space with one kind of choice left."""
+    fixed = {"width": "widths=(1.0,)", "depth": "depths=(3,)", "kernel": "kernels=(5,)", "expansion": "expands=(4,)"}
+    few = {"depth": 16, "width": 16}  # subnets that the records can have at most
+    return tuple(
+        {
+            "name": f"only_{name}",
+            "recipe": coupled,
+            "overrides": (
+                *(f"supernet.{fixed[other]}" for other in fixed if other != name),
+                f"collect.subnets={min(subnets, few.get(name, subnets))}",
+            ),
+            "tables": {"space": f"{name} only"},
+            "stages": UP_TO_TEST,
+        }
+        for name in ("width", "depth", "kernel")
+    )
+
+
+def loss(coupled: str) -> tuple[dict, ...]:
+    """The joint loss without one of its terms; without distillation it stands among the trainings."""
+    return tuple(
+        {
+            "name": f"without_{term}",
+            "recipe": coupled,
+            "overrides": (f"train.joint_rule.{term}=0.0",),
+            "tables": {"loss": f"without L_{term}"},
+            "stages": UP_TO_TEST,
+        }
+        for term in ("routing", "consistency")
+    )

@@ -1,0 +1,145 @@
+"""The figures of a study: fronts of all networks, and how the pair of a row behaves, over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dynnas_jax.dynamic import thresholds
+from dynnas_jax.reports import plots, routing_plots, study_rows
+from dynnas_jax.reports.spreads import Spread
+from dynnas_jax.reports.study_rows import Row
+
+MOST_NINES, POINTS = 6, 121  # of a threshold curve: up to 0.999999, so many thresholds
+COSTS = {  # a key of `study_rows.measured`: the axis, and its scale
+    "macs": ("average MACs of one image (millions)", 1e6),
+    "latency_ms": ("average latency of one image (ms)", 1.0),
+    "energy_mj": ("average energy of one image (mJ)", 1.0),
+}
+_NETS = ("little", "big", "dynamic")
+
+
+def front(rows: Sequence[Row], measures: Mapping[tuple[str, str], Mapping], cost: str):
+    """Accuracy against a cost, a line for each row through its networks, means with standard deviations; None without any.
+
+    Args:
+      measures: of `study_tables.of_networks`; cost: of `COSTS`.
+    """
+    series = {}
+    for row in rows:
+        known = [measures[row.asked.name, network] for network in study_rows.networks(row)]
+        points = [(one[cost], one["top1"]) for one in known]
+        points = [(x, y) for x, y in points if isinstance(x, Spread) and isinstance(y, Spread)]
+        if points:
+            series[row.asked.tables["main"]] = sorted(points, key=lambda point: point[0].mean)
+    return _front(series, *COSTS[cost]) if series else None
+
+
+@plots.styled
+def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, scale: float):
+    from matplotlib.ticker import LogLocator
+
+    figure, (axes,) = plots.panels(1, height=4.3)
+    colours = (plots.COLOURS["dynamic"], plots.COLOURS["little"], plots.COLOURS["big"], *plots.EXTRA)
+    for index, (name, points) in enumerate(series.items()):
+        x, y = ([point[which].mean for point in points] for which in (0, 1))
+        across, along = ([point[which].deviation or 0.0 for point in points] for which in (0, 1))
+        style = {"color": colours[index % len(colours)], "marker": "osD^vP*X"[index % 8], "capsize": 2}
+        errors = {"xerr": np.asarray(across) / scale, "yerr": 100 * np.asarray(along), "elinewidth": 0.9}
+        axes.errorbar(np.asarray(x) / scale, 100 * np.asarray(y), **errors, **style, markersize=5, label=name)
+    axes.set(xlabel=axis, ylabel="top-1 on the test images (%)", xscale="log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter("{x:.2g}")
+    axes.legend(loc="best")
+    return figure
+
+
+def threshold_curves(row: Row) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(thresholds [t], accuracy, average_macs and exit_rate [seeds, t]) of a row's pairs, over the seeds that are evaluated."""
+    at = 1 - 10.0 ** -np.linspace(0, MOST_NINES, POINTS)
+    known = {"accuracy": [], "average_macs": [], "exit_rate": []}
+    for seed, outputs in row.outputs.items():
+        cost = study_rows.at(row.runs[seed], "found.pair.cost")
+        if cost is None:
+            continue
+        points = [thresholds.evaluate(outputs["score"], outputs["correct"], np.asarray(cost), [each]) for each in at]
+        known["accuracy"].append([point.accuracy for point in points])
+        known["average_macs"].append([point.average_cost for point in points])
+        known["exit_rate"].append([point.exit_rate[0] for point in points])
+    return at, {name: np.asarray(values) for name, values in known.items()}
+
+
+@plots.styled
+def threshold_figure(at: np.ndarray, curves: Mapping[str, np.ndarray]):
+    """Accuracy and exit rate by threshold, mean and standard deviation over the seeds; accuracy by average MACs, a line a seed.
+
+    Args: as `threshold_curves` returns them.
+    """
+    figure, (left, middle, right) = plots.panels(3, height=3.1)
+    nines = -np.log10(1 - at)
+    for axes, name, label in ((left, "accuracy", "top-1 (%)"), (middle, "exit_rate", "answered by little (%)")):
+        mean = 100 * curves[name].mean(axis=0)
+        spread = 100 * curves[name].std(axis=0, ddof=1) if len(curves[name]) > 1 else np.zeros_like(mean)
+        axes.plot(nines, mean, color=plots.COLOURS["dynamic"])
+        axes.fill_between(nines, mean - spread, mean + spread, color=plots.COLOURS["dynamic"], alpha=0.2, linewidth=0)
+        ticks = range(0, MOST_NINES + 1, 2)
+        axes.set_xticks(list(ticks), [f"{1 - 10.0**-n:.{n}f}" if n < 4 else f"$1-10^{{-{n}}}$" for n in ticks])
+        axes.set(xlabel="threshold", ylabel=label)
+    for macs, accuracy in zip(curves["average_macs"], curves["accuracy"], strict=True):
+        right.plot(macs / 1e6, 100 * accuracy, color=plots.COLOURS["dynamic"], alpha=0.6)
+    right.set(xlabel="average MACs (millions)", ylabel="top-1 (%)")
+    return figure
+
+
+def exits(row: Row):
+    """Which share of easy, medium and hard images, and of each class, little answers, and how often each net is right on them.
+
+    None where no run tells.
+    """
+    told = [found.evaluation for found in row.runs.values() if found.evaluation and "by_difficulty" in found.evaluation]
+    if not told:
+        return None
+    names = next((found.classes for found in row.runs.values() if found.classes), ())
+    groups = []
+    for title, key in (("by difficulty", "by_difficulty"), ("by class", "by_class")):
+        mean = {name: mean_of([one[key][name] for one in told]) for name in (*_NETS, "exit_rate")}
+        labels = told[0][key].get("names") or list(names) or list(map(str, range(len(mean["exit_rate"]))))
+        right = {name: mean[name] for name in _NETS}
+        groups.append({"title": title, "names": labels, "exit_rate": mean["exit_rate"], "right": right})
+    return routing_plots.exits(groups)
+
+
+def mean_of(lists: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """The means of numbers at the same places, of those that are not None."""
+    columns = ([value for value in column if value is not None] for column in zip(*lists, strict=True))
+    return [float(np.mean(column)) if column else None for column in columns]
+
+
+def pooled_bins(row: Row) -> dict[str, dict[str, list]]:
+    """The bins of the reliability diagrams of all seeds as one, by net, each weighing as many answers as it has."""
+    told = [study_rows.at(found, "evaluation.calibration") for found in row.runs.values()]
+    told = [one for one in told if one]
+    return {name: _pooled([one[name] for one in told]) for name in (told[0] if told else ())}
+
+
+def _pooled(each: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    images = np.asarray([one["images"] for one in each])
+    total, found = images.sum(axis=0), {"images": images.sum(axis=0).tolist()}
+    for key in ("probability", "accuracy"):
+        values = np.nan_to_num(np.asarray([one[key] for one in each], np.float64))
+        weighed = (images * values).sum(axis=0)
+        found[key] = [float(sum_ / count) if count else None for sum_, count in zip(weighed, total, strict=True)]
+    return found
+
+
+def archs(row: Row):
+    """The pairs that were found, little and big of every seed; None where none is."""
+    drawn = {}
+    for seed, found in row.runs.items():
+        for which in ("little", "big"):
+            if arch := study_rows.at(found, f"found.pair.{which}.arch"):
+                drawn[f"seed {seed}, {which}"] = arch
+    return plots.archs(drawn) if drawn else None

@@ -1,0 +1,85 @@
+"""The command `dynnas study`: the grid, its runs, and the tables and figures of what there is."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynnas_jax.reports import study_page
+from dynnas_jax.reports.study_rows import Asked
+from dynnas_jax.study import claim, grid, running
+from dynnas_jax.study.times import Times
+from dynnas_jax.train import preemption, watch
+
+
+def run(
+    arguments: list[str],
+    folder: Path,
+    *,
+    rows: Sequence[str] | None = None,
+    max_minutes: float | None = None,
+    table: bool = False,
+) -> None:
+    """Does what is left of a study, and writes its tables.
+
+    Args:
+      arguments: `--config=FILE.py[:mode]` and its overrides.
+      rows: only these, and those that they need.
+      max_minutes: after that time the run under way is ended as by preemption.
+      table: nothing is run; the tables are made of what there is.
+
+    Raises:
+      ValueError: for a wrong config, another grid than the directory's, or runs that failed, once all others are done.
+      Preempted: where the time was over before all was done, or SIGTERM came.
+    """
+    begun, study = time.monotonic(), grid.read(arguments)
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"--max_minutes={max_minutes:g}: must be above 0")
+    runs = [running.Run(row, seed, folder) for row, seed in study.runs(rows)]
+    if table:
+        if not claim.compare(study, folder)[1]:
+            raise ValueError(f"{folder}: no study has been run there, so there is nothing to tabulate")
+        return _write(study, folder, arguments)
+    if new := claim.claim(study, folder):
+        print(f"dynnas: new in this study: {', '.join(new)}", flush=True)
+    until = None if max_minutes is None else begun + 60 * max_minutes
+    with running.locked(folder) as lock:
+        every = [running.Run(row, seed, folder) for row, seed in study.runs()]
+        done = [run for run in every if run.finished()]
+        todo = [run for run in runs if run not in done]
+        print(f"dynnas: {len(runs) - len(todo)} of {len(runs)} runs are done", flush=True)
+        times = Times(folder, [(run.row.name, run.seed) for run in done])
+        result = running.work(todo, times, lock, until=until)
+    _write(study, folder, arguments)
+    _say_end(result, times)
+
+
+def _say_end(result: running.Result, times: Times) -> None:
+    failures = [f"{run.words}: {reason}" for run, reason in result.failed]
+    if result.left:
+        seconds = times.expected_of([(run.row.name, run.seed) for run in result.left])
+        about = "" if seconds is None else f", about {watch.duration(seconds)}"
+        also = f"; {len(failures)} failed, the first: {failures[0]}" if failures else ""
+        raise preemption.Preempted(
+            f"stopped; {len(result.left)} runs are left{about}, the next is {result.left[0].words}; "
+            f"the same command goes on{also}"
+        )
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise ValueError(f"{len(failures)} runs failed{more}; the first: {failures[0]}")
+
+
+def _write(study: grid.Grid, folder: Path, arguments: Sequence[str]) -> None:
+    settings = {row.name: grid.settings_of(row.config(row.seeds[0], folder)) for row in study.rows}
+    asked = []
+    for row in study.rows:
+        paths = {seed: grid.run_folder(folder, row.name, seed) for seed in row.seeds}
+        # A cascade trains nothing: what it is made of was trained by other rows.
+        trained = (row.name,) if "train.steps" in settings[row.name] else row.needs
+        made_from = tuple(settings[name] for name in trained)
+        given = shlex.join(row.arguments(row.seeds[0], folder))
+        asked.append(Asked(row.name, row.tables, paths, settings[row.name], made_from, given))
+    made_by = shlex.join(["dynnas", "study", *arguments, f"--workdir={folder}"])
+    print(f"tables: {study_page.write(folder, study.title, asked, made_by)}")
