@@ -70,9 +70,9 @@ class Supernet(NamedTuple):
     net: Callable[[Any], nn.Module]  # arch -> module
     blocks: Callable[[Any], tuple[Block, ...]]  # arch -> chain
     whole: Any = None  # the largest arch with the leaves that it lacks and some subnet has; None where it lacks none
-    spread: Any = None  # where blocks have `parts`: the arch in which each has all its leaves, for masked variables
     transforms: bool = False  # whether smaller kernels are learned transforms of larger ones, or their centres
     coupling: Coupling | None = None  # where little and big subnets are trained as pairs
+    spread: Any = None  # where blocks have `parts`: the arch in which each has all its leaves, for masked variables
 
     def largest_net(self) -> nn.Module:
         """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""
