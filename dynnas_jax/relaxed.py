@@ -156,7 +156,12 @@ def mask_variables(supernet: Supernet, variables: dict, genome: jax.Array) -> di
     a depthwise kernel by the chance that they are used; learned kernels of several sizes are mixed. Two norms on one path
     would count a chance twice: hidden channels are scaled at the norm behind the depthwise convolution only, and a block as a
     whole at its last norm. (In training a norm divides out what scales its input's channels one by one.)
+
+    Raises:
+      ValueError: for a block that can be skipped and has no last norm, or nets whose parts share leaves.
     """
+    if supernet.spread is not None:
+        raise ValueError("nets of several exits, whose blocks share their leaves, cannot be relaxed")
     transforms = variables["params"].get(kernel_transforms.PLACE, {})
     params = traverse_util.flatten_dict(variables["params"])
     for position, masks in mask_plan(supernet):

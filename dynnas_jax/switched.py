@@ -29,7 +29,12 @@ def program(supernet: Supernet, **fields) -> Callable:
 
     `fields` are those of the nets, such as `axis_name`. In training the statistics are the batch's; running ones stay as
     they are.
+
+    Raises:
+      ValueError: for nets whose parts share leaves.
     """
+    if supernet.spread is not None:
+        raise ValueError("nets of several exits, whose blocks share their leaves, cannot be switched; run them masked")
     stages = [(position, *_choices(supernet, position, fields)) for position in positions(supernet)]
 
     def run(variables: dict, images: jax.Array, genome: jax.Array, train: bool = False) -> jax.Array:

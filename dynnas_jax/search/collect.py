@@ -176,7 +176,7 @@ def answer_one(
       images: uint8[batches, b, h, w, c], at the same resolution.
       labels: int32[batches * b].
     """
-    net = supernet.largest_net()
+    net = supernet.masked_net()
     own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
     logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
     logits = logits.reshape(-1, logits.shape[-1])

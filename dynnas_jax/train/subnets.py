@@ -57,7 +57,7 @@ class Runs:
         return lambda variables, images: _train(net, extract(self.supernet, variables, genome)[1], images)
 
     def _masked(self, variables: dict, images: jax.Array, genome: jax.Array, axis_name: Any):
-        net = self.supernet.largest_net().clone(axis_name=axis_name)
+        net = self.supernet.masked_net().clone(axis_name=axis_name)
         return _train(net, mask_variables(self.supernet, variables, genome), images)
 
     def smallest_of(self, allowed: Allowed | None) -> Callable:

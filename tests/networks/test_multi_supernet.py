@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax import channel_sorting, elastic, kernel_transforms
+from dynnas_jax import channel_sorting, elastic, kernel_transforms, relaxed, switched
 from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
@@ -250,3 +250,11 @@ def test_arch_files_of_no_such_net(content, message):
 def test_spaces_there_are_none_of(space, options, message):
     with pytest.raises(ValueError, match=message):
         multi_supernet.build(space(), **options)
+
+
+def test_what_does_not_know_of_shared_leaves_refuses():
+    supernet = multi_supernet.build(ofa.small_images(**SMALL))
+    with pytest.raises(ValueError, match="several exits, .* cannot be relaxed"):
+        relaxed.mask_variables(supernet, {}, jnp.zeros((1, 1)))
+    with pytest.raises(ValueError, match="several exits, .* cannot be switched; run them masked"):
+        switched.program(supernet)
