@@ -21,16 +21,16 @@ from dynnas_jax.train.step import make_step
 STEPS = 6
 
 
-def fit(micro, split, count, directory, **options):
+def fit(micro, split, count, directory, *, subnet=1, random_subnets=1, **options):
     return loop.fit(
         micro,
         split,
-        sandwich.rule(random_subnets=1),
+        sandwich.rule(random_subnets=random_subnets),
         steps=STEPS,
         batch_size=16,
         optimizer={"learning_rate": 0.05, "warm_up": 0.2},
         augment=augment.rule(pad=1),
-        mesh=devices.data_mesh(count),
+        mesh=devices.data_mesh(count, subnet),
         directory=directory,
         log_every=1,
         evaluate=lambda variables: {"holdout_accuracy_largest": float(jax.tree.leaves(variables)[0].size)},
@@ -79,17 +79,34 @@ def test_state_counts_steps_and_averages(unbroken):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
-    final = fit(micro, split, 8, tmp_path)
-    for one, eight in zip(rows(unbroken[0]), rows(tmp_path), strict=True):
-        assert one.keys() == eight.keys()
+def assert_within_rounding(directory, final, unbroken):
+    """As the run on one device, but for the order in which devices add up."""
+    for one, other in zip(rows(unbroken[0]), rows(directory), strict=True):
+        assert one.keys() == other.keys()
         for name, value in one.items():
-            np.testing.assert_allclose(eight[name], value, rtol=2e-4, atol=1e-6, err_msg=f"{name}, step {one['step']}")
+            np.testing.assert_allclose(other[name], value, rtol=2e-4, atol=1e-6, err_msg=f"{name}, step {one['step']}")
 
-    def same(path, one, eight):
-        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-3 * max(0.1, np.abs(one).max()), err_msg=str(path))
+    def same(path, one, other):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-3 * max(0.1, np.abs(one).max()), err_msg=str(path))
 
     jax.tree_util.tree_map_with_path(same, unbroken[1].variables, final.variables)
+
+
+def test_eight_devices_equal_one(micro, split, unbroken, tmp_path):
+    assert_within_rounding(tmp_path, fit(micro, split, 8, tmp_path), unbroken)
+
+
+def test_devices_that_share_random_subnets_equal_one(micro, split, tmp_path):
+    one, shared = tmp_path / "one", tmp_path / "shared"
+    expected = one, fit(micro, split, 1, one, random_subnets=2)
+    assert_within_rounding(shared, fit(micro, split, 8, shared, subnet=2, random_subnets=2), expected)
+
+
+def test_another_number_of_devices_goes_on_where_one_was_killed(micro, split, unbroken, tmp_path):
+    directory = shutil.copytree(unbroken[0], tmp_path / "run")
+    for step in ("4", "6"):
+        shutil.rmtree(directory / "checkpoints" / step, ignore_errors=True)
+    assert_within_rounding(directory, fit(micro, split, 4, directory), unbroken)
 
 
 def test_several_steps_a_call_equal_one_a_call_and_resume_exactly(micro, split, unbroken, tmp_path):
@@ -112,7 +129,9 @@ def test_the_step_compiles_once_for_each_number_of_steps(micro, split):
     images, labels = devices.replicated(mesh, (split.images, split.labels))
     current = devices.replicated(mesh, state.create(init(micro.largest_net(), key, (8, 8, 1)), transform))
     for first in (0, 3, 6):
+        before = jax.tree.leaves(current.variables)
         current, metrics = step(current, images, labels, np.arange(48, dtype=np.int32).reshape(3, 16) % 40, key)
+        assert all(leaf.is_deleted() for leaf in before)  # donated: never two states in memory
         assert metrics["loss"].shape == (3,)
         assert int(current.step) == first + 3
     current, metrics = step(current, images, labels, np.arange(16, dtype=np.int32), key)
