@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -40,6 +41,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON whole or not at all; a NaN is an error, since JSON has none."""
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which has neither infinities nor NaN: None in their place."""
+    return float(value) if math.isfinite(value) else None
 
 
 def read_json(path: Path, remedy: str | None = None) -> dict:

@@ -12,6 +12,7 @@ from dynnas_jax.data.splits import Split
 from dynnas_jax.search import differentiable, evolution
 from dynnas_jax.search.measure import Measure, best_of
 from dynnas_jax.train import bilevel, loop, state
+from dynnas_jax.workdir import finite
 
 if TYPE_CHECKING:
     from dynnas_jax.stages.strategies import Asked
@@ -83,8 +84,8 @@ def search(
         "steps": steps,
         "batch_size": batch_size,
         # Of relaxed pairs: nothing that other strategies' fitness could be compared with.
-        "relaxed_loss": [_number(-value) for value in np.asarray(read_off.history).tolist()],
-        "loss_read_off": _number(-float(read_off.fitness)),
+        "relaxed_loss": [finite(-value) for value in np.asarray(read_off.history).tolist()],
+        "loss_read_off": finite(-float(read_off.fitness)),
     }
     return found, len(candidates), seen[-1], seen, details
 
@@ -124,7 +125,3 @@ def _some(split: Split, count: int, seed: int) -> Split:
         return split
     drawn = np.random.default_rng([seed, 2, 1]).permutation(len(split))[:count]
     return split[np.sort(drawn)]
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -22,6 +22,7 @@ from dynnas_jax.search.effort import Meter
 from dynnas_jax.stages import collect as collecting
 from dynnas_jax.stages import differentiable
 from dynnas_jax.stages import pair as pair_of
+from dynnas_jax.workdir import finite
 
 RECORDS = "records"  # the pair is made of the subnets on record and of those found beside them; no strategy of these
 PAIRS = 200  # that the default effort pays for
@@ -222,8 +223,8 @@ def run(
             "architectures": outcome.architectures,
             **meter.told(),
         },
-        "history": [{"images": images, "fitness": _number(fitness)} for images, fitness in history],
-        "details": {"fitness": _number(found.fitness), "cost_weight": cost_weight, **outcome.details},
+        "history": [{"images": images, "fitness": finite(fitness)} for images, fitness in history],
+        "details": {"fitness": finite(found.fitness), "cost_weight": cost_weight, **outcome.details},
     }
     return pair_of.of_genome(seen, found.genome, max_cost), told
 
@@ -239,7 +240,3 @@ def of_records(seen: pair_of.Evaluated, calibration_images: int) -> tuple[pair_o
     images = recorded * roles * images_each(job, section.arguments["calibration_images"]) // 2
     effort = {"images": images + nets * images_each(job, calibration_images) // 2, "architectures": recorded + nets}
     return pair, {"strategy": RECORDS, "effort": effort, "history": []}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

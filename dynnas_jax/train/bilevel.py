@@ -24,7 +24,6 @@ from dynnas_jax.relaxed import Fitness
 from dynnas_jax.train import losses
 
 BATCH_SIZE = 128
-LEAST = 1e-6  # of a score, and of what is missing to 1, whose logarithm is taken
 
 
 class Problem(NamedTuple):
@@ -153,25 +152,19 @@ def dynamic_loss(
       little, big: logits[b, classes]; labels: int32[b].
     """
     wrong = [optax.softmax_cross_entropy_with_integer_labels(logits, labels) for logits in (little, big)]
-    odds = _log_odds(SCORES[routing.score](little))
+    odds = losses.log_odds(SCORES[routing.score](little))
     if routing.threshold is None:
         bound = _bound(odds, _afforded(routing, genome).astype(odds.dtype), routing.softness)
     else:
-        bound = _log_odds(jnp.asarray(routing.threshold, odds.dtype))
+        bound = losses.log_odds(jnp.asarray(routing.threshold, odds.dtype))
     onward = jax.nn.sigmoid((bound - odds) / routing.softness)
     return ((1 - onward) * wrong[0] + onward * wrong[1]).mean(), onward.mean()
-
-
-def _log_odds(score: jax.Array) -> jax.Array:
-    """Of a score in [0, 1]; kept finite."""
-    inside = jnp.clip(score, LEAST, 1 - LEAST)
-    return jnp.log(inside) - jnp.log1p(-inside)
 
 
 def _afforded(routing: _Routing, genome: jax.Array) -> jax.Array:
     """The share of the images that may go on to big within the budget."""
     little, onward = routing.tables.of(genome)
-    return jnp.clip((routing.budget - little) / jnp.maximum(onward, LEAST * routing.budget), 0, 1)
+    return jnp.clip((routing.budget - little) / jnp.maximum(onward, losses.LEAST * routing.budget), 0, 1)
 
 
 def _bound(odds: jax.Array, share: jax.Array, softness: float) -> jax.Array:

@@ -28,7 +28,6 @@ from dynnas_jax.train.subnets import Ran, Runs
 
 RANDOM_PAIRS = 1  # of a step
 ROUTERS = ("confidence", "learned")
-LEAST = 1e-6  # of a probability whose logarithm is taken
 
 
 class _Options(NamedTuple):
@@ -143,8 +142,7 @@ def routing(answers: jax.Array, best: jax.Array, efficiency: float, *, logits: b
       answers: float[b], probabilities, or their logits where `logits`; best: bool[b].
     """
     if not logits:
-        answers = jnp.clip(answers, LEAST, 1 - LEAST)
-        answers = jnp.log(answers) - jnp.log1p(-answers)
+        answers = losses.log_odds(answers)
     wrong = optax.sigmoid_binary_cross_entropy(answers, best.astype(answers.dtype)).mean()
     return wrong + efficiency * jax.nn.sigmoid(-answers).mean()
 

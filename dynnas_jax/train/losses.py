@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+LEAST = 1e-6  # of a probability, and of what it lacks to 1, whose logarithm is taken
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """Mean cross-entropy of logits float[b, classes] against labels int[b], or against targets float[b, classes].
@@ -18,3 +20,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if whole else labels
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)).mean()
+
+
+def log_odds(probability: jax.Array) -> jax.Array:
+    """log(p / (1 - p)) of probabilities in [0, 1]; kept finite, those outside [`LEAST`, 1 - `LEAST`] as if they stood there."""
+    inside = jnp.clip(probability, LEAST, 1 - LEAST)
+    return jnp.log(inside) - jnp.log1p(-inside)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax.train.losses import cross_entropy
+from dynnas_jax.train.losses import LEAST, cross_entropy, log_odds
 
 
 def test_cross_entropy_is_the_mean_negative_log_likelihood():
@@ -32,3 +32,9 @@ def test_smoothed_and_soft_targets_follow_the_formula(soft, smoothing):
 
 def test_cross_entropy_of_large_logits_is_finite():
     assert cross_entropy(np.asarray([[1e4, -1e4]], np.float32), np.asarray([1], np.int32)) == 2e4
+
+
+def test_log_odds_are_those_of_float64_and_stay_finite():
+    probability = np.float32([0, 1e-4, 0.25, 0.5, 0.9, 1])
+    inside = np.clip(probability.astype(np.float64), LEAST, 1 - LEAST)
+    np.testing.assert_allclose(log_odds(probability), np.log(inside / (1 - inside)), rtol=0.01, atol=1e-6)
