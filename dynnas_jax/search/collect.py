@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import devices, processes, records
+from dynnas_jax import devices, processes, progress, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
@@ -90,12 +90,14 @@ class Evaluator:
         m, variables = len(self.split), self.placed(variables)
         answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
-        for resolution in np.unique(resolutions).tolist():
-            mine = np.flatnonzero(resolutions == resolution)
-            for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
-                found = self._answer(variables, np.asarray(genomes)[which], resolution)
-                for all_rows, some in zip(answers, found, strict=True):
-                    all_rows[which] = some[: len(which), :m]
+        with progress.counted("evaluating", len(genomes), "subnets") as advance:
+            for resolution in np.unique(resolutions).tolist():
+                mine = np.flatnonzero(resolutions == resolution)
+                for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
+                    found = self._answer(variables, np.asarray(genomes)[which], resolution)
+                    for all_rows, some in zip(answers, found, strict=True):
+                        all_rows[which] = some[: len(which), :m]
+                    advance(len(which))
         return answers
 
     def placed(self, variables: dict) -> dict:
@@ -234,14 +236,15 @@ def run(
 
     done = np.asarray(agreed(begin), bool)
     parts = roles(evaluate.supernet, evaluate.placed(variables))
+    before = int(done.sum())
     bar = tqdm(
         total=len(genomes),
-        initial=int(done.sum()),
+        initial=before,
         desc="collect",
         unit="subnet",
         disable=not processes.is_first() or None,
     )
-    with bar:
+    with bar, progress.counted("collecting", len(genomes), "subnets", done=before) as advance:
         for start in range(0, len(genomes), evaluate.at_once):
             rows = genomes[start : start + evaluate.at_once]
             left = len(rows) - int(done[start : start + len(rows)].sum())
@@ -258,6 +261,7 @@ def run(
 
             agreed(write)
             bar.update(left)
+            advance(left)
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 
