@@ -7,17 +7,13 @@ result, the speeds depend on the load. `cpu_ms` is the processor time of a subne
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import resource
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax import devices, settings
 from dynnas_jax.data.splits import Split
@@ -68,20 +64,12 @@ class Collector:
         return len(self.genomes) / seconds, cpu / len(self.genomes)
 
 
-def spread(values: np.ndarray) -> list[float]:
-    return [round(float(np.quantile(values, q)), 3) for q in (0.1, 0.9)]
-
-
 def summary(samples: np.ndarray, mapped: np.ndarray) -> dict:
     """Of one form and chunk: samples [turns, 2], and those of "mapped" at the same chunk."""
-    ratio = samples[:, 0] / mapped[:, 0]
     return {
-        "subnets_per_s": round(float(np.median(samples[:, 0])), 3),
-        "spread": spread(samples[:, 0]),
+        "subnets_per_s": result.ratios(samples[:, 0]),
+        "ratio_to_mapped": result.ratios(samples[:, 0] / mapped[:, 0]),
         "cpu_ms": round(float(np.median(samples[:, 1])) * 1e3, 1),
-        "ratio_to_mapped": round(float(np.median(ratio)), 3),
-        "ratio_spread": spread(ratio),
-        "n": len(samples),
     }
 
 
@@ -113,16 +101,8 @@ def main() -> None:
             **summary(mine, mapped),
             "first_call_s": round(collectors[form, chunk].first_call_s, 1),
         }
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
-    report = {
-        "what": f"collecting subnets of {asked.recipe}: {len(given[2])} calibration, {len(given[3])} held-out images",
-        "machine": machine(),
-        "devices": collectors[kinds[0]].evaluate.mesh.size,
-        "versions": {"python": platform.python_version(), **versions},
-        "results": results,
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
-    }
-    print(json.dumps(report, indent=1))
+    what = f"collecting subnets of {asked.recipe}: {len(given[2])} calibration, {len(given[3])} held-out images"
+    result.show(what, {"devices": collectors[kinds[0]].evaluate.mesh.size, "results": results})
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ chips (benchmarks/chips.py) follow step time and efficiency: predictions, not me
 
 import argparse
 import collections
-import importlib.metadata
 import io
-import json
 import math
 import time
 from typing import NamedTuple
@@ -19,6 +17,7 @@ import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
+import result
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
@@ -266,14 +265,12 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
     )
     per_image = sum(times * count for (_, times), count in zip(nets, counted, strict=True))
     facts = {
-        "what": "a prediction from the partitioned program and published rates, not a measurement",
         "asked": {
             "config": asked.config,
             "devices": asked.devices,
             "images_per_device": images,
             "resolution": resolution,
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **seconds,
         "collectives_of_a_device": table(collectives),
         "memory_of_a_device_megabytes": {
@@ -289,7 +286,7 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
         "decode": {"processor_ms_per_image": round(1e3 * image_s, 2)},
         "predictions": predictions(asked.devices, step, images),
     }
-    print(json.dumps(facts, indent=1))
+    result.show("a prediction from the partitioned program and published rates, not a measurement", facts)
 
 
 if __name__ == "__main__":

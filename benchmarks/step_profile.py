@@ -9,7 +9,6 @@ overrides the recipe. Prints one JSON object.
 
 import argparse
 import functools
-import json
 import time
 
 import chips
@@ -17,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import result
 import step
 import step_trace
-from evolution import machine
 
 from dynnas_jax import devices, job, settings
 from dynnas_jax.costs import macs
@@ -201,11 +200,11 @@ def report(asked, config, supernet, size, stepper, found, samples, batch) -> Non
     host = input_s(np.asarray(batch[0]), np.asarray(batch[1]), size, 5)
     whole = medians["step"]
     rest = whole - sum(count * medians[name] for name, (count, _, _) in found.items())
+    what = (
+        f"sandwich step of {config['supernet']['network']}, {subnets} random subnets, batch {size}, "
+        f"{batch[0].shape[1]} pixels, {asked.precision}"
+    )
     facts = {
-        "what": f"sandwich step of {config['supernet']['network']}, {subnets} random subnets, batch {size}, "
-        f"{batch[0].shape[1]} pixels, {asked.precision}",
-        "machine": machine(),
-        "versions": step.versions(),
         "step": {**step.summary(samples["step"], size), "compile_s": round(stepper.compile_s, 1)},
         "macs_of_a_step": done,
         "by_XLA": {"operations": analysis["flops"], "bytes": analysis["bytes accessed"], "loops": "counted once"},
@@ -222,9 +221,8 @@ def report(asked, config, supernet, size, stepper, found, samples, batch) -> Non
         "step_less_parts_ms": round(rest, 2),
         "host_gives_indices_ms": round(1e3 * host, 3),
         "trace": step_trace.shares(stepper.advance, 1 if asked.quick else 3, stepper.step.as_text()),
-        "load": step.load(),
     }
-    print(json.dumps(facts, indent=1))
+    result.show(what, facts)
 
 
 def main() -> None:
