@@ -175,8 +175,9 @@ def content(workdir: Path, stages: tuple[str, ...] = NAMES) -> dict[str, object]
             found[name] = [{k: repr(v) for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows]
         elif name in ("train/data.json", "predict/predictor.json", "search/found.json", "evaluate/evaluation.json"):
             found[name] = json.loads(path.read_text())
-    store = records.open(workdir / "collect" / "records.zarr")
-    found["collect/records.zarr"] = {key: store.read(key).tobytes() for key in store.arrays}
+    if "collect" in stages:
+        store = records.open(workdir / "collect" / "records.zarr")
+        found["collect/records.zarr"] = {key: store.read(key).tobytes() for key in store.arrays}
     return found
 
 
