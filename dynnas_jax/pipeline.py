@@ -55,6 +55,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
         _do(workdir, job, todo)
     elif first and not workdir.knows_config():
         workdir.claim()
+    processes.wait_for_all("end")
     if first and "report" in names:
         _print_summary(path)
 
