@@ -7,7 +7,6 @@ devices waited for their batch, and images per second; and how many images per s
 """
 
 import argparse
-import functools
 import json
 import tempfile
 import time
@@ -17,8 +16,8 @@ import numpy as np
 import result
 from photographs import JPEG_SHAPE, jpeg
 
-from dynnas_jax import job, recipe, settings
-from dynnas_jax.data import augment, mixing, sources
+from dynnas_jax import devices, job, recipe, settings
+from dynnas_jax.data import augment, mixing, sources, streams
 from dynnas_jax.networks import template
 from dynnas_jax.pipeline import keep_memory
 from dynnas_jax.train import feed, loop, sandwich
@@ -45,10 +44,14 @@ def write_folder(folder: Path, count: int) -> None:
         file.write_bytes(pictures[number % DISTINCT])
 
 
-def load(config: dict, folder: Path, threads: int | None) -> sources.Dataset:
-    """The folder's images, streamed as the recipe says."""
+def streamed(config: dict, threads: int | None) -> dict:
+    """How the recipe streams, by so many threads where a number is given."""
+    return {**(config["data"].get("stream") or {}), **({} if threads is None else {"threads": threads})}
+
+
+def load(config: dict, folder: Path, stream: dict) -> sources.Dataset:
+    """The folder's images."""
     data = config["data"]
-    stream = {**(data.get("stream") or {}), **({} if threads is None else {"threads": threads})}
     kept = {name: data[name] for name in ("image_size", "central_share", "mean", "std") if data.get(name)}
     return sources.load(str(folder), holdout=0, stream=stream, **kept)
 
@@ -66,9 +69,8 @@ def build(config: dict, images: sources.Dataset):
 
 def alone_images_per_s(images: sources.Dataset, batch: int, steps: int) -> list[float]:
     """What the threads give, step after step, when nobody else computes."""
-    split = images.train
-    order = functools.partial(feed._index_at, len(split), 0)
-    batches = split.images.batches(split.labels.astype(np.int32), batch, order, range(steps + 1), range(batch))
+    plan = [range(step, step + 1) for step in range(steps + 1)]
+    batches = feed.feed(images.train, batch, plan, 0, devices.data_mesh(1))
     next(batches)
     speeds, start = [], time.perf_counter()
     for _ in batches:
@@ -106,14 +108,15 @@ def main() -> None:
     keep_memory()
     config = settings.as_dict(settings.load(rest, recipe.options))
     batch = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
+    stream = streamed(config, asked.threads)
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder) / "photos", max(asked.images, batch))
-        images = load(config, Path(folder) / "photos", asked.threads)
+        images = load(config, Path(folder) / "photos", stream)
         alone = alone_images_per_s(images, batch, min(asked.steps, 20))
         rows = trained(config, images, batch, asked, Path(folder) / "run")
     height, width = JPEG_SHAPE[:2]
     figures = {
-        "threads": images.train.images._threads,
+        "threads": streams.rule(**stream)[0],
         "wait_share": result.ratios([row["wait_share"] for row in rows], 4),
         "images_per_s": result.ratios([row["images_per_s"] for row in rows], 1),
         "threads_alone_images_per_s": result.ratios(alone, 1),
