@@ -242,16 +242,12 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         _say(f"{name} ...")
         if first:
             workdir.start(name)
-        with _told(workdir, name), _folder(workdir, name) as folder:
+        told = contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
+        with told, _folder(workdir, name) as folder:  # training gives signs of life of its own
             stage = recipe.stage(name, kinds.of(workdir.config))
             files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
             workdir.finish(name, files)
-
-
-def _told(workdir: Workdir, name: str) -> contextlib.AbstractContextManager[None]:
-    """The signs of life of a stage; training has its own."""
-    return contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
 
 
 @contextlib.contextmanager

@@ -231,8 +231,8 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.dynamic import exit_targets
     from dynnas_jax.export import targets
     from dynnas_jax.export.metadata import PRECISIONS
-    from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
+    from dynnas_jax.search.width import FORMS
     from dynnas_jax.stages import routers, strategies
 
     settings.check_least("", config, {"seed": 0})

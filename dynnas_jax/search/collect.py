@@ -21,16 +21,12 @@ from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
+from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
-FORMS = ("auto", "mapped", "vmapped")
 CALIBRATION_BATCH = 128
-FASTEST = {"cpu": 4}  # genomes at once, by backend, where benchmarks/collect.py measured it; elsewhere one
-# Of the images that are forwarded at once for all genomes together: as many as CIFAR-10's batches for four of them have. It
-# bounds the memory, in which a genome's feature maps count most.
-MOST_PIXELS = 4 * 256 * 32 * 32
 
 
 class Answers(NamedTuple):
@@ -50,7 +46,7 @@ class Evaluator:
 
     Args:
       form: "mapped", a device's genomes one after the other; "vmapped", `width` of them together, in their number's memory of
-        one; "auto", what is fastest on this backend as far as it was measured, and takes no more than `MOST_PIXELS`.
+        one; "auto", what is fastest on this backend as far as it was measured, and takes no more than `width.MOST_PIXELS`.
       width: 0 for all that a device has in a call, or with "auto" by itself; rounded down to a divisor of their number.
       mesh: all devices of all processes by default.
 
@@ -73,7 +69,7 @@ class Evaluator:
     ):
         if score not in SCORES:
             raise ValueError(f"score is {score!r}, choose from {list(SCORES)}")
-        check_form(form, width)
+        width_of.check(form, width)
         self.supernet, self.split, self.chunk = supernet, split, chunk
         self.mesh = mesh or devices.data_mesh()
         each, space = -(-chunk // self.mesh.size), supernet.space
@@ -83,7 +79,7 @@ class Evaluator:
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
         self.score, self.data = SCORES[score], devices.replicated(self.mesh, (calibration, images, labels))
-        self.width = _width(form, width, each, max(batch[0, ..., 0].size for batch in (calibration, images)))
+        self.width = width_of.chosen(form, width, each, max(batch[0, ..., 0].size for batch in (calibration, images)))
         program = functools.partial(_answer_all, supernet, self.score, self.mesh, self.width)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
@@ -128,25 +124,6 @@ class Evaluator:
     def subnets_per_s(self) -> float | None:
         """The speed of all calls but the first of each resolution, which compile; None before there are any."""
         return self._subnets / self._seconds if self._subnets else None
-
-
-def check_form(form: str, width: int) -> None:
-    """Raises ValueError for an unknown form, or a width that does not fit it."""
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}, choose from {list(FORMS)}")
-    if width < 0 or (form == "mapped" and width > 1):
-        raise ValueError(f"width is {width}, must be {'1, or 0, in the form mapped' if width > 0 else 'at least 0'}")
-
-
-def _width(form: str, width: int, each: int, pixels: int) -> int:
-    """How many of a device's `each` genomes run together; `pixels` of images are forwarded at once for one."""
-    if form == "mapped":
-        wanted = 1
-    elif form == "vmapped" or width:
-        wanted = width or each
-    else:
-        wanted = min(FASTEST.get(jax.default_backend(), 1), MOST_PIXELS // pixels)
-    return max(divisor for divisor in range(1, each + 1) if each % divisor == 0 and (divisor <= wanted or divisor == 1))
 
 
 def _answer_all(

@@ -9,6 +9,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.job import Job, evaluator, supernet_variables
 from dynnas_jax.networks import multi_supernet
 from dynnas_jax.search import collect
+from dynnas_jax.search import width as width_of
 from dynnas_jax.workdir import write_json
 
 
@@ -41,6 +42,6 @@ def _files(folder: Path) -> list[Path]:
 def check(job: Job, *, form: str = "auto", width: int = 0, **_) -> None:
     """Raises ValueError for a form and a width that do not fit, before anything is trained."""
     try:
-        collect.check_form(form, width)
+        width_of.check(form, width)
     except ValueError as error:
         raise ValueError(f"collect.{error}") from error

@@ -15,6 +15,7 @@ from dynnas_jax.elastic import positions
 from dynnas_jax.networks import coupled, ofa
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect
+from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import Gene, SearchSpace
 from dynnas_jax.train.calibration import batches, extract_calibrated
 
@@ -147,7 +148,7 @@ def test_wrong_options(tiny, split):
 
 def test_the_width_is_bounded_by_what_a_device_has_and_by_the_images(monkeypatch):
     small = 256 * 32 * 32  # pixels
-    width = lambda each, pixels=small, form="auto", asked=0: collect._width(form, asked, each, pixels)  # noqa: E731
+    width = lambda each, pixels=small, form="auto", asked=0: width_of.chosen(form, asked, each, pixels)  # noqa: E731
     assert [width(each) for each in (1, 2, 3, 4, 6, 7, 16)] == [1, 2, 3, 4, 3, 1, 4]
     assert [width(16, pixels) for pixels in (small // 64, 2 * small, 4 * small, 256 * 224 * 224)] == [4, 2, 1, 1]
     assert [width(16, asked=asked) for asked in (1, 2, 3, 8, 100)] == [1, 2, 2, 8, 16]
