@@ -74,7 +74,7 @@ def trainings(rows: Sequence[Row]) -> list[Row]:
 def learning_curves(row: Row) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By the role of a subnet ("net" of a fixed network): (steps [k], accuracies on held-out images [seeds, k]).
 
-    Of seeds that are not equally far, the steps that all of them have; the log of a resumed run may have a step twice.
+    Of seeds that are not equally far, the steps that all of them have.
     """
     curves: dict[str, list[dict[int, float]]] = {}
     for found in row.runs.values():
@@ -82,7 +82,7 @@ def learning_curves(row: Row) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         for name in dict.fromkeys(key for entry in entries for key in entry if key.startswith(_HELD_OUT)):
             steps, values = artifacts.series(entries, name)
             role = name.removeprefix(_HELD_OUT).removeprefix("_") or "net"
-            curves.setdefault(role, []).append(dict(zip(np.asarray(steps).tolist(), values, strict=True)))
+            curves.setdefault(role, []).append(dict(zip(steps.tolist(), values, strict=True)))
     known = {}
     for role, seeds in curves.items():
         steps = sorted(set.intersection(*map(set, seeds)))

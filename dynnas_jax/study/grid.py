@@ -186,7 +186,9 @@ def row(
         if table not in PLACES:
             raise ValueError(f"{where}: unknown table {table!r}, choose from {', '.join(PLACES)}")
     if part is not None and not (isinstance(part, str) and _NAME.fullmatch(part)):
-        raise ValueError(f"{where}: part is {part!r}; begin with a letter, then lower-case letters, digits, underscores")
+        raise ValueError(
+            f"{where}: part is {part!r}; begin with a letter, then lower-case letters, digits, underscores"
+        )
     _check_overrides(where, overrides)
     seeds = all_seeds if seeds is None else seeds
     if isinstance(seeds, str) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
