@@ -267,11 +267,15 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, tables
+    from dynnas_jax.reports import artifacts, exit_tables, tables
 
     found_artifacts = artifacts.read(path)
-    print(tables.text(tables.summary(found_artifacts)))
-    found = found_artifacts.found
+    if found_artifacts.kind in kinds.OF_EXITS:
+        rows, found = exit_tables.summary(found_artifacts), None
+        print(tables.text(rows, exit_tables.summary_columns(rows)))
+    else:
+        found = found_artifacts.found
+        print(tables.text(tables.summary(found_artifacts)))
     if found and not found["pair"]["feasible"]:
         pair = found["pair"]
         costs = f"Little costs {pair['little']['macs']} MACs, big {pair['big']['macs']}"

@@ -33,8 +33,8 @@ FASTEST = {"cpu": "mapped"}  # by backend, where benchmarks/collect.py measured 
 class Answers(NamedTuple):
     """What subnets answered on the images of a split."""
 
-    score: np.ndarray  # float32[n, m], confidence in [0, 1]
-    correct: np.ndarray  # bool[n, m]
+    score: np.ndarray  # float32[n, m], confidence in [0, 1]; [n, m, S] of nets of S exits
+    correct: np.ndarray  # bool, of the same shape
 
 
 class Evaluator:
@@ -88,7 +88,8 @@ class Evaluator:
 
     def __call__(self, variables: dict, genomes: np.ndarray) -> Answers:
         m, variables = len(self.split), self.placed(variables)
-        answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
+        shape = len(genomes), m, *_exits(self.supernet)
+        answers = Answers(np.zeros(shape, np.float32), np.zeros(shape, bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
         for resolution in np.unique(resolutions).tolist():
             mine = np.flatnonzero(resolutions == resolution)
@@ -137,14 +138,20 @@ def _answer_all(
         # Batch by batch, since the pixels are floats meanwhile.
         calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
         answer = functools.partial(answer_one, supernet, score, variables, calibration, images, labels)
-        return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, len(labels)))
+        shape = len(labels), *_exits(supernet)
+        return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, shape))
 
     spread = jax.shard_map(own, mesh=mesh, in_specs=whole, out_specs=PartitionSpec(None, axes), check_vma=False)
     answers = spread(variables, genomes, count, calibration, images, labels)
-    return jax.tree.map(lambda rows: rows.reshape(len(genomes), -1), answers)
+    return jax.tree.map(lambda rows: rows.reshape(len(genomes), len(labels), *_exits(supernet)), answers)
 
 
-def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int, images: int) -> Answers:
+def _exits(supernet: Supernet) -> tuple[int, ...]:
+    """The last axis of answers of nets of several exits; none of others."""
+    return (len(supernet.exits),) if supernet.exits else ()
+
+
+def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int, shape: tuple[int, ...]) -> Answers:
     """The answers to the first `count` genomes or a few more, `width` at a time."""
 
     def body(i, answers):
@@ -154,7 +161,7 @@ def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int,
         put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, i * width, 0)  # noqa: E731
         return jax.tree.map(put, answers, found)
 
-    score = jnp.zeros((len(genomes), images), jnp.float32)
+    score = jnp.zeros((len(genomes), *shape), jnp.float32)
     return jax.lax.fori_loop(0, (count + width - 1) // width, body, Answers(score, score > 0))
 
 
@@ -178,8 +185,9 @@ def answer_one(
     """
     net = supernet.masked_net()
     own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
-    logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
-    logits = logits.reshape(-1, logits.shape[-1])
+    logits = jax.lax.map(lambda batch: jnp.stack(supernet.answers(net.apply(own, batch)), axis=1), images)
+    logits = logits.reshape(len(labels), *_exits(supernet), -1)
+    labels = labels[:, None] if supernet.exits else labels
     return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
 
 
@@ -216,11 +224,11 @@ def run(
 ) -> records.Records:
     """Evaluates genomes int32[n, genes] into the records store at `path`; rows done before are not done again.
 
-    The choices of the store are the `roles` of a subnet. It costs the same in each, alone.
+    The choices of the store are the exits of a net, or the `roles` of a subnet. It costs the same in each role, alone.
     Of several processes, which all call this, the first one reads and writes; `path` must be the same file for all.
 
     Args:
-      cost: genome -> what it costs, such as `costs.macs.CostTable.exact`.
+      cost: genome -> what it costs, such as `costs.macs.CostTable.exact`; or what is spent up to each exit, [S].
 
     Raises:
       ValueError: if the store at `path` is of another space or split, or holds other genomes.
@@ -248,12 +256,13 @@ def run(
             if not left:
                 continue
             found = [evaluate(own, rows) for own in parts]
-            answers = Answers(*(np.stack(each, axis=-1) for each in zip(*found, strict=True)))
+            answers = found[0] if evaluate.supernet.exits else _of_roles(found)
 
             def write(start=start, rows=rows, answers=answers) -> None:
                 nonlocal store
-                costs = np.asarray([[cost(genome)] * len(parts) for genome in rows], np.float64)
                 score, correct = answers
+                costs = [np.broadcast_to(cost(genome), score.shape[-1:]) for genome in rows]
+                costs = np.asarray(costs, np.float64)
                 store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
 
             agreed(write)
@@ -261,10 +270,15 @@ def run(
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 
+def _of_roles(found: list[Answers]) -> Answers:
+    """Answers [n, m, roles] from those of each role."""
+    return Answers(*(np.stack(each, axis=-1) for each in zip(*found, strict=True)))
+
+
 def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[records.Records, np.ndarray]:
     """The store at `path`, and bool[n]: which of the genomes are done there."""
     space, image_id = evaluate.supernet.space, evaluate.split.image_id
-    choices = 2 if evaluate.supernet.coupling else 1
+    choices = len(evaluate.supernet.exits) or (2 if evaluate.supernet.coupling else 1)
     options = {"genes": len(space.genes), "image_id": image_id, "choices": choices, "chunk_rows": evaluate.chunk}
     store = records.resume(path, space.fingerprint, **options)
     done = store.done()
