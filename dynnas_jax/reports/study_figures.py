@@ -46,7 +46,9 @@ def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, sca
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = plots.panels(1, height=4.3)
-    colours = (plots.COLOURS["dynamic"], plots.COLOURS["little"], plots.COLOURS["big"], *plots.EXTRA)
+    # Yellow last, which is pale on white.
+    colours = (*(plots.COLOURS[name] for name in ("dynamic", "little", "big")), *plots.EXTRA[:3])
+    colours += (plots.INK, plots.GREY, plots.EXTRA[3])
     for index, (name, points) in enumerate(series.items()):
         x, y = ([point[which].mean for point in points] for which in (0, 1))
         across, along = ([point[which].deviation or 0.0 for point in points] for which in (0, 1))

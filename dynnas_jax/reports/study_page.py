@@ -23,6 +23,7 @@ from dynnas_jax.reports.spreads import Table
 from dynnas_jax.reports.study_rows import Asked, Row
 from dynnas_jax.workdir import write_bytes
 
+_WIDE = "main { max-width: 90rem; }\n"  # tables of many columns
 _ABSENT = f'<p class="absent">{tables.NOT_RUN}</p>'
 
 
@@ -60,7 +61,7 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
             shutil.rmtree(folder / part, ignore_errors=True)
             if (where / part).is_dir():
                 (where / part).rename(folder / part)
-    content = page.PAGE.format(title=markup.escape(title), css=page.CSS, body="\n".join(parts))
+    content = page.PAGE.format(title=markup.escape(title), css=page.CSS + _WIDE, body="\n".join(parts))
     write_bytes(folder / "study.html", content.encode())
     return folder / "study.html"
 

@@ -14,7 +14,7 @@ from dynnas_jax.reports.study_rows import Row
 RANDOM = "random"  # the strategy that the others are compared with
 
 
-_LABEL = words("label", "")
+_LABEL = words("label", "row")
 _TOP1 = numbers("top1", "top-1 (%)", scale=0.01)
 _MACS = numbers("macs", "MACs (M)", 3, 1e6)
 _EXITS = numbers("exit_rate", "answered by little (%)", 1, 0.01)
@@ -61,7 +61,7 @@ def _main(rows: Sequence[Row]) -> Table:
         for network, called in study_rows.networks(row).items():
             listed.append({"label": row.asked.tables["main"], "network": called} | networks[row.asked.name, network])
     columns = (
-        *(_LABEL, words("network", ""), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
+        *(_LABEL, words("network", "network"), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
         numbers("params", "params (k)", 1, 1e3),
         *(_LATENCY, numbers("memory_bytes", "memory (MiB)", 1, 2**20), numbers("energy_mj", "energy (mJ)", 4)),
         *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS, numbers("ece", "calibration error (points)", 2, 0.01)),
