@@ -83,7 +83,7 @@ def network(dataset: str, name: str, label: str, width: float) -> dict:
 
 
 def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
-    """More rivals for the main table, in a part of their own: networks that a search found, subnets of one trained supernet."""
+    """More rivals for the main table, in a part of their own: a network of a search, subnets of one supernet, several exits."""
     subnets = {
         "name": "once_for_all",
         "recipe": apart,
@@ -91,7 +91,8 @@ def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
         "tables": {"main": "once-for-all subnets"},
         "bench": True,
     }
-    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets)
+    exits = {"name": "msdnet", "recipe": f"msdnet.py:{dataset}", "tables": {"main": "MSDNet, 4 exits"}, "bench": True}
+    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets, exits)
     return tuple({"part": "baselines", **row} for row in rows)
 
 

@@ -18,6 +18,7 @@ _LABEL = words("label", "row")
 _TOP1 = numbers("top1", "top-1 (%)", scale=0.01)
 _MACS = numbers("macs", "MACs (M)", 3, 1e6)
 _EXITS = numbers("exit_rate", "answered by little (%)", 1, 0.01)
+_FIRST_EXIT = numbers("exit_rate", "answered by little, or the first exit (%)", 1, 0.01)
 _LATENCY = numbers("latency_ms", "latency (ms)", 4)
 _DIFFERENCE = numbers("difference", "top-1 above it (points)", scale=0.01, sign=True)
 _WINS = words("wins", "seeds above it")
@@ -64,7 +65,11 @@ def _main(rows: Sequence[Row]) -> Table:
         *(_LABEL, words("network", "network"), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
         numbers("params", "params (k)", 1, 1e3),
         *(_LATENCY, numbers("memory_bytes", "memory (MiB)", 1, 2**20), numbers("energy_mj", "energy (mJ)", 4)),
-        *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS, numbers("ece", "calibration error (points)", 2, 0.01)),
+        *(
+            numbers("size_bytes", "files (KiB)", 1, 1024),
+            _FIRST_EXIT,
+            numbers("ece", "calibration error (points)", 2, 0.01),
+        ),
     )
     explanation = (
         "Test images. MACs, latency and energy of dynamic are averages over them. Latency, memory, energy and size are those of "
