@@ -64,6 +64,6 @@ def check_reachable(targets: Targets, least_macs: int) -> None:
     """Raises ValueError for a target that even the cheapest answer exceeds."""
     if (lowest := min(targets.macs)) < least_macs:
         raise ValueError(
-            f"dynamic: a target of {lowest:.0f} MACs is below the {least_macs} of the cheapest net's first exit; "
+            f"a target of {lowest:.0f} average MACs is below the {least_macs} of the cheapest net's first exit; "
             "give a higher one"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 
 from dynnas_jax import records
-from dynnas_jax.dynamic import exit_targets
-from dynnas_jax.job import Job, evaluator, save_variables, supernet_variables
+from dynnas_jax.dynamic import exit_targets, metric
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import exits as exit_nets
 from dynnas_jax.networks import multi_exit, multi_supernet
 from dynnas_jax.search import collect, evolution, exit_rewards, predictor
@@ -132,6 +134,49 @@ def _evolved(
     evolve = functools.partial(evolution.run, space=fitted.space, fitness=fitted, cost=cost, **options)
     key = jax.random.fold_in(search.job.key(3), number)
     return np.asarray(jax.jit(lambda key: evolve(key, budget=np.float32(budget) * evolution.BELOW))(key).genome)
+
+
+def best(path: Path, config: dict, max_macs: float) -> dict:
+    """The net of a finished run for one more target, and the best of the recorded ones, which has thresholds.
+
+    Rewards are told anew from the records, a predictor is fitted to them, and evolution asks it; no net is run.
+
+    Raises:
+      ValueError: for a run whose records are not complete, or a target below the cheapest net's first exit.
+    """
+    if not (path / "collect" / "manifest.json").is_file():
+        raise ValueError(f"{path}: stage 'collect' is not done; `dynnas run` must come to it first")
+    supernet, omega = supernet_of_run(path), config["dynamic"].get("omega", metric.OMEGA)
+    space, spent = supernet.space, multi_supernet.spent(supernet)
+    exit_targets.check_reachable(exit_targets.Targets((max_macs,), omega, 0), spent(space.smallest)[0])
+    store = records.open(path / "collect" / "records.zarr", space.fingerprint)
+    rows = np.flatnonzero(store.done())
+    genomes, cost = store.read("genome", rows), store.read("cost", rows)
+    reward = exit_rewards.of_records(store, rows, cost, (max_macs,), omega)[0]
+    known = [inspect.signature(one).parameters for one in (predictor.fit, evolution.run)]
+    fit, evolve = (
+        {key: value for key, value in config[section].items() if key in of}
+        for section, of in zip(("predict", "search"), known, strict=True)
+    )
+    fitted = predictor.fit(space, genomes, reward, key=jax.random.key(0), **fit)
+    run = functools.partial(evolution.run, space=space, fitness=fitted, cost=multi_supernet.exit_tables(supernet)[-1])
+    found = jax.jit(lambda key: run(key, budget=np.float32(np.inf), **{"aging": True, **evolve}))(jax.random.key(1))
+    place = int(reward.argmax())
+    answers = (store.read(name, rows[place : place + 1])[0] for name in ("score", "correct"))
+    judged = exits.judged(genomes[place], tuple(answers), cost[place], max_macs, omega)
+    told = {"predicted_reward": float(found.fitness), "kendall_tau": fitted.kendall_tau}
+    recorded = {"reward": judged.reward, "holdout_accuracy": judged.point.accuracy}
+    recorded |= {"average_macs": judged.point.average_cost, "thresholds": list(judged.point.thresholds)}
+    return {
+        **_named(supernet, np.asarray(found.genome)),
+        **told,
+        "recorded": {**_named(supernet, judged.genome), **recorded},
+    }
+
+
+def _named(supernet: Supernet, genome: np.ndarray) -> dict:
+    spent = multi_supernet.spent(supernet)(genome)
+    return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), "macs": spent}
 
 
 def _variables(search: _Search, genome: np.ndarray, calibration_images: int) -> dict:

@@ -19,8 +19,8 @@ from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import evolution, pairs, predictor
 from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.stages import exits_search, strategies
 from dynnas_jax.stages import pair as pair_of
-from dynnas_jax.stages import strategies
 from dynnas_jax.workdir import read_config, write_json
 
 CALIBRATION_IMAGES = 1024
@@ -176,7 +176,7 @@ def best(
     """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
 
     Args:
-      max_macs, max_latency_ms: one of the two.
+      max_macs, max_latency_ms: one of the two; of nets of several exits `max_macs`, their average (see `exits_search.best`).
       target: of the latency table; the run's own if None.
       table: a latency table; the run's `search.latency_table` if None.
       pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
@@ -190,7 +190,13 @@ def best(
     if not budget > 0:
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
-    if (kind := kinds.of(config)) is not kinds.SUPERNET:
+    if (kind := kinds.of(config)) is kinds.MULTI_EXIT:
+        if unit != "macs" or pair:
+            raise ValueError(
+                f"{path} is a run of {kind.words}: give max_macs, an average, and neither a latency nor a pair"
+            )
+        return exits_search.best(path, config, budget)
+    if kind is not kinds.SUPERNET:
         raise ValueError(f"{path} is a run of {kind.words}: there is nothing to search in it")
     for name in ("train", "collect" if pair else "predict"):
         if not (path / name / "manifest.json").is_file():
