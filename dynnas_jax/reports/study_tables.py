@@ -251,8 +251,12 @@ def equality(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _space(rows: Sequence[Row]) -> Table:
     explanation = f"The space restricted to one kind of choice; all else is at its largest. {_AGAINST_FIRST}"
-    columns = (_LABEL, *_PAIR, _MACS, _BIG_MACS, _EXITS, _DIFFERENCE, _WINS)
-    return Table("space", "Dimensions of the space", explanation, columns, _compared(rows, "space"))
+    listed = _compared(rows, "space")
+    for row, cells in zip(rows, listed, strict=True):
+        pairs = [study_rows.at(found, "found.pairs") for found in row.runs.values()]
+        cells["pairs"] = next((f"{count:,}" for count in pairs if count is not None), None)
+    columns = (_LABEL, words("pairs", "pairs of the space"), *_PAIR, _MACS, _BIG_MACS, _EXITS, _DIFFERENCE, _WINS)
+    return Table("space", "Dimensions of the space", explanation, columns, listed)
 
 
 def _loss(rows: Sequence[Row]) -> Table:

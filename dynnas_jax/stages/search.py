@@ -56,6 +56,7 @@ def run(
         own = {"effort_images": effort_images, "cost_weight": cost_weight, "options": sections.get(strategy)}
         pair, told = strategies.run(seen, strategy, calibration_images, **own)
     content = {"space": space.fingerprint, "cost": unit}
+    content |= {"subnets": space.size(), "pairs": PairSpace(space).size()}
     for name in dict.fromkeys(("macs", unit)):
         content |= {f"{end}_{name}": costs[name].exact(getattr(space, end)) for end in ("smallest", "largest")}
     content["front"] = _front(seen, unit, limits, predicted)

@@ -66,7 +66,9 @@ def made(tmp_path):
             write(paths[seed] / "evaluate" / "evaluation.json", evaluation(accuracy, router_macs))
             pair = {"little": {"macs": 1}, "big": {"macs": 2}, "cost": [1, 2], "thresholds": [0.8]}
             pair |= {"holdout": {"accuracy": accuracy + 0.01}}
-            found = {"front": [], "pair": pair} | ({"effort": effort[seed]} if effort else {})
+            found = {"front": [], "pairs": 125_785_557_292_320, "pair": pair} | (
+                {"effort": effort[seed]} if effort else {}
+            )
             write(paths[seed] / "search" / "found.json", found)
             if exported:
                 write(paths[seed] / "export" / "x86" / "export.json", export())
@@ -265,3 +267,10 @@ def test_a_corrupt_artifact_is_named(made):
     (row.asked.paths[0] / "evaluate" / "evaluation.json").write_text("{}")
     with pytest.raises(ValueError, match=r"seed0/evaluate/evaluation.json is corrupt"):
         study_rows.read(row.asked)
+
+
+def test_the_space_has_as_many_pairs_as_the_search_counted(made):
+    rows = [made("a", tables={"space": "full"}), made("b", {}, tables={"space": "width only"})]
+    table = study_tables.TABLES["space"](rows)
+    assert [cell(table, label, "pairs") for label in ("full", "width only")] == ["125,785,557,292,320", None]
+    assert "| full | 125,785,557,292,320 | 90.00 ± 0.00 |" in table.markdown()
