@@ -49,7 +49,8 @@ def run(
     unit, space = "latency_ms" if latency_table else "macs", job.supernet.space
     limits, genomes, predicted = _predicted_best(job, costs[unit], budgets, options)
     evaluate, variables = evaluator(job, calibration_images, len(genomes)), supernet_variables(job)
-    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes))
+    table = read_latency_table(latency_table, job.supernet, job.target) if latency_table else None
+    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes), table)
     if strategy == strategies.RECORDS:
         pair, told = strategies.of_records(seen, calibration_images)
     else:
