@@ -194,6 +194,9 @@ def test_strategies_are_compared_with_random_search_seed_by_seed(made):
     assert "| evolution |" in table.markdown()
     assert "2.0000 ± 1.0000" in table.markdown()
     assert cell(table, "evolution", "peak_memory_bytes") is None
+    worse = made("w", {0: 0.90, 1: 0.98, 2: 0.96}, tables={"strategies": "worse"}, settings=named("differentiable"))
+    (said,) = study_tables.TABLES["strategies"]([*rows, worse]).notes
+    assert said == "Above random search on the test images, in the mean: evolution. Not above it: worse."
     alone = study_tables.TABLES["strategies"](rows[:1])
     assert cell(alone, "evolution", "difference") is None
     assert alone.notes == ("There is no row of random search to compare with.",)
