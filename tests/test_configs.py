@@ -209,7 +209,7 @@ def test_the_trainings_that_the_study_compares_are_equal():
     study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
     rows = {row.name: row.config(0, Path("W")) for row in study.rows}
     trains = [rows[name]["train"] for name in ("apart_little", "apart_big", "coupled", "without_distillation")]
-    assert [train["steps"] for train in trains] == [500, 500, 1000, 1000]
+    assert [train["steps"] for train in trains] == [350, 350, 700, 700]
     same = [{key: train[key] for key in ("batch_size", "optimizer", "ema_decay")} for train in trains]
     assert all(other == same[0] for other in same)
     # Four nets a step, of pairs and of the sandwich.

@@ -114,8 +114,12 @@ def router_cost(pair: big_little.Pair, router: routers.Router, params: dict | No
     """What a router adds to a pair, by abstract evaluation."""
     if router.name == "confidence":
         return routers.RouterCost(0, 0)
-    features, logits = jax.eval_shape(functools.partial(_looked_at, pair, router.place), *big_little.shapes(pair))
-    return router.cost(params, features, logits)
+    return router.cost(params, *looked_at(pair, router.place))
+
+
+def looked_at(pair: big_little.Pair, place: str) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of the feature map at a place of a router, and of little's logits, of a batch of 1."""
+    return jax.eval_shape(functools.partial(_looked_at, pair, place), *big_little.shapes(pair))
 
 
 def _looked_at(pair: big_little.Pair, place: str, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:

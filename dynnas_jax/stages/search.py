@@ -49,13 +49,15 @@ def run(
     unit, space = "latency_ms" if latency_table else "macs", job.supernet.space
     limits, genomes, predicted = _predicted_best(job, costs[unit], budgets, options)
     evaluate, variables = evaluator(job, calibration_images, len(genomes)), supernet_variables(job)
-    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes))
+    table = read_latency_table(latency_table, job.supernet, job.target) if latency_table else None
+    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes), table)
     if strategy == strategies.RECORDS:
         pair, told = strategies.of_records(seen, calibration_images)
     else:
         own = {"effort_images": effort_images, "cost_weight": cost_weight, "options": sections.get(strategy)}
         pair, told = strategies.run(seen, strategy, calibration_images, **own)
     content = {"space": space.fingerprint, "cost": unit}
+    content |= {"subnets": space.size(), "pairs": PairSpace(space).size()}
     for name in dict.fromkeys(("macs", unit)):
         content |= {f"{end}_{name}": costs[name].exact(getattr(space, end)) for end in ("smallest", "largest")}
     content["front"] = _front(seen, unit, limits, predicted)

@@ -24,6 +24,7 @@ from dynnas_jax.workdir import Workdir
 
 LOCK = "study.lock"
 POLL_S = 0.5
+_OWN = "report"  # the stage that every run does itself: its page lies beside its folder, and it takes seconds
 COMMAND = (sys.executable, "-m", "dynnas_jax")
 
 
@@ -146,6 +147,8 @@ def share(run: Run, others: Sequence[Path]) -> dict[str, str]:
     """
     workdir, found = run.opened(), {}
     for name in run.row.stage_names(workdir.config):
+        if name == _OWN:
+            continue
         for other in others:
             if workdir.take_over(name, other):
                 found[name] = other.parent.name
