@@ -25,7 +25,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 name='' zone='' type='' runtime='' spot='' project='' git='' revision=HEAD extras=export setup='' worker=0
-restarts=50 poll_s=20 grace_s=120 kill_s=15 autocheckpoint=''
+restarts=50 poll_s=20 grace_s=120 kill_s=15 autocheckpoint='' release=''
 archive=${TMPDIR:-/tmp}/dynnas_jax.$$.tar.gz
 readonly MOST_MISSES=20 # so many looks in a row may fail before this script gives up
 readonly HURRIED_POLL_S=5 # how often to look once a host ended badly
@@ -39,9 +39,9 @@ readonly JOB_TERM="if $JOB_RUNS; then "'pkill -TERM -P "$(cat ~/dynnas.pid)"; fi
 # shellcheck disable=SC2016
 readonly JOB_KILL="if $JOB_RUNS; then "'kill -KILL -- "-$(cat ~/dynnas.pid)"; fi'
 
-# gcloud_tpus GROUP VERB ARGUMENT...
+# gcloud_tpus GROUP VERB ARGUMENT...: of gcloud's track `release`, where that is set.
 gcloud_tpus() {
-  do_or_print gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
+  do_or_print gcloud ${release:+"$release"} compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
 }
 
 # on_hosts WORKERS COMMAND
@@ -60,7 +60,8 @@ resource_state() {
 
 create() {
   need type runtime
-  gcloud_tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
+  # The released command does not know the flag.
+  release=${autocheckpoint:+alpha} gcloud_tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
     --runtime-version="$runtime" ${spot:+--spot} ${autocheckpoint:+--autocheckpoint-enabled}
   if [[ -n $dry_run ]]; then
     resource_state

@@ -149,6 +149,10 @@ DELETE = gcloud("queued-resources", "delete", "pod", "--force", "--quiet")
 
 def test_tpu_pod_dry_runs():
     assert dry("tpu_pod.sh", "create", *POD, *SLICE, "--spot") == [CREATE, DESCRIBE]
+    saving, then = dry("tpu_pod.sh", "create", *POD, *SLICE, "--autocheckpoint")
+    assert saving[:3] == ["gcloud", "alpha", "compute"]
+    assert "--autocheckpoint-enabled" in saving
+    assert then == DESCRIBE
     assert dry("tpu_pod.sh", "delete", *POD) == [DELETE]
     assert dry("tpu_pod.sh", "delete", *POD, "--project=my p") == [[*DELETE, "--project=my p"]]
     (logs,) = dry("tpu_pod.sh", "logs", *POD, "--worker=3")
