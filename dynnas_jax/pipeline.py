@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import kinds, processes, recipe
+from dynnas_jax import kinds, processes, progress, recipe
 from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
@@ -241,11 +241,16 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         _say(f"{name} ...")
         if first:
             workdir.start(name)
-        with _folder(workdir, name) as folder:
+        with _told(workdir, name), _folder(workdir, name) as folder:
             stage = recipe.stage(name, kinds.of(workdir.config))
             files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
             workdir.finish(name, files)
+
+
+def _told(workdir: Workdir, name: str) -> contextlib.AbstractContextManager[None]:
+    """The signs of life of a stage; training has its own."""
+    return contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
 
 
 @contextlib.contextmanager

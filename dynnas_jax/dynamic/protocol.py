@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynnas_jax import progress
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES, max_softmax
 from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import quality, routers
@@ -198,10 +199,12 @@ def answering(outputs: Callable, *, batch: int = 256, at_once: int = AT_ONCE) ->
 
     def answer(variables: dict, split: Any) -> Outputs:
         found = []
-        for part in parts(split, at_once):
-            images, labels = in_batches(part, min(batch, len(split)))
-            told = run(variables, images, labels.reshape(images.shape[:2]))
-            found.append([np.asarray(leaf)[: len(part)] for leaf in told])
+        with progress.counted("answering", len(split), "images") as advance:
+            for part in parts(split, at_once):
+                images, labels = in_batches(part, min(batch, len(split)))
+                told = run(variables, images, labels.reshape(images.shape[:2]))
+                found.append([np.asarray(leaf)[: len(part)] for leaf in told])
+                advance(len(part))
         return Outputs(*(np.concatenate(leaves) for leaves in zip(*found, strict=True)))
 
     return answer

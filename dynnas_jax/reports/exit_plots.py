@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,29 +12,26 @@ from dynnas_jax.reports import plots
 SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, from the first on
 
 
-@plots.styled
-def front(
-    nets: Mapping[str, tuple[float, float]], *, single: Sequence[tuple[float, float]] = (), anytime: Sequence = ()
-):
-    """Accuracy in [0, 1] against average MACs on the test images.
+class Line(NamedTuple):
+    """Points of (average MACs, accuracy in [0, 1]) that belong together."""
 
-    Args:
-      nets: by name (average MACs, accuracy), one a target.
-      single: the same of single nets; anytime: of each exit of one net, had it answered every image.
-    """
+    label: str
+    points: Sequence[tuple[float, float]]
+    marker: str = "o"
+    style: str = "--"
+
+
+@plots.styled
+def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = ()):
+    """Accuracy against average MACs on the test images: (average MACs, accuracy) of nets of several exits by name, and others."""
     figure, (axes,) = plots.panels(1, height=4.3)
-    for points, label, style in (
-        (anytime, "each exit alone", {"marker": "s", "color": plots.GREY, "linestyle": ":"}),
-        (
-            single,
-            "single nets of the same supernet",
-            {"marker": "o", "color": plots.COLOURS["little"], "linestyle": "--"},
-        ),
-        (list(nets.values()), "several exits", {"marker": "D", "color": plots.COLOURS["dynamic"], "linestyle": "-"}),
-    ):
-        if len(points):
-            x, y = np.asarray(sorted(points), np.float64).T
-            axes.plot(x / 1e6, 100 * y, label=label, markersize=7, markeredgecolor="white", **style)
+    colours = (plots.COLOURS["little"], plots.GREY, *plots.EXTRA, plots.COLOURS["big"])
+    lines = [Line("several exits, a net for each target", list(nets.values()), "D", "-"), *others]
+    for number, line in enumerate(lines):
+        colour = colours[(number - 1) % len(colours)] if number else plots.COLOURS["dynamic"]
+        x, y = np.asarray(sorted(line.points), np.float64).T
+        look = {"marker": line.marker, "linestyle": line.style, "color": colour, "zorder": 3 if number else 4}
+        axes.plot(x / 1e6, 100 * y, label=line.label, markersize=7, markeredgecolor="white", **look)
     for name, (macs, accuracy) in nets.items():
         axes.annotate(name, (macs / 1e6, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
     axes.margins(0.08)

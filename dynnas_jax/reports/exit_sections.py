@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dynnas_jax.reports import artifacts, exit_plots, exit_tables, plots
+from dynnas_jax.reports.exit_plots import Line
 from dynnas_jax.reports.source import Source, figure, table
 
 
@@ -28,18 +29,32 @@ def _summary(source: Source) -> str | None:
     body = table(source, "summary", rows, exit_tables.summary_columns(rows))
     nets = {row["network"]: (row["macs"], row["accuracy"]) for row in rows}
     single = [(row["single_macs"], row["single_accuracy"]) for row in rows if row["single_macs"]]
-    told = source.found.evaluation["nets"][0]
-    anytime = [] if single else list(zip(told["macs"], told["all_images_accuracy"], strict=True))
+    lines = (
+        [Line("single nets of the same supernet", single)]
+        if single
+        else [_anytime("each exit alone", source.found.evaluation)]
+    )
     caption = "Each letter is the net, with its thresholds, that was found for one target."
     if single:
         caption += (
-            " Circles: the most accurate net of one exit that the same search finds within the same average cost."
+            " Single nets: the most accurate of one exit that the same search finds within the same average cost."
         )
-    else:
-        caption += " Squares: one exit answers every image."
-    return body + figure(
-        source, "accuracy_against_macs", exit_plots.front(nets, single=single, anytime=anytime), caption
-    )
+    rivals = exit_tables.rivals(source.found)
+    for name, taken in source.found.baselines.items():
+        points = [(row["macs"], row["accuracy"]) for row in rivals if row["run"] == name]
+        lines += [Line(name, points, "s", "-")] if points else []
+        lines += (
+            [_anytime(f"{name}, each exit alone", taken["evaluation"])] if "nets" in taken.get("evaluation", {}) else []
+        )
+    if rivals:
+        body += "<p>Other runs on the same test images:</p>" + table(source, "rivals", rivals, exit_tables.RIVALS)
+    return body + figure(source, "accuracy_against_macs", exit_plots.front(nets, lines), caption)
+
+
+def _anytime(label: str, evaluation: dict) -> Line:
+    """What each exit of a net does where it answers every image."""
+    net = evaluation["nets"][0]
+    return Line(label, list(zip(net["macs"], net["all_images_accuracy"], strict=True)), "^", ":")
 
 
 def _exits(source: Source) -> str | None:

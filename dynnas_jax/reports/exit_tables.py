@@ -51,6 +51,21 @@ def exits(artifacts: Artifacts) -> list[dict]:
     return found
 
 
+def rivals(artifacts: Artifacts) -> list[dict]:
+    """One row for each operating point of the runs taken in as baselines: accuracy on the test split, and average MACs."""
+    found = []
+    for run, taken in artifacts.baselines.items():
+        told = taken.get("evaluation") or {}
+        for row, net in enumerate(told.get("nets", ())):
+            found.append({"run": run, "network": name(row), "accuracy": net["accuracy"], "macs": net["average_macs"]})
+        for network in ("net", "little", "dynamic", "big"):
+            if network in told:
+                found.append(
+                    {"run": run, "network": network, **{key: told[network][key] for key in ("accuracy", "macs")}}
+                )
+    return found
+
+
 def predictors(artifacts: Artifacts) -> list[dict]:
     """One row for each target: how well the reward of a net is predicted, on records that were not learned from."""
     told, found = artifacts.predictor or {}, []
@@ -74,6 +89,12 @@ SUMMARY = (
 SINGLE = (
     Column("single_accuracy", "single net: accuracy", percent("single_accuracy")),
     Column("single_macs", "its MACs (M)", number("single_macs", 3, 1e6)),
+)
+RIVALS = (
+    Column("run", "run", plain("run"), numeric=False),
+    Column("network", "network", plain("network"), numeric=False),
+    Column("accuracy", "accuracy", percent("accuracy")),
+    Column("macs", "average MACs (M)", number("macs", 3, 1e6)),
 )
 EXITS = (
     Column("network", "network", plain("network"), numeric=False),

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import devices, processes, records
+from dynnas_jax import devices, processes, progress, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
@@ -27,7 +27,10 @@ from dynnas_jax.train.calibration import batches, recalibrate
 
 FORMS = ("auto", "mapped", "vmapped")
 CALIBRATION_BATCH = 128
-FASTEST = {"cpu": "mapped"}  # by backend, where benchmarks/collect.py measured it: less processor time, or as much
+FASTEST = {"cpu": 4}  # genomes at once, by backend, where benchmarks/collect.py measured it; elsewhere one
+# Of the images that are forwarded at once for all genomes together: as many as CIFAR-10's batches for four of them have. It
+# bounds the memory, in which a genome's feature maps count most.
+MOST_PIXELS = 4 * 256 * 32 * 32
 
 
 class Answers(NamedTuple):
@@ -46,12 +49,13 @@ class Evaluator:
     process calls with the same genomes and has all answers.
 
     Args:
-      form: "mapped", a device's genomes one after the other; "vmapped", together, in a call's memory times their number;
-        "auto", the better one on this backend as far as it was measured, else "mapped".
+      form: "mapped", a device's genomes one after the other; "vmapped", `width` of them together, in their number's memory of
+        one; "auto", what is fastest on this backend as far as it was measured, and takes no more than `MOST_PIXELS`.
+      width: 0 for all that a device has in a call, or with "auto" by itself; rounded down to a divisor of their number.
       mesh: all devices of all processes by default.
 
     Raises:
-      ValueError: for an unknown score or form, or no calibration images.
+      ValueError: for an unknown score or form, a width that does not fit it, or no calibration images.
     """
 
     def __init__(
@@ -64,14 +68,13 @@ class Evaluator:
         calibration_batch: int = CALIBRATION_BATCH,
         chunk: int = 16,
         form: str = "auto",
+        width: int = 0,
         mesh: Mesh | None = None,
     ):
         if score not in SCORES:
             raise ValueError(f"score is {score!r}, choose from {list(SCORES)}")
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}, choose from {list(FORMS)}")
+        check_form(form, width)
         self.supernet, self.split, self.chunk = supernet, split, chunk
-        self.form = FASTEST.get(jax.default_backend(), "mapped") if form == "auto" else form
         self.mesh = mesh or devices.data_mesh()
         each, space = -(-chunk // self.mesh.size), supernet.space
         resolutions = space.sizes[space.index("resolution")] if "resolution" in space else 1
@@ -80,8 +83,8 @@ class Evaluator:
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
         self.score, self.data = SCORES[score], devices.replicated(self.mesh, (calibration, images, labels))
-        width = 1 if self.form == "mapped" else each
-        program = functools.partial(_answer_all, supernet, self.score, self.mesh, width)
+        self.width = _width(form, width, each, max(batch[0, ..., 0].size for batch in (calibration, images)))
+        program = functools.partial(_answer_all, supernet, self.score, self.mesh, self.width)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
         self._compiled, self._subnets, self._seconds = set(), 0, 0.0
@@ -91,12 +94,14 @@ class Evaluator:
         shape = len(genomes), m, *_exits(self.supernet)
         answers = Answers(np.zeros(shape, np.float32), np.zeros(shape, bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
-        for resolution in np.unique(resolutions).tolist():
-            mine = np.flatnonzero(resolutions == resolution)
-            for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
-                found = self._answer(variables, np.asarray(genomes)[which], resolution)
-                for all_rows, some in zip(answers, found, strict=True):
-                    all_rows[which] = some[: len(which), :m]
+        with progress.counted("evaluating", len(genomes), "subnets") as advance:
+            for resolution in np.unique(resolutions).tolist():
+                mine = np.flatnonzero(resolutions == resolution)
+                for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
+                    found = self._answer(variables, np.asarray(genomes)[which], resolution)
+                    for all_rows, some in zip(answers, found, strict=True):
+                        all_rows[which] = some[: len(which), :m]
+                    advance(len(which))
         return answers
 
     def placed(self, variables: dict) -> dict:
@@ -123,6 +128,25 @@ class Evaluator:
     def subnets_per_s(self) -> float | None:
         """The speed of all calls but the first of each resolution, which compile; None before there are any."""
         return self._subnets / self._seconds if self._subnets else None
+
+
+def check_form(form: str, width: int) -> None:
+    """Raises ValueError for an unknown form, or a width that does not fit it."""
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}, choose from {list(FORMS)}")
+    if width < 0 or (form == "mapped" and width > 1):
+        raise ValueError(f"width is {width}, must be {'1, or 0, in the form mapped' if width > 0 else 'at least 0'}")
+
+
+def _width(form: str, width: int, each: int, pixels: int) -> int:
+    """How many of a device's `each` genomes run together; `pixels` of images are forwarded at once for one."""
+    if form == "mapped":
+        wanted = 1
+    elif form == "vmapped" or width:
+        wanted = width or each
+    else:
+        wanted = min(FASTEST.get(jax.default_backend(), 1), MOST_PIXELS // pixels)
+    return max(divisor for divisor in range(1, each + 1) if each % divisor == 0 and (divisor <= wanted or divisor == 1))
 
 
 def _answer_all(
@@ -242,14 +266,15 @@ def run(
 
     done = np.asarray(agreed(begin), bool)
     parts = roles(evaluate.supernet, evaluate.placed(variables))
+    before = int(done.sum())
     bar = tqdm(
         total=len(genomes),
-        initial=int(done.sum()),
+        initial=before,
         desc="collect",
         unit="subnet",
         disable=not processes.is_first() or None,
     )
-    with bar:
+    with bar, progress.counted("collecting", len(genomes), "subnets", done=before) as advance:
         for start in range(0, len(genomes), evaluate.at_once):
             rows = genomes[start : start + evaluate.at_once]
             left = len(rows) - int(done[start : start + len(rows)].sum())
@@ -267,6 +292,7 @@ def run(
 
             agreed(write)
             bar.update(left)
+            advance(left)
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 
