@@ -177,7 +177,7 @@ def test_a_router_is_timed_at_every_feature_map_that_it_may_look_at(supernet, su
     """For each pair there is one part: on what the router sees of it, with the work that it is counted with."""
     parts = {part.name: part for part in table._router_parts(supernet, latency.distinct(supernet), router)}
     spec, seen = latency.router_spec(router.to_json()), set()
-    for genome in subnets:
+    for genome in subnets[::5]:
         pair = big_little.build(supernet, genome, supernet.space.largest)
         features, _ = protocol.looked_at(pair, router.place)
         part = parts[latency.identity(tuple(features.shape), spec)]
