@@ -276,15 +276,18 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", metavar="RECIPE[:MODE]", help="only these, such as cifar10:tiny")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--targets", nargs="+", choices=list(targets.TARGETS), default=list(targets.TARGETS))
+    parser.add_argument("--table", action="store_true", help="export nothing, print what the file has")
     known = parser.parse_args()
     content = json.loads(known.output.read_text()) if known.output.exists() else {"rows": {}}
-    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
     content["versions"] = {name: installed[name] for name in _PACKAGES if name in installed}
     every = wanted(every_recipe(), targets.TARGETS)
     if unknown := set(known.recipes) - {recipe for nets in every for recipe in nets.recipes}:
         parser.error(f"there is no recipe {', '.join(sorted(unknown))}")
     every = [nets for nets in every if not known.recipes or set(known.recipes) & set(nets.recipes)]
     every = [nets for nets in every if set(known.targets) & set(nets.targets)]
+    if known.table:
+        every = [nets for nets in every if nets.key in content["rows"]]
     untrained = Untrained()
     for number, nets in enumerate(every):
         if content["rows"].get(nets.key, {"failed": True})["failed"] is not None:
