@@ -1,25 +1,34 @@
-"""Every recipe's space exported untrained for every target: python benchmarks/untrained_exports.py [RECIPE[:MODE] ...].
+"""Every recipe exported untrained for every target: python benchmarks/untrained_exports.py --output=FILE.json.
 
-The pair of a recipe's smallest and largest subnet, with random weights and statistics of random images, goes through the whole
-export of each target, whose checks fail it: operators and their versions, memory, MACs, fp32 outputs against JAX's. Prints a row
-of a table for each recipe and target, and exits with 1 if one failed.
+With random weights and statistics of random images: of a recipe with a space the pair of its smallest and largest subnet, of the
+baselines each network, and the cascade of MobileNetV3-Small and -Large. All go through the whole export of every target, whose
+checks fail them: operators and their versions, memory, MACs, fp32 outputs against JAX's. Recipes whose nets are the same, and
+targets whose files are, share one export; `dynnas lint` then holds the files to each of the targets. What the JSON file has is
+not done again, so the same command goes on; at the end a table, and exit code 1 if anything failed.
+
+A space is restricted to what its target runs, a published network is not: one with hard-swish must be refused by the Edge TPU.
 """
 
 import argparse
+import importlib.metadata
+import json
+import runpy
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from dynnas_jax import elastic, job, pipeline, settings
+from dynnas_jax import elastic, job, kinds, settings
 from dynnas_jax.data import sources, splits
-from dynnas_jax.export import dynamic, targets
+from dynnas_jax.export import dynamic, lint, targets
 from dynnas_jax.stages import export
 from dynnas_jax.train import calibration
-from dynnas_jax.workdir import Workdir, write_json
+from dynnas_jax.workdir import Workdir, digest, write_json
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Side, channels and classes of the images; the side of photos is the recipe's.
@@ -32,14 +41,55 @@ IMAGES = {
     "imagenet2012": (None, 3, 1000),
     "visual_wake_words": (None, 3, 2),
 }
-RECIPES = ("digits", "cifar10", "cifar100", "imagenet100_at32", "imagenet100", "imagenet_ofa", "visual_wake_words")
+_BASELINES = runpy.run_path(str(CONFIGS / "baselines.py"))
+_PHOTOS = ("tiny", "weights", "", "pod")
+# In the order they are done.
+MODES = {
+    "digits": ("", "tiny"),
+    "digits_coupled": ("", "tiny", "apart", "apart_tiny"),
+    "cifar10": ("tiny", ""),
+    "cifar100": ("tiny", ""),
+    "imagenet100_at32": ("tiny", ""),
+    "visual_wake_words": _PHOTOS,
+    "imagenet100": _PHOTOS,
+    "imagenet_ofa": _PHOTOS,
+    "baselines": (
+        "",
+        "tiny",
+        *(f"{d},{n}" for d in _BASELINES["DATASETS"] for n in (*_BASELINES["NETWORKS"], "cascade")),
+    ),
+}
+NOTHING_TO_EXPORT = ("study_digits",)  # a study of the others
+CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 COUNT = 16  # random images for statistics, scales and comparisons
+_PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
+
+
+class Nets(NamedTuple):
+    """What one or several recipes export for one or several targets whose files are the same."""
+
+    recipes: tuple[str, ...]
+    targets: tuple[str, ...]
+    config: dict  # of the first, for the first
+
+    @property
+    def key(self) -> str:
+        """Of its row in the JSON file."""
+        return f"{self.recipes[0]} {self.targets[0]}"
+
+
+def loaded(recipe: str) -> dict:
+    """The config of RECIPE[:MODE]."""
+    name, _, mode = recipe.partition(":")
+    config = settings.as_dict(settings.load([f"--config={CONFIGS / name}.py{':' if mode else ''}{mode}"]))
+    config[kinds.of(config).name]["depthwise"] = "conv"  # compiles fastest; an export has its target's own form
+    return config
 
 
 def random_images(config: dict) -> sources.Dataset:
+    """`COUNT` images of the config's size. Coarse patches: noise alone would give every image the same statistics."""
     side, channels, classes = IMAGES[config["data"]["name"]]
     side, generator = side or config["data"]["image_size"], np.random.default_rng(0)
-    # Coarse patches, since noise alone gives every image the same statistics.
     coarse = generator.integers(0, 256, (COUNT, 4, 4, channels))
     rows = np.arange(side) * 4 // side
     images = coarse[:, rows][:, :, rows].astype(np.uint8)
@@ -49,67 +99,204 @@ def random_images(config: dict) -> sources.Dataset:
     return sources.Dataset(config["data"]["name"], split, split, split, names, (0.5,) * channels, (0.25,) * channels)
 
 
-def untrained(config: dict, path: Path) -> job.Job:
-    """A job whose search is as if it had found the smallest and the largest subnet."""
-    images = random_images(config)
-    supernet = job.build(config, job.facts_of(images))
-    shape = images.train.images.shape[1:]
-    variables = elastic.init_supernet(supernet, jax.random.key(0), shape)
+def wanted(recipes: Iterable[str], names: Iterable[str]) -> list[Nets]:
+    """What is to be exported, each once."""
+    found = {}
+    for recipe, config in ((recipe, loaded(recipe)) for recipe in recipes):
+        for name in names:
+            own = {**config, "target": name}
+            same = found.setdefault(_identity(own, targets.target(name)), (own, [], []))
+            for what, others in ((recipe, same[1]), (name, same[2])):
+                if what not in others:
+                    others.append(what)
+    return [Nets(tuple(same), tuple(of), config) for config, same, of in found.values()]
+
+
+def _identity(config: dict, target: targets.Target) -> str:
+    """Equal where the nets are, and the files that a target gets of them."""
+    files = target._replace(name="", device="", runtime="", power=None, memory_bytes=None, space=targets.EVERYTHING)
+    return digest([_nets_identity(config), files, config.get("dynamic", {}).get("score")])
+
+
+def _nets_identity(config: dict) -> str:
+    kind, images = kinds.of(config), random_images(config)
+    if kind is kinds.SUPERNET:
+        supernet = job.build(config, job.facts_of(images))
+        nets = [supernet.space.fingerprint, supernet.coupling is not None]
+    else:  # a cascade's nets stand in no section of its own: its title names them
+        nets = [config[kind.name], config["report"]["title"] if kind is kinds.CASCADE else ""]
+    return digest([kind.name, nets, images.train.images.shape, len(images.classes)])
+
+
+class Untrained:
+    """Nets that have learned nothing; the last ones are kept, since targets one after the other want the same."""
+
+    def __init__(self):
+        self._key, self._made = None, None
+
+    def job(self, config: dict, path: Path) -> job.Job:
+        """A job as if all before the export were done."""
+        images, kind = random_images(config), kinds.of(config)
+        supernet = job.build(config, job.facts_of(images))
+        if (key := _nets_identity(config)) != self._key:
+            self._key, self._made = key, _MADE[kind.name](config, supernet, images)
+        found, own = self._made
+        workdir = Workdir(path, kind.stages, config, {})
+        folder = workdir.folder(kind.leaves if kind is kinds.NETWORK else "search")
+        folder.mkdir(parents=True)
+        if kind is kinds.NETWORK:
+            job.save_variables(folder / job.trained_file(kind), own)
+        else:
+            write_json(folder / "found.json", {"pair": {**found, "thresholds": [0.5], "score": "max_softmax"}})
+            job.save_variables(folder / "pair.msgpack", own)
+        return job.Job(workdir, images, supernet, config.get("dynamic", {}), None, config["target"], config["seed"])
+
+
+def _variables(supernet: elastic.Supernet, images: sources.Dataset) -> dict:
+    return elastic.init_supernet(supernet, jax.random.key(0), images.train.images.shape[1:])
+
+
+def _own(supernet: elastic.Supernet, variables: dict, genome: np.ndarray, images: sources.Dataset) -> dict:
+    """Those of a subnet, with its statistics of the images."""
+    return calibration.extract_calibrated(supernet, variables, genome, images.train.images[None])[1]
+
+
+def _network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> tuple[dict, dict]:
+    """What the training of a fixed network would leave."""
+    return {}, _own(supernet, _variables(supernet, images), supernet.space.largest, images)
+
+
+def _pair(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> tuple[dict, dict]:
+    """What a search that had found the smallest and the largest subnet would leave."""
     smallest, largest = supernet.space.smallest, supernet.space.largest
     if "resolution" in supernet.space:
         smallest[supernet.space.index("resolution")] = largest[supernet.space.index("resolution")]
-    genomes, batches = {"little": smallest, "big": largest}, images.train.images[None]
-    own = {w: calibration.extract_calibrated(supernet, variables, g, batches)[1] for w, g in genomes.items()}
-    pair = {which: {"genome": supernet.space.to_json(genome)} for which, genome in genomes.items()}
-    workdir = Workdir(path, pipeline.STAGES, config, {})
-    folder = workdir.folder("search")
-    folder.mkdir(parents=True)
-    write_json(folder / "found.json", {"pair": {**pair, "thresholds": [0.5], "score": "max_softmax"}})
-    job.save_variables(folder / "pair.msgpack", own)
-    return job.Job(workdir, images, supernet, config["dynamic"], None, config["target"], config["seed"])
+    variables, genomes = _variables(supernet, images), {"little": smallest, "big": largest}
+    own = {
+        "little": supernet.coupling.as_little(variables) if supernet.coupling else variables,
+        "big": variables,
+    }
+    own = {which: _own(supernet, own[which], genome, images) for which, genome in genomes.items()}
+    return {which: {"genome": supernet.space.to_json(genome)} for which, genome in genomes.items()}, own
 
 
-def exported(recipe: str, target: str) -> dict:
-    """What the files of one recipe for one target are, or why there are none."""
-    name, _, mode = recipe.partition(":")
-    arguments = [f"--config={CONFIGS / name}.py{':' if mode else ''}{mode}", f"--config.target={target}"]
-    config = settings.as_dict(settings.load(arguments))
+def _cascade(config: dict, _: None, images: sources.Dataset) -> tuple[dict, dict]:
+    """The same of a cascade of two published networks, as its dataset's recipes make them."""
+    dataset = config["report"]["title"].rpartition(" ")[2]
+    found, own, facts = {}, {}, job.facts_of(images)
+    for which, network in zip(("little", "big"), CASCADE, strict=True):
+        section = loaded(f"baselines:{dataset},{network}")
+        supernet = job.build(section, facts)
+        made_of = {"config": {"network": section["network"], "target": section["target"]}, "data": facts}
+        found[which] = {"made_of": {**made_of, "genome": supernet.space.to_json(supernet.space.largest)}}
+        own[which] = _network(section, supernet, images)[1]
+    return found, own
+
+
+_MADE = {"supernet": _pair, "network": _network, "cascade": _cascade}
+
+
+def exported(nets: Nets, untrained: Untrained) -> dict:
+    """What the files are and what every target says of them. Raises ValueError where a check fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = untrained(config, Path(scratch) / "run")
+        prepared = untrained.job(nets.config, Path(scratch) / "run")
         network, promise = export.promised(prepared)
         images = prepared.images.train.images
         if images.shape[1] != network.image_shape[0]:
             rows = np.arange(network.image_shape[0]) * images.shape[1] // network.image_shape[0]
             images = images[:, rows][:, :, rows]
-        with dynamic.all_or_nothing(Path(scratch) / target) as folder:
-            return dynamic.export(network, promise, folder, target=target, calibration=images)
+        with dynamic.all_or_nothing(Path(scratch) / "files") as folder:
+            facts = dynamic.export(network, promise, folder, target=nets.targets[0], calibration=images)
+            for name in nets.targets[1:]:
+                for file in sorted(folder.glob("*.tflite")):
+                    lint.check(file, name)
+        return _row(facts)
+
+
+def _row(facts: dict) -> dict:
+    differences = [fact["max_logit_difference"] for fact in facts.values() if fact["precision"] == "fp32"]
+    return {
+        "files": {fact["path"]: fact["size_bytes"] for fact in facts.values()},
+        "macs": {fact["function"]: fact["macs"] for fact in facts.values()},
+        "fp32_difference": max(differences, default=None),
+        "warnings": sorted({line for fact in facts.values() for line in fact.get("warnings", ())}),
+    }
+
+
+def _must_be_refused(nets: Nets) -> bool:
+    """Whether a published network has the activation that the target lacks."""
+    if kinds.of(nets.config) is kinds.SUPERNET or targets.target(nets.targets[0]).ops is None:
+        return False
+    sections = [nets.config.get("network")] if "network" in nets.config else [{"name": name} for name in CASCADE]
+    return any(section["name"].startswith("mobilenet_v3") for section in sections)
+
+
+def attempt(nets: Nets, untrained: Untrained) -> dict:
+    """The row of the JSON file."""
+    begin_s = time.monotonic()
+    try:
+        row = {"failed": None, **exported(nets, untrained)}
+        if _must_be_refused(nets):
+            row["failed"] = "a net with hard-swish was exported for a target without it"
+    except ValueError as error:
+        right = _must_be_refused(nets) and "HARD_SWISH" in str(error)
+        row = {"failed": None, "refused": str(error)} if right else {"failed": str(error)}
+    return {"recipes": nets.recipes, "targets": nets.targets, **row, "seconds": round(time.monotonic() - begin_s)}
+
+
+def table(rows: Iterable[dict]) -> Iterator[str]:
+    """The rows as lines of Markdown."""
+    yield "| recipes | targets | files | KiB | MACs of the largest (M) | fp32 outputs differ from JAX's by | warnings |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        first = [", ".join(row["recipes"]), ", ".join(row["targets"])]
+        if row["failed"] or "refused" in row:
+            words = f"FAILED: {row['failed']}" if row["failed"] else f"refused, as it must be: {row['refused']}"
+            yield "| " + " | ".join([*first, words, "", "", "", ""]) + " |"
+            continue
+        worst = "" if row["fp32_difference"] is None else f"{row['fp32_difference']:.1e}"
+        sizes = str(len(row["files"])), f"{sum(row['files'].values()) / 1024:.0f}"
+        yield (
+            "| "
+            + " | ".join([*first, *sizes, f"{max(row['macs'].values()) / 1e6:.2f}", worst, str(len(row["warnings"]))])
+            + " |"
+        )
+
+
+def every_recipe() -> list[str]:
+    """All recipes in all modes. Raises ValueError if a file of `configs` is not known here."""
+    files = {file.stem for file in CONFIGS.glob("*.py")} - set(NOTHING_TO_EXPORT)
+    if files != set(MODES):
+        raise ValueError(f"MODES has {sorted(MODES)}, configs/ {sorted(files)}")
+    return [f"{name}:{mode}" if mode else name for name, modes in MODES.items() for mode in modes]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", nargs="*", help="such as cifar10:tiny; all in both modes if none is named")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE[:MODE]", help="only these, such as cifar10:tiny")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--targets", nargs="+", choices=list(targets.TARGETS), default=list(targets.TARGETS))
+    parser.add_argument("--table", action="store_true", help="export nothing, print what the file has")
     known = parser.parse_args()
-    recipes = known.recipes or [f"{name}{mode}" for name in RECIPES for mode in ("", ":tiny")]
-    failed = 0
-    print("| recipe | target | files | KiB | big's MACs (M) | fp32 differs by | warnings | s |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    for recipe, target in ((recipe, target) for recipe in recipes for target in known.targets):
-        begin_s = time.monotonic()
-        try:
-            facts = exported(recipe, target)
-        except ValueError as error:
-            failed += 1
-            print(f"| {recipe} | {target} | FAILED: {error} | | | | | |", flush=True)
-            continue
-        files = {fact["path"]: fact["size_bytes"] for fact in facts.values()}
-        worst = max((f["max_logit_difference"] for f in facts.values() if f["precision"] == "fp32"), default=None)
-        warnings = sorted({warning["rule"] for fact in facts.values() for warning in fact.get("warnings", ())})
-        row = [recipe, target, len(files), f"{sum(files.values()) / 1024:.0f}"]
-        row += [f"{max(fact['macs'] for fact in facts.values()) / 1e6:.2f}", "" if worst is None else f"{worst:.1e}"]
-        row += [", ".join(warnings), f"{time.monotonic() - begin_s:.0f}"]
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
-    sys.exit(1 if failed else 0)
+    content = json.loads(known.output.read_text()) if known.output.exists() else {"rows": {}}
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    content["versions"] = {name: installed[name] for name in _PACKAGES if name in installed}
+    every = wanted(every_recipe(), targets.TARGETS)
+    if unknown := set(known.recipes) - {recipe for nets in every for recipe in nets.recipes}:
+        parser.error(f"there is no recipe {', '.join(sorted(unknown))}")
+    every = [nets for nets in every if not known.recipes or set(known.recipes) & set(nets.recipes)]
+    every = [nets for nets in every if set(known.targets) & set(nets.targets)]
+    if known.table:
+        every = [nets for nets in every if nets.key in content["rows"]]
+    untrained = Untrained()
+    for number, nets in enumerate(every):
+        if content["rows"].get(nets.key, {"failed": True})["failed"] is not None:
+            content["rows"][nets.key] = attempt(nets, untrained)
+            write_json(known.output, content)
+        print(f"{number + 1}/{len(every)} {nets.key}: {content['rows'][nets.key]}", file=sys.stderr, flush=True)
+    rows = [content["rows"][nets.key] for nets in every]
+    print("\n".join(table(rows)))
+    sys.exit(1 if any(row["failed"] for row in rows) else 0)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,14 @@ def fit(pixels: np.ndarray, shape: Sequence[int], central_share: float = 1.0) ->
       central_share: of the side of the largest central rectangle of their proportions, that is kept.
 
     Returns: uint8 of `shape`.
+    Raises: ValueError for another type or number of channels.
     """
     from PIL import Image
 
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != shape[-1]:
+        raise ValueError(
+            f"the picture is {pixels.dtype}{list(pixels.shape)}, the nets read uint8 of {shape[-1]} channels: convert it first"
+        )
     height, width = pixels.shape[:2]
     rows = max(1, round(central_share * min(height, width * shape[0] / shape[1])))
     columns = max(1, round(central_share * min(width, height * shape[1] / shape[0])))

@@ -32,6 +32,19 @@ def test_other_proportions_keep_the_middle(picture):
     np.testing.assert_array_equal(wide, np.asarray(by_hand))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda picture: picture[..., :1], r"uint8\[40, 61, 1\], the nets read uint8 of 3 channels"),
+        (lambda picture: picture[..., 0], r"uint8\[40, 61\], the nets"),
+        (lambda picture: picture / 255, r"float64\[40, 61, 3\], the nets"),
+    ],
+)
+def test_a_picture_of_other_channels_or_numbers_is_one_plain_line(picture, change, said):
+    with pytest.raises(ValueError, match=rf"^the picture is {said}[^\n]*: convert it first$"):
+        photos.fit(change(picture), (8, 8, 3))
+
+
 def pipeline(path, channels):
     """The pixels as the reader of folders sees them."""
     like = folders._Like(path, "L" if channels == 1 else "RGB", None)
