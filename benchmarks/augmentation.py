@@ -5,15 +5,12 @@ accelerator). All take turns, so that what else runs on the machine meets them a
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax.data import augment, mixing, randaugment
 from dynnas_jax.pipeline import keep_memory
@@ -67,11 +64,10 @@ def measure(side: int, batch: int, runs: int) -> dict:
                 start = time.perf_counter()
                 jax.block_until_ready(made[name](jax.random.key(turn), images))
                 times[form].append(time.perf_counter() - start)
-    return {name: {form: summary(values[1:]) for form, values in times.items()} for name, times in samples.items()}
-
-
-def summary(seconds: list[float]) -> dict:
-    return {name: round(float(f(seconds)) * 1e3, 2) for name, f in (("median_ms", np.median), ("least_ms", np.min))}
+    return {
+        name: {form: result.times(1e3 * np.asarray(values[1:]), "ms", 2) for form, values in times.items()}
+        for name, times in samples.items()
+    }
 
 
 def main() -> None:
@@ -81,14 +77,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     asked = parser.parse_args()
     keep_memory()
-    facts = {
-        "what": f"one batch of {asked.batch} RGB images, median and least of {asked.runs} turns",
-        "machine": machine(),
-        "jax": importlib.metadata.version("jax"),
-        "results": {f"{side} pixels": measure(side, asked.batch, asked.runs) for side in asked.sides},
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
-    }
-    print(json.dumps(facts, indent=1))
+    found = {f"{side} pixels": measure(side, asked.batch, asked.runs) for side in asked.sides}
+    result.show(f"augmentations of a batch of {asked.batch} RGB images", {"results": found})
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ Prints one JSON object with the times and, for each kernel, size and stride, how
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
+import result
 
-from dynnas_jax.export import latency_table, machine, rounds
+from dynnas_jax.export import latency_table, rounds
 from dynnas_jax.networks import blocks
 
 CHANNELS = 64
@@ -40,15 +40,13 @@ def main() -> None:
     own = {part.name: max(0.0, float(time - times[0])) for part, time in zip(parts[1:], times[1:], strict=True)}
     wide = [name.removesuffix(", bands") for name in own if name.endswith("bands")]
     report = {
-        "what": f"depthwise convolutions of {CHANNELS} channels, {known.precision}, LiteRT, one thread",
         "microseconds": {name: round(1e3 * time, 2) for name, time in own.items()},
         "whole_over_bands": {name: round(own[f"{name}, conv"] / own[f"{name}, bands"], 1) for name in wide},
         "relative_spread_median": float(np.median(spread / times)),
-        "rounds": known.rounds,
-        "machine": machine.facts(),
-        "versions": machine.versions(),
+        "n": known.rounds,
     }
-    print(json.dumps(report, indent=1))
+    what = f"depthwise convolutions of {CHANNELS} channels, {known.precision}, LiteRT, one thread"
+    result.show(what, report, packages=("ai-edge-litert",))
 
 
 if __name__ == "__main__":

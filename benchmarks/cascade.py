@@ -11,10 +11,6 @@ costs, the rest the little net.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import resource
 import runpy
 import time
@@ -23,7 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evolution import machine
+import result
 from step import summary
 
 from dynnas_jax.costs import macs
@@ -111,10 +107,9 @@ def compared(samples: np.ndarray, references: list[np.ndarray], promised: float)
     found = {"promised": round(promised, 3)}
     for column, (kind, reference) in enumerate(zip(("", "_by_cpu"), references, strict=True)):
         turns = reference[:, column] / np.maximum(samples[:, column], 1e-9)
-        speed_up = float(np.median(turns))
-        found[f"speed_up{kind}"] = round(speed_up, 3)
-        found[f"spread{kind}"] = [round(float(np.quantile(turns, q)), 3) for q in (0.1, 0.9)]
-        found[f"reached{kind}"] = round(speed_up / promised, 3)
+        told = result.ratios(turns)
+        found |= {f"speed_up{kind}": told["median"], f"spread{kind}": told["spread"]}
+        found[f"reached{kind}"] = round(float(np.median(turns)) / promised, 3)
     return found
 
 
@@ -175,16 +170,8 @@ def main() -> None:
     if asked.quick:
         modes, batch, turns, chunks = ("tiny",), 64, 3, (8, 32)
     pairs = {mode: measure(mode, batch, turns, chunks, asked.little_share) for mode in modes}
-    facts = {
-        "what": f"a cascade of two nets of configs/cifar10.py, batch {batch}, n {turns}, keep_memory {asked.keep_memory}",
-        "machine": f"{machine()}, {jax.devices()[0].device_kind}",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-        "default_capacity": cascade.default_capacity(2),
-        "pairs": pairs,
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
-    }
-    print(json.dumps(facts, indent=1))
+    what = f"a cascade of two nets of configs/cifar10.py, batch {batch}, n {turns}, keep_memory {asked.keep_memory}"
+    result.show(what, {"default_capacity": cascade.default_capacity(2), "pairs": pairs})
 
 
 if __name__ == "__main__":

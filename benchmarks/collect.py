@@ -1,23 +1,19 @@
-"""Time collecting: python benchmarks/collect.py [--recipe digits|cifar10_tiny] [--chunks 4 16] [--devices N] [--runs N].
+"""Time collecting: python benchmarks/collect.py [--recipe digits|cifar10_tiny] [--widths 1 2 4 8 16] [--devices N] [--runs N].
 
-Subnets per second of `search.collect` with both forms, "mapped" (a device's subnets one after the other) and "vmapped"
-(together), at several chunk sizes, on the net of a recipe and random images of its number and size. All take turns, so that
-what else runs on the machine meets them alike. Prints one JSON object; the ratios to "mapped" at the same chunk size are the
-result, the speeds depend on the load. `cpu_ms` is the processor time of a subnet, over all threads.
+Subnets per second of `search.collect` with so many subnets at once on a device (1: one after the other), on the net of a recipe
+and random images of its number and size. All take turns, so that what else runs on the machine meets them alike. Prints one JSON
+object; the ratios to the first width are the result, the speeds depend on the load. `cpu_ms` is the processor time of a subnet,
+over all threads.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import resource
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax import devices, settings
 from dynnas_jax.data.splits import Split
@@ -50,12 +46,12 @@ def problem(asked) -> tuple:
 class Collector:
     """An evaluator that has compiled; a call evaluates one chunk: (subnets/s, processor seconds of a subnet)."""
 
-    def __init__(self, asked, form: str, chunk: int, given: tuple):
+    def __init__(self, asked, width: int, given: tuple):
         supernet, variables, calibration, split = given
-        options = {"form": form, "chunk": chunk, "mesh": devices.data_mesh(asked.devices)}
+        options = {"width": width, "chunk": asked.chunk, "mesh": devices.data_mesh(asked.devices)}
         self.evaluate = collect.Evaluator(supernet, calibration, split, **options)
         self.variables = self.evaluate.placed(variables)
-        self.genomes = collect.distinct(supernet.space, jax.random.key(1), chunk)
+        self.genomes = collect.distinct(supernet.space, jax.random.key(1), asked.chunk)
         start = time.perf_counter()
         self.evaluate(self.variables, self.genomes)
         self.first_call_s = time.perf_counter() - start
@@ -68,27 +64,20 @@ class Collector:
         return len(self.genomes) / seconds, cpu / len(self.genomes)
 
 
-def spread(values: np.ndarray) -> list[float]:
-    return [round(float(np.quantile(values, q)), 3) for q in (0.1, 0.9)]
-
-
-def summary(samples: np.ndarray, mapped: np.ndarray) -> dict:
-    """Of one form and chunk: samples [turns, 2], and those of "mapped" at the same chunk."""
-    ratio = samples[:, 0] / mapped[:, 0]
+def summary(samples: np.ndarray, first: np.ndarray) -> dict:
+    """Of one width: samples [turns, 2], and those of the first width."""
     return {
-        "subnets_per_s": round(float(np.median(samples[:, 0])), 3),
-        "spread": spread(samples[:, 0]),
+        "subnets_per_s": result.ratios(samples[:, 0]),
+        "ratio_to_the_first": result.ratios(samples[:, 0] / first[:, 0]),
         "cpu_ms": round(float(np.median(samples[:, 1])) * 1e3, 1),
-        "ratio_to_mapped": round(float(np.median(ratio)), 3),
-        "ratio_spread": spread(ratio),
-        "n": len(samples),
     }
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="digits")
-    parser.add_argument("--chunks", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--widths", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="subnets at once on a device")
+    parser.add_argument("--chunk", type=int, default=16, help="subnets of a call")
     parser.add_argument("--runs", type=int, default=7, help="timed chunks of each kind")
     parser.add_argument("--devices", type=int, help="all by default")
     parser.add_argument("--images", type=int, help="held-out images, instead of the recipe's")
@@ -100,29 +89,21 @@ def main() -> None:
     asked = arguments()
     keep_memory()
     given = problem(asked)
-    kinds = [(form, chunk) for chunk in asked.chunks for form in ("mapped", "vmapped")]
-    collectors = {kind: Collector(asked, *kind, given) for kind in kinds}
-    samples = {kind: [] for kind in kinds}
+    collectors = {width: Collector(asked, width, given) for width in asked.widths}
+    samples = {width: [] for width in collectors}
     for _ in range(asked.runs):
-        for kind, collector in collectors.items():
-            samples[kind].append(collector())
-    results = {}
-    for form, chunk in kinds:
-        mine, mapped = (np.asarray(samples[which, chunk]) for which in (form, "mapped"))
-        results[f"{form}, chunk {chunk}"] = {
-            **summary(mine, mapped),
-            "first_call_s": round(collectors[form, chunk].first_call_s, 1),
-        }
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
-    report = {
-        "what": f"collecting subnets of {asked.recipe}: {len(given[2])} calibration, {len(given[3])} held-out images",
-        "machine": machine(),
-        "devices": collectors[kinds[0]].evaluate.mesh.size,
-        "versions": {"python": platform.python_version(), **versions},
-        "results": results,
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
+        for width, collector in collectors.items():
+            samples[width].append(collector())
+    found = {width: np.asarray(values) for width, values in samples.items()}
+    results = {
+        f"{collector.evaluate.width} at once": summary(found[width], found[asked.widths[0]])
+        | {"first_call_s": round(collector.first_call_s, 1)}
+        for width, collector in collectors.items()
     }
-    print(json.dumps(report, indent=1))
+    evaluate = collectors[asked.widths[0]].evaluate
+    what = f"collecting subnets of {asked.recipe}: {len(given[2])} calibration, {len(given[3])} held-out images"
+    default = collect.Evaluator(given[0], *given[2:], chunk=asked.chunk, mesh=evaluate.mesh).width
+    result.show(what, {"devices": evaluate.mesh.size, "width_by_default": default, "results": results})
 
 
 if __name__ == "__main__":

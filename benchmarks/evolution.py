@@ -6,33 +6,17 @@ Prints one JSON object; compile times stand apart from run times.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import result
 
 from dynnas_jax.costs import macs
 from dynnas_jax.networks import ofa
 from dynnas_jax.search import evolution, predictor
 
 POPULATION, GENERATIONS, BUDGETS, GENOMES = 100, 500, 50, 1_000_000
-
-
-def machine() -> str:
-    """The CPU's model and the cores this process may use."""
-    model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, JAX backend {jax.default_backend()}"
 
 
 def timed(function, *arguments, runs: int) -> dict:
@@ -46,13 +30,7 @@ def timed(function, *arguments, runs: int) -> dict:
         start = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    spread = [round(min(seconds), 4), round(max(seconds), 4)]
-    return {
-        "compile_s": round(compile_s, 2),
-        "median_s": round(float(np.median(seconds)), 4),
-        "spread_s": spread,
-        "n": runs,
-    }
+    return {"compile_s": round(compile_s, 2), **result.times(seconds, "s", 4)}
 
 
 def random_mlp(features: int):
@@ -91,20 +69,11 @@ def main() -> None:
     many = timed(jax.vmap(search), keys, budgets, runs=max(1, runs // 3))
     genomes = space.sample(jax.random.key(3), GENOMES)
     costs = timed(cost, genomes, runs=runs)
-    packages = ("jax", "jaxlib", "flax", "numpy")
-    report = {
-        "what": f"evolution of {POPULATION} genomes x {GENERATIONS} generations, ofa_mobilenet_v3 "
-        f"({len(space.sizes)} genes), 3 x 400 MLP fitness, MACs table",
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
-        "one_budget": one,
-        f"{BUDGETS}_budgets_vmapped": many,
-        f"macs_of_{GENOMES}_genomes": costs,
-    }
-    print(json.dumps(report, indent=1))
+    what = (
+        f"evolution of {POPULATION} genomes x {GENERATIONS} generations, ofa_mobilenet_v3 "
+        f"({len(space.sizes)} genes), 3 x 400 MLP fitness, MACs table"
+    )
+    result.show(what, {"one_budget": one, f"{BUDGETS}_budgets_vmapped": many, f"macs_of_{GENOMES}_genomes": costs})
 
 
 if __name__ == "__main__":

@@ -8,16 +8,12 @@ most 60 ms for two or three exits, on quantiles at most 5 ms.
 
 import argparse
 import functools
-import importlib.metadata
-import json
-import os
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax.dynamic import exit_thresholds, metric, quantile_thresholds
 
@@ -31,15 +27,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     found = {f"{exits} exits": measured(options.images, exits, options.runs) for exits in options.exits}
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    report = {
-        "what": f"thresholds of a subnet on {options.images} images",
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), **versions},
-        "results": found,
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
-    }
-    print(json.dumps(report, indent=1))
+    result.show(f"thresholds of a subnet on {options.images} images", {"results": found})
 
 
 def measured(images: int, exits: int, runs: int) -> dict:
@@ -53,7 +41,7 @@ def measured(images: int, exits: int, runs: int) -> dict:
         points.append(exact(score[one], correct[one]))
         times.append(time.perf_counter() - start)
     rewards = [metric.reward(point.accuracy, point.average_cost, target) for point in points]
-    told = {"exact_ms" if exits <= 3 else "coordinate_descent_ms": summary(times)}
+    told = {"exact" if exits <= 3 else "coordinate_descent": summary(times)}
     if exits > 3:
         return told
     run = jax.jit(jax.vmap(functools.partial(quantile_thresholds.best, target=target), in_axes=(0, 0, None)))
@@ -64,17 +52,13 @@ def measured(images: int, exits: int, runs: int) -> dict:
         jax.block_until_ready(run(*given))
         times.append((time.perf_counter() - start) / SUBNETS)
     gap = np.asarray(rewards) - found.reward
-    told["quantiles_ms_a_subnet"] = summary(times)
+    told["quantiles_of_a_subnet"] = summary(times)
     return told | {"quantiles_lose": {"median": float(np.median(gap)), "most": float(gap.max())}}
 
 
 def summary(times: list[float]) -> dict:
     """Of seconds, in ms."""
-    times = 1e3 * np.asarray(times)
-    return {
-        "median": round(float(np.median(times)), 2),
-        "spread": [round(float(v), 2) for v in (times.min(), times.max())],
-    }
+    return result.times(1e3 * np.asarray(times), "ms", 2)
 
 
 def drawn(seed: int, images: int, exits: int) -> tuple[np.ndarray, np.ndarray]:

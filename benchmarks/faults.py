@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import result
 
 from dynnas_jax import records
 from dynnas_jax.pipeline import NAMES
@@ -36,7 +37,7 @@ CONFIG = (
     *("--config.train.evaluate_every=20", "--config.collect.subnets=64"),
 )
 BY_THE_CLOCK = ("time_s", "images_per_s", "wait_share")
-ENDS_WITHIN_S = 180  # the other processes, after one is killed
+ENDS_WITHIN_S = 60  # the others and their launcher, after one is killed: the launcher's grace of 30 s is the most
 
 
 class Moment(NamedTuple):
@@ -54,6 +55,7 @@ class Ended(NamedTuple):
     said_at_s: dict[str, float]  # stage -> when it began, since the start
     killed_in: str | None  # the stage, None if the run was over before the moment came
     killed_at_s: float | None  # since that stage began
+    ended_after_s: float | None  # from the kill until all processes, and their launcher, had ended
     tail: str  # the last lines of its output
 
 
@@ -109,8 +111,10 @@ def start(asked: list[str], moment: Moment | None, environment: dict[str, str] |
             if process.poll() is None:
                 killed = list(output.said_at_s)[-1]
                 killed_at_s = time.monotonic() - output.start_s - output.said_at_s[killed]
-                _kill_one(process.pid, moment.victim)
+                kill_one(process.pid, moment.victim)
+                killed_s = time.monotonic()
         process.wait(None if killed is None else ENDS_WITHIN_S)
+        ended_after_s = time.monotonic() - killed_s if killed else None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -118,14 +122,19 @@ def start(asked: list[str], moment: Moment | None, environment: dict[str, str] |
     output.join()
     process.stdout.close()
     tail = "".join(output.lines[-12:])
-    return Ended(process.returncode, output.said_at_s, killed, killed_at_s if killed else None, tail)
+    return Ended(process.returncode, output.said_at_s, killed, killed_at_s if killed else None, ended_after_s, tail)
 
 
-def _kill_one(pid: int, victim: int) -> None:
+def children(pid: int) -> list[int]:
+    """The processes of `dynnas` that a launcher started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    running = [int(child) for child in found.read_text().split()] if found.exists() else []
+    return [child for child in running if b"dynnas_jax" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def kill_one(pid: int, victim: int) -> None:
     """Kills a process, or of a launcher's children the one with this number."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    running = [int(child) for child in children.read_text().split()] if children.exists() else []
-    running = [child for child in running if b"dynnas_jax" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    running = children(pid)
     os.kill(running[victim % len(running)] if running else pid, signal.SIGKILL)
 
 
@@ -166,8 +175,9 @@ def content(workdir: Path, stages: tuple[str, ...] = NAMES) -> dict[str, object]
             found[name] = [{k: repr(v) for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows]
         elif name in ("train/data.json", "predict/predictor.json", "search/found.json", "evaluate/evaluation.json"):
             found[name] = json.loads(path.read_text())
-    store = records.open(workdir / "collect" / "records.zarr")
-    found["collect/records.zarr"] = {key: store.read(key).tobytes() for key in store.arrays}
+    if "collect" in stages:
+        store = records.open(workdir / "collect" / "records.zarr")
+        found["collect/records.zarr"] = {key: store.read(key).tobytes() for key in store.arrays}
     return found
 
 
@@ -236,22 +246,27 @@ def main() -> None:
     took_s = durations(whole, time.monotonic() - begin_s)
     expected = content(known.output / "unbroken")
     alike = differences(content(known.output / "compiling"), expected)
-    print("| stage | killed after s | process | resumed from | identical |\n|---|---|---|---|---|", flush=True)
+    print("| stage | killed after s | process | all ended s later | resumed from | identical |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     table = []
     for number, moment in enumerate(draw(known.seed, known.moments, took_s, known.processes)):
         workdir = known.output / f"moment_{number}"
         ((ended, resumed_from),) = broken(run(workdir.name), workdir, [moment])
         differs = differences(content(workdir), expected)
         row = {"stage": ended.killed_in or "over before", "killed_after_s": round(ended.killed_at_s or 0, 2)}
-        row |= {"process": moment.victim, "resumed_from": resumed_from, "identical": not differs, "differs": differs}
+        row |= {"process": moment.victim, "ended_after_s": round(ended.ended_after_s or 0, 2)}
+        row |= {"resumed_from": resumed_from, "identical": not differs, "differs": differs}
         table.append(row)
-        cells = [*list(row.values())[:4], "yes" if not differs else f"no: {', '.join(differs)}"]
+        cells = [*list(row.values())[:5], "yes" if not differs else f"no: {', '.join(differs)}"]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
         if not differs and not known.keep:
             shutil.rmtree(workdir)
+    what = f"a run in {known.processes} processes of {known.devices} devices, killed at {known.moments} moments"
     facts = {"unbroken_differs": alike, "stage_s": {name: round(value, 2) for name, value in took_s.items()}}
     identical = sum(row["identical"] for row in table)
-    print(json.dumps({**facts, "moments": len(table), "identical": identical, "rows": table}, indent=1))
+    ends = [row["ended_after_s"] for row in table if row["ended_after_s"]]
+    facts |= {"all_ended": result.times(ends, "s", 2)} if ends else {}
+    result.show(what, {**facts, "moments": len(table), "identical": identical, "rows": table})
     sys.exit(0 if identical == len(table) and not alike else 1)
 
 

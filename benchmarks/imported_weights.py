@@ -1,19 +1,21 @@
 """Compare imported weights with the original code: python benchmarks/imported_weights.py --original_python PATH [NAME...].
 
 PATH is a Python with torch, once-for-all and timm. For each net (all full-size ones by default) `original_nets.py` writes
-random weights with random statistics and the answers at 224 pixels; they are loaded here and the same images answered.
-Prints a table: the largest absolute logit and the largest difference, of the net and of random once-for-all subnets with
-their kernels transformed.
+random weights with random statistics and the answers at 224 pixels; they are loaded here and the same images answered. Prints a
+table: the largest absolute logit and the largest difference, of the net and of random once-for-all subnets with their kernels
+transformed; then, as JSON, what it was made with.
 """
 
 import argparse
 import functools
+import json
 import subprocess
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
+import result
 
 from dynnas_jax.elastic import Supernet, slice_variables
 from dynnas_jax.networks import NETWORKS, weights
@@ -71,14 +73,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[*SPACES, *FIXED, *FROM_TENSORFLOW])
     known = parser.parse_args()
     script = Path(__file__).with_name("original_nets.py")
-    print(f"JAX {jax.__version__}")
     print("| net | largest logit | largest difference | of two random subnets |\n|---|---|---|---|")
     for name in known.names:
         with tempfile.TemporaryDirectory() as folder:
             command = [known.original_python, script, folder, name]
             versions = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
             print(compare(Path(folder), name), flush=True)
-    print(versions)
+    result.show("imported weights against the original code", {"original": json.loads(versions)})
 
 
 if __name__ == "__main__":

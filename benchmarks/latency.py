@@ -6,18 +6,18 @@ Prints one JSON object; beside the table stands what MACs alone would tell.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
+import result
 from scipy.stats import kendalltau
 
 from dynnas_jax import __main__ as command
 from dynnas_jax.costs import latency, macs
-from dynnas_jax.export import latency_table, machine, rounds, targets
+from dynnas_jax.export import latency_table, rounds, targets
 from dynnas_jax.stages import table
 
 
@@ -68,9 +68,6 @@ def main() -> None:
     count = np.asarray([counted.exact(genome) for genome in genomes], float)
     halves = [rounds.typical(samples[half::2])[0] for half in (0, 1)]
     report = {
-        "what": f"predicted against measured latency of {len(genomes)} subnets, {found.device['precision']}",
-        "machine": machine.facts(),
-        "versions": machine.versions(),
         "table": {"device": found.device, "fit": found.fit, "rows": len(found.rows), "overhead_ms": found.overhead_ms},
         "range_ms": [float(measured.min()), float(measured.max())],
         "range": float(measured.max() / measured.min()),
@@ -85,7 +82,8 @@ def main() -> None:
             for m, p, t in zip(count, predicted, measured, strict=True)
         ],
     }
-    print(json.dumps(report, indent=1))
+    what = f"predicted against measured latency of {len(genomes)} subnets, {found.device['precision']}"
+    result.show(what, report | {"n": known.rounds}, packages=("ai-edge-litert",))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ to be kept between runs, set JAX_COMPILATION_CACHE_DIR.
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -23,8 +22,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import result
 import step
-from evolution import GENERATIONS, POPULATION, machine, searcher
+from evolution import GENERATIONS, POPULATION, searcher
 from peer import Peer, has_torch, same_costs
 
 from dynnas_jax.costs import macs
@@ -125,12 +125,11 @@ def evolution(asked) -> dict:
     same_costs("once_for_all.py", peer.facts["costs"], {name: cost.exact(g) for name, g in genomes.items()})
     turns = [(timed(search, jax.random.key(i), jnp.float32(budget)), peer()[0]) for i in range(asked.searches)]
     ratios = [theirs / ours for ours, theirs in turns]
-    spread = [round(min(ratios), 1), round(max(ratios), 1)]
     return {
         **facts,
         "ours_s": [round(ours, 3) for ours, _ in turns],
         "theirs_s": [round(theirs, 2) for _, theirs in turns],
-        "times_faster": {"median": round(float(np.median(ratios)), 1), "spread": spread},
+        "times_faster": result.ratios(ratios, 1),
     }
 
 
@@ -156,10 +155,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     keep_memory()
-    found = {"machine": machine(), "versions": step.versions()}
-    for what in asked.what:
-        found[what] = {"training": training, "evolution": evolution}[what](asked)
-    print(json.dumps({**found, "load": step.load()}, indent=1))
+    found = {what: {"training": training, "evolution": evolution}[what](asked) for what in asked.what}
+    result.show(f"{' and '.join(asked.what)} beside PyTorch and once-for-all", found)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ chips (benchmarks/chips.py) follow step time and efficiency: predictions, not me
 
 import argparse
 import collections
-import importlib.metadata
-import io
-import json
 import math
 import time
 from typing import NamedTuple
@@ -18,14 +15,13 @@ import chips
 import hlo
 import jax
 import jax.numpy as jnp
-import numpy as np
+import result
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from PIL import Image
+from photographs import decode_s
 
 from dynnas_jax import devices, elastic, job, settings
 from dynnas_jax.costs import macs
-from dynnas_jax.data import augment, mixing, streams
-from dynnas_jax.data.splits import fitted
+from dynnas_jax.data import augment, mixing
 from dynnas_jax.stages.train import rule_and_phases
 from dynnas_jax.train import loop, state
 
@@ -33,7 +29,6 @@ from dynnas_jax.train import loop, state
 DATASETS = {"cifar10": (32, 10, 50_000), "imagenet2012": (None, 1000, 1_281_167)}
 # Only the partitioned program is wanted, not fast code.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-JPEG_SHAPE, JPEG_QUALITY = (387, 469), 90  # about ImageNet's mean size in pixels, and 110 kB
 
 
 def lowered_step(
@@ -81,7 +76,8 @@ def parts_of(config: dict) -> tuple:
     }
     supernet = job.build_supernet({**config["supernet"], "depthwise": "conv"}, facts)
     shrinking = train.get("progressive_shrinking")
-    rule, phases = rule_and_phases(supernet.space, train["steps"], train.get("sandwich_rule"), shrinking)
+    rules = train.get("sandwich_rule"), train.get("joint_rule"), shrinking
+    rule, phases = rule_and_phases(supernet.space, train["steps"], *rules)
     options = {
         "image_shape": facts["image_shape"],
         "in_memory": None if data.get("stream") else count - data.get("holdout", 0),
@@ -140,22 +136,6 @@ def table(collectives: list[hlo.Collective]) -> dict:
         row["count"] += 1
         row["megabytes"] += collective.size_bytes / 1e6
     return {name: {**row, "megabytes": round(row["megabytes"], 3)} for name, row in sorted(found.items())}
-
-
-def decode_s(pixels: int, images: int = 40) -> float:
-    """Processor seconds to decode one JPEG of ImageNet's mean size and resize a random crop, on one core of this machine."""
-    generator = np.random.default_rng(0)
-    coarse = Image.fromarray(generator.integers(0, 256, (48, 58, 3), np.uint8))
-    noise = generator.normal(0, 9, (*JPEG_SHAPE, 3))
-    picture = np.asarray(coarse.resize(JPEG_SHAPE[::-1], Image.Resampling.BICUBIC)) + noise
-    file = io.BytesIO()
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
-    _, cut = streams.rule(crop_scale=(0.08, 1.0))
-    start = time.process_time()
-    for _ in range(images):
-        image = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
-        fitted(image, pixels, 1.0, lambda height, width: cut(generator, height, width))
-    return (time.process_time() - start) / images
 
 
 class Step(NamedTuple):
@@ -266,14 +246,12 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
     )
     per_image = sum(times * count for (_, times), count in zip(nets, counted, strict=True))
     facts = {
-        "what": "a prediction from the partitioned program and published rates, not a measurement",
         "asked": {
             "config": asked.config,
             "devices": asked.devices,
             "images_per_device": images,
             "resolution": resolution,
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **seconds,
         "collectives_of_a_device": table(collectives),
         "memory_of_a_device_megabytes": {
@@ -289,7 +267,7 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
         "decode": {"processor_ms_per_image": round(1e3 * image_s, 2)},
         "predictions": predictions(asked.devices, step, images),
     }
-    print(json.dumps(facts, indent=1))
+    result.show("a prediction from the partitioned program and published rates, not a measurement", facts)
 
 
 if __name__ == "__main__":

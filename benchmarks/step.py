@@ -9,10 +9,6 @@ else runs on the machine meets them alike. Prints one JSON object; the ratios ar
 
 import argparse
 import dataclasses
-import importlib.metadata
-import json
-import os
-import platform
 import resource
 import sys
 import time
@@ -21,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from evolution import machine
+import result
 from peer import Peer, cores, has_torch, same_costs
 
 from dynnas_jax import devices
@@ -149,10 +145,8 @@ def summary(samples: list[tuple[float, float]], batch: int) -> dict:
     wall, cpu = np.asarray(samples).T * 1e3
     return {
         "images_per_s": round(batch / float(np.median(wall)) * 1e3, 1),
-        "median_ms": round(float(np.median(wall)), 2),
-        "spread_ms": [round(float(wall.min()), 2), round(float(wall.max()), 2)],
+        **result.times(wall, "ms", 2),
         "cpu_ms": round(float(np.median(cpu)), 2),
-        "n": len(samples),
     }
 
 
@@ -218,20 +212,11 @@ def take_turns(steps: dict, runs: int) -> dict[str, list]:
     return samples
 
 
-def versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def load() -> list:
-    return [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"]
-
-
 def turn_ratio(ours: list, theirs: list) -> dict:
     """Our speed over theirs, turn by turn: both halves of a ratio met the same load."""
     turns = [other[0] / own[0] for own, other in zip(ours, theirs, strict=True)]
-    spread = [round(float(np.quantile(turns, q)), 3) for q in (0.1, 0.9)]
-    return {"by_time": round(float(np.median(turns)), 3), "spread": spread}
+    told = result.ratios(turns)
+    return {"by_time": told["median"], "spread": told["spread"]}
 
 
 def ratios(results: dict, samples: dict, torch: dict[str, Peer]) -> dict[str, dict]:
@@ -252,17 +237,14 @@ def report(asked, supernet, genome, steps, samples, torch) -> None:
             results[name]["compile_s"] = round(step.compile_s, 1)
     costs = macs.table(supernet)
     facts = {
-        "what": f"training steps of the {asked.network} net, batch {asked.batch}, keep_memory {asked.keep_memory}",
         "macs": {"largest": costs.exact(supernet.space.largest), "subnet": costs.exact(genome)},
-        "machine": machine(),
-        "versions": versions(),
         "results": results,
         "PyTorch": next(iter(torch.values())).facts["version"] if torch else "not run",
-        "load": load(),
     }
     if torch:
         facts["ratios_to_PyTorch"] = ratios(results, samples, torch)
-    print(json.dumps(facts, indent=1))
+    what = f"training steps of the {asked.network} net, batch {asked.batch}, keep_memory {asked.keep_memory}"
+    result.show(what, facts)
 
 
 if __name__ == "__main__":

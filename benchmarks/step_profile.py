@@ -1,37 +1,38 @@
 """Where a training step's time goes: python benchmarks/step_profile.py --config=configs/cifar10.py[:tiny] [--batch N] [--quick].
 
-Random images of the recipe's size take the recipe's sandwich step, on whatever backend is there. Said are: images per second;
+Random images of the recipe's size take the recipe's sandwich step, with its mixing, precision, rematerialisation and phases (the
+last, or `--phase`), at its largest resolution, on whatever backend is there. Said are: images per second;
 the floor of a step, its operations over the peak rate and its bytes over the bandwidth, both measured in the same run by a
 large matrix product and a large copy (or those published, with `--chip`), and the part of it reached; the time of each part,
 jitted alone; and, from a trace, the share of every kind of operation and of every kind of layer. `--config.KEY=VALUE`
-overrides the recipe. Prints one JSON object.
+overrides the recipe, such as train.precision=bfloat16 or train.remat=blocks. Prints one JSON object.
 """
 
 import argparse
 import functools
-import json
-import time
+from typing import Any, NamedTuple
 
-import chips
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import rates
+import result
 import step
 import step_trace
-from evolution import machine
 
-from dynnas_jax import devices, job, settings
+from dynnas_jax import devices, job, recipe, settings
 from dynnas_jax.costs import macs
-from dynnas_jax.data import augment
+from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.splits import Split
 from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.masking import mask_variables
+from dynnas_jax.networks import template
 from dynnas_jax.pipeline import keep_memory
-from dynnas_jax.train import feed, loop, sandwich, state
+from dynnas_jax.stages.train import rule_and_phases
+from dynnas_jax.train import feed, loop, state
 from dynnas_jax.train.step import make_step
 
-CHIPS = {"v5e": chips.V5E, "h100": chips.H100}
 # (side, channels, classes) of the images of data sets, as far as a recipe does not say.
 IMAGES = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
 
@@ -46,33 +47,9 @@ def facts_of(data: dict) -> dict:
     return {"image_shape": [side, side, channels], "classes": [str(i) for i in range(classes)], **ends}
 
 
-def peak_ops_per_s(dtype: str) -> float:
-    """Operations per second, two per multiply-accumulate, of a large matrix product, at best."""
-    side = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jnp.ones((side, side), dtype)
-    return 2 * side**3 / least_s(jax.jit(jnp.matmul), a, a)
-
-
-def bandwidth_bytes_per_s() -> float:
-    """Bytes read and written per second by a large copy, at best."""
-    array = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**28,), jnp.float32)
-    return 2 * array.nbytes / least_s(jax.jit(lambda x: x + 1), array)
-
-
-def least_s(function, *arguments, runs: int = 5) -> float:
-    jax.block_until_ready(function(*arguments))
-    return min(seconds(function, *arguments) for _ in range(runs))
-
-
-def seconds(function, *arguments) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
-
-
 def turn(function, values: tuple) -> tuple[float, float]:
     """What `step.take_turns` wants of a call; its processor time is not taken."""
-    return seconds(function, *values), 0.0
+    return rates.seconds(function, *values), 0.0
 
 
 def gradient_of(net, prepare):
@@ -95,12 +72,73 @@ def moved(transform, current, gradient):
     return params, optimizer, jax.tree.map(lambda old, new: 0.999 * old + 0.001 * new, current.ema, params)
 
 
-def parts(supernet, current, batch, transform, augmented, random_subnets: int) -> dict:
+class Taken(NamedTuple):
+    """The step that a recipe takes."""
+
+    supernet: Any  # as it trains, at its largest resolution
+    rule: Any  # of `sandwich.rule`
+    phases: Any
+    first_step: int  # of the phase
+    transform: Any
+    augmented: Any
+    mix: Any
+    precision: str
+    remat: str
+
+
+def build(asked, config: dict) -> Taken:
+    """What the recipe's step is made of.
+
+    Raises:
+      ValueError: for a recipe that does not train by the sandwich rule, or a phase that it does not have.
+    """
+    train, facts = config["train"], facts_of(config["data"])
+    if train.get("joint_rule"):
+        raise ValueError("step_profile: the recipe trains by train.joint_rule, whose step has other parts")
+    options = {**config["supernet"], "depthwise": asked.depthwise}
+    supernet = job.build_supernet(options, facts)
+    if "resolution" in supernet.space:
+        # One resolution a step: the largest stands for all.
+        supernet = job.build_supernet({**options, "resolutions": (facts["image_shape"][0],)}, facts)
+    precision, remat = train.get("precision", "float32"), train.get("remat", "none")
+    supernet = template.in_training(supernet, precision, remat)
+    rules = train.get("sandwich_rule"), None, train.get("progressive_shrinking")
+    rule, phases = rule_and_phases(supernet.space, train["steps"], *rules)
+    if phases is not None and not -len(phases.first_step) <= asked.phase < len(phases.first_step):
+        raise ValueError(f"--phase={asked.phase}: the recipe has {len(phases.first_step)} phases, from 0")
+    starts = (0,) if phases is None else phases.starts
+    augmented, mixed = config["data"].get("augment"), train.get("mixing")
+    return Taken(
+        supernet,
+        rule,
+        phases,
+        0 if phases is None else int(phases.first_step[asked.phase]),
+        state.optimizer(train["steps"], **(train.get("optimizer") or {}), starts=starts).transform,
+        None if augmented is None else augment.rule(**augmented),
+        mixing.rule(**mixed) if mixed else None,
+        precision,
+        remat,
+    )
+
+
+def smallest_part(taken: Taken, current, batch) -> tuple:
+    """The smallest subnet as the step runs it: sliced, or masked where a phase says which is the smallest."""
+    supernet, space = taken.supernet, taken.supernet.space
+    if taken.phases is not None:
+        least = jnp.asarray(taken.phases.on_host(taken.first_step).least)
+        masked = gradient_of(supernet.largest_net(), functools.partial(mask_variables, supernet))
+        return 1, masked, (current.variables, *batch, least)
+    smallest = supernet.net(supernet.arch(space.smallest))
+    sliced = gradient_of(smallest, lambda v: extract(supernet, v, space.smallest)[1])
+    return 1, sliced, (current.variables, *batch)
+
+
+def parts(taken: Taken, current, batch) -> dict:
     """{name: (times it stands in a step, function, its arguments)}"""
+    supernet, transform = taken.supernet, taken.transform
     space, net, key = supernet.space, supernet.largest_net(), jax.random.key(0)
     images, labels = batch
     genome = jnp.asarray(space.sample(jax.random.key(1), 1)[0])
-    smallest = supernet.net(supernet.arch(space.smallest))
     forward = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"])[0][0])
     found = {
         "largest, forward and backward": (
@@ -108,13 +146,9 @@ def parts(supernet, current, batch, transform, augmented, random_subnets: int) -
             gradient_of(net, lambda v: extract(supernet, v, space.largest)[1]),
             (current.variables, images, labels),
         ),
-        "smallest, forward and backward": (
-            1,
-            gradient_of(smallest, lambda v: extract(supernet, v, space.smallest)[1]),
-            (current.variables, images, labels),
-        ),
+        "smallest, forward and backward": smallest_part(taken, current, batch),
         "random, masked, forward and backward": (
-            random_subnets,
+            taken.rule.options.random_subnets,
             gradient_of(net, functools.partial(mask_variables, supernet)),
             (current.variables, images, labels, genome),
         ),
@@ -125,8 +159,10 @@ def parts(supernet, current, batch, transform, augmented, random_subnets: int) -
         ),
         "largest, forward (of the above)": (0, forward, (current.variables, images)),
     }
-    if augmented is not None:
-        found["augmentation"] = (1, jax.jit(augmented), (key, images))
+    if taken.augmented is not None:
+        found["augmentation"] = (1, jax.jit(taken.augmented), (key, images))
+    if taken.mix is not None:
+        found["mixing"] = (1, jax.jit(taken.mix), (key, images, jax.nn.one_hot(labels, net.arch.classes)))
     return found
 
 
@@ -135,80 +171,54 @@ def input_s(images: np.ndarray, labels: np.ndarray, batch: int, runs: int) -> fl
     split = Split(images, labels, np.arange(len(labels)))
     fed = feed.feed(split, batch, [range(i, i + 1) for i in range(runs + 1)], 0, devices.data_mesh(1))
     next(fed)
-    return float(np.median([seconds(lambda: jax.device_put(next(fed).indices)) for _ in range(runs)]))
-
-
-def floor(executed_macs: int, bytes_accessed: float, asked) -> dict:
-    """The least time of a step by its operations and by its bytes, and the rates they are divided by."""
-    chip = CHIPS.get(asked.chip)
-    peak = chip.matrix_flops[asked.precision] if chip else peak_ops_per_s(asked.precision)
-    bandwidth = chip.memory_bytes_per_s if chip else bandwidth_bytes_per_s()
-    return {
-        "rates": f"published, {asked.chip}" if chip else "measured",
-        "peak_gops_per_s": round(peak / 1e9, 1),
-        "bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
-        "by_operations_ms": round(2e3 * executed_macs / peak, 3),
-        "by_bytes_ms": round(1e3 * bytes_accessed / bandwidth, 3),
-    }
+    return float(np.median([rates.seconds(lambda: jax.device_put(next(fed).indices)) for _ in range(runs)]))
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, help="images of a step; the recipe's by default")
     parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--phase", type=int, default=-1, help="of progressive shrinking, from 0; the last by default")
     parser.add_argument("--depthwise", choices=("auto", "conv", "shifts"), default="auto")
-    parser.add_argument("--chip", choices=sorted(CHIPS), help="its published rates; measured by default")
+    parser.add_argument("--chip", choices=sorted(rates.CHIPS), help="its published rates; measured by default")
     parser.add_argument("--quick", action="store_true", help="3 runs of at most 16 images")
     return parser.parse_known_args()
 
 
-def build(asked, config: dict):
-    """The recipe's supernet in the precision asked for, its augmentation, and a batch."""
-    facts = facts_of(config["data"])
-    supernet = job.build_supernet({**config["supernet"], "depthwise": asked.depthwise}, facts)
-    if "resolution" in supernet.space:
-        # One resolution a step: the largest stands for all.
-        options = {**config["supernet"], "depthwise": asked.depthwise, "resolutions": (facts["image_shape"][0],)}
-        supernet = job.build_supernet(options, facts)
-    supernet = step.in_precision(supernet, asked.precision)
-    options = config["data"].get("augment")
-    batch = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
-    batch = min(batch, 16) if asked.quick else batch
-    return (
-        supernet,
-        None if options is None else augment.rule(**options),
-        step.random_batch(supernet.largest_net().arch, batch),
-    )
-
-
-def work(supernet, size: int, random_subnets: int) -> dict[str, int]:
+def work(taken: Taken, size: int) -> dict[str, int]:
     """Multiply-accumulates of a step, forward and backward (twice the forward): what subnets need, and what masked ones run."""
-    table, space = macs.table(supernet), supernet.space
-    ends = [table.exact(space.largest), table.exact(space.smallest)]
-    drawn = np.mean([table.exact(np.asarray(genome)) for genome in space.sample(jax.random.key(2), 64)])
+    supernet, space, random_subnets = taken.supernet, taken.supernet.space, taken.rule.options.random_subnets
+    table, allowed = macs.table(supernet), None if taken.phases is None else taken.phases.on_host(taken.first_step)
+    least = None if allowed is None else allowed.least
+    largest, smallest = table.exact(space.largest), table.exact(space.smallest if least is None else least)
+    drawn = np.mean([table.exact(np.asarray(genome)) for genome in space.sample(jax.random.key(2), 64, least)])
+    masked = random_subnets + (allowed is not None)
+    counted = random_subnets if allowed is None else int(allowed.random_subnets)
     return {
-        "useful": round(3 * size * (sum(ends) + random_subnets * drawn)),
-        "run": 3 * size * (sum(ends) + random_subnets * ends[0]),
+        "useful": round(3 * size * (largest + smallest + counted * drawn)),
+        "run": 3 * size * ((1 + masked) * largest + (0 if allowed is not None else smallest)),
     }
 
 
-def report(asked, config, supernet, size, stepper, found, samples, batch) -> None:
-    subnets = found["random, masked, forward and backward"][0]
-    analysis, done = stepper.step.cost_analysis(), work(supernet, size, subnets)
+def report(asked, config, taken: Taken, size, stepper, found, samples, batch) -> None:
+    analysis, done = stepper.step.cost_analysis(), work(taken, size)
     medians = {name: 1e3 * float(np.median([wall for wall, _ in values])) for name, values in samples.items()}
-    least = floor(done["run"], analysis["bytes accessed"], asked)
+    least = rates.floor(done["run"], analysis["bytes accessed"], asked.chip, taken.precision)
     host = input_s(np.asarray(batch[0]), np.asarray(batch[1]), size, 5)
     whole = medians["step"]
     rest = whole - sum(count * medians[name] for name, (count, _, _) in found.items())
+    what = (
+        f"sandwich step of {config['supernet']['network']}, {taken.rule.options.random_subnets} random subnets, "
+        f"batch {size}, {batch[0].shape[1]} pixels, {taken.precision}, remat {taken.remat}, "
+        f"{'mixed' if taken.mix else 'not mixed'}, "
+        f"{'no phases' if taken.phases is None else f'the phase from step {taken.first_step} on'}"
+    )
+    memory = stepper.step.memory_analysis()
     facts = {
-        "what": f"sandwich step of {config['supernet']['network']}, {subnets} random subnets, batch {size}, "
-        f"{batch[0].shape[1]} pixels, {asked.precision}",
-        "machine": machine(),
-        "versions": step.versions(),
         "step": {**step.summary(samples["step"], size), "compile_s": round(stepper.compile_s, 1)},
         "macs_of_a_step": done,
         "by_XLA": {"operations": analysis["flops"], "bytes": analysis["bytes accessed"], "loops": "counted once"},
+        "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
         "floor": least,
         "fraction_of_floor": {
             "operations": round(least["by_operations_ms"] / whole, 3),
@@ -222,40 +232,33 @@ def report(asked, config, supernet, size, stepper, found, samples, batch) -> Non
         "step_less_parts_ms": round(rest, 2),
         "host_gives_indices_ms": round(1e3 * host, 3),
         "trace": step_trace.shares(stepper.advance, 1 if asked.quick else 3, stepper.step.as_text()),
-        "load": step.load(),
     }
-    print(json.dumps(facts, indent=1))
+    result.show(what, facts)
 
 
 def main() -> None:
     asked, rest = arguments()
     keep_memory()
-    config = settings.as_dict(settings.load(rest))
-    supernet, augmented, batch = build(asked, config)
-    size, runs = len(batch[1]), 3 if asked.quick else asked.runs
-    options = config["train"].get("sandwich_rule") or {}
-    transform = state.optimizer(10_000, **(config["train"].get("optimizer") or {})).transform
-    key = jax.random.key(0)
-    variables = init_supernet(supernet, key, batch[0].shape[1:])
-    whole = make_step(supernet, sandwich.rule(**options), transform, devices.data_mesh(1), augment=augmented)
+    config = settings.as_dict(settings.load(rest, recipe.options))
+    taken = build(asked, config)
+    size = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
+    size, runs = (min(size, 16), 3) if asked.quick else (size, asked.runs)
+    batch = step.random_batch(taken.supernet.largest_net().arch, size)
+    key, options = jax.random.key(0), {"augment": taken.augmented, "mix": taken.mix, "phases": taken.phases}
+    variables = init_supernet(taken.supernet, key, batch[0].shape[1:])
+    whole = make_step(taken.supernet, taken.rule, taken.transform, devices.data_mesh(1), **options)
 
     def run(current, images, labels):
         return whole(current, images, labels, None, key)[0], images, labels
 
-    stepper = step.Stepper(jax.jit(run, donate_argnums=0), (state.create(variables, transform), *batch))
-    found = parts(
-        supernet,
-        state.create(jax.tree.map(jnp.copy, stepper.carry[0].variables), transform),
-        batch,
-        transform,
-        augmented,
-        options.get("random_subnets", sandwich.RANDOM_SUBNETS),
-    )
+    fresh = lambda variables: state.create(variables, taken.transform)._replace(step=jnp.int32(taken.first_step))  # noqa: E731
+    stepper = step.Stepper(jax.jit(run, donate_argnums=0), (fresh(variables), *batch))
+    found = parts(taken, fresh(jax.tree.map(jnp.copy, stepper.carry[0].variables)), batch)
     for _, function, values in found.values():
         jax.block_until_ready(function(*values))
     timed = {name: functools.partial(turn, function, values) for name, (_, function, values) in found.items()}
     samples = step.take_turns({"step": stepper, **timed}, runs)
-    report(asked, config, supernet, size, stepper, found, samples, batch)
+    report(asked, config, taken, size, stepper, found, samples, batch)
 
 
 if __name__ == "__main__":

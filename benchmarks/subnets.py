@@ -8,16 +8,12 @@ compilation, and the program's temporary memory.
 
 import argparse
 import functools
-import importlib.metadata
-import json
-import os
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import init
@@ -66,8 +62,7 @@ def measure(supernet, ways, given, members, runs: int) -> dict:
             jax.block_until_ready(program(*given, jnp.int32(number % len(members))))
             samples[way].append((time.perf_counter() - start) * 1e3)
     for way, values in samples.items():
-        spread = [round(min(values), 2), round(max(values), 2)]
-        found[way] |= {"median_ms": round(float(np.median(values)), 2), "spread_ms": spread, "n": runs}
+        found[way] |= result.times(values, "ms", 2)
     return found
 
 
@@ -97,20 +92,12 @@ def main() -> None:
         given = variables["params"], variables["batch_stats"], images, teacher
         results[form] = measure(supernet, asked.ways, given, members, asked.runs)
     costs = macs.table(supernet)
-    facts = {
-        "what": f"gradients of random subnets of the {asked.network} net, batch {asked.batch}, pool of {asked.pool}",
-        "macs": {
-            "largest": costs.exact(supernet.space.largest),
-            "subnets": [costs.exact(np.asarray(genome, np.int32)) for genome in members],
-        },
-        "machine": machine(),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-        "results": results,
-        "load": [round(os.getloadavg()[0], 1), "processes that run or wait, of the last minute"],
+    what = f"gradients of random subnets of the {asked.network} net, batch {asked.batch}, pool of {asked.pool}"
+    counts = {
+        "largest": costs.exact(supernet.space.largest),
+        "subnets": [costs.exact(np.asarray(genome, np.int32)) for genome in members],
     }
-    print(json.dumps(facts, indent=1))
+    result.show(what, {"macs": counts, "results": results})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import result
 
 from dynnas_jax import job, pipeline, recipe, settings
 from dynnas_jax.costs import macs
@@ -85,7 +86,7 @@ def held_out(path: Path) -> list[float]:
 
 
 def main() -> None:
-    """Prints the table as Markdown, mean and standard deviation over the seeds; the held-out accuracies last."""
+    """Prints the table as Markdown, mean and deviation over the seeds, the held-out accuracies last; then all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
@@ -104,6 +105,8 @@ def main() -> None:
         cells = (f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in zip(rows.mean(axis=0), spread, strict=True))
         held = np.mean([held_out(path_of(known.workdir, variant, seed)) for seed in range(known.seeds)], axis=0)
         print(f"| {variant} | " + " | ".join(cells) + f" | {held[0]:.1f}, {held[1]:.1f} |")
+    accuracies = {f"{variant}, seed {seed}": values for (variant, seed), values in found.items()}
+    result.show("ways to train one supernet", {"n": known.seeds, "results": accuracies})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The study of coupled little and big nets on handwritten digits: every table and figure of the proposal's section 5.
 
-Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 1,000 steps
-of 128 images, 105 epochs, if its row does not say otherwise (the independent pair at equal steps: 500 for each of its two).
-The published networks are 0.35 times as wide, which makes them as costly as ours. Expected: nothing has been measured yet. The
-main table takes an estimated 50 minutes on 2 CPU cores, all rows an estimated 5 to 6 hours, in parts of at most 100 minutes:
+Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 700 steps
+of 128 images, 73 epochs, if its row does not say otherwise (the independent pair at equal steps: 350 for each of its two); the
+figure "learning" shows whether these are enough. The published networks are so narrow that they cost about as much as ours.
+Expected: nothing has been measured yet. By the times of single runs the part `main` takes about 40 minutes on 2 CPU cores, all
+rows 5 to 6 hours, in parts of at most 100 minutes:
     dynnas study --config=configs/study_digits.py --workdir=runs/study --rows=main
     dynnas study --config=configs/study_digits.py --workdir=runs/study --max_minutes=100   # again and again, until all is done
     dynnas study --config=configs/study_digits.py:tiny --workdir=runs/study_tiny           # one seed, a few steps
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 
 APART = ("train", "collect", "predict", "search")  # of a run that a cascade takes a net from
 UP_TO_TEST = (*APART, "evaluate")  # of a row that no device is asked about
+STEPS, TINY_STEPS = 700, 20
+LOOKS = 7  # at the held-out accuracy, evenly over a training
 STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style", "differentiable": "differentiable"}
 
 
@@ -24,15 +27,28 @@ def get_config(mode: str = "") -> ConfigDict:
     config.seeds = (0,) if mode else (0, 1, 2)
     coupled, apart = ("digits_coupled.py:" + name for name in (("tiny", "apart_tiny") if mode else ("", "apart")))
     dataset = "digits_tiny" if mode else "digits"
-    config.rows = (
+    steps = TINY_STEPS if mode else STEPS
+    rows = (
         *main(coupled.removesuffix(":"), dataset),
+        *baselines(apart, dataset),
         *strategies(coupled.removesuffix(":"), effort_images=60_000 if mode else 400_000),
         *routers(coupled.removesuffix(":")),
-        *training(coupled.removesuffix(":"), apart, dataset, steps=20 if mode else 1000),
+        *training(coupled.removesuffix(":"), apart, dataset, steps),
         *space(coupled.removesuffix(":"), subnets=16 if mode else 256),
         *loss(coupled.removesuffix(":")),
     )
+    config.rows = tuple(with_common(row, steps) for row in rows)
     return config
+
+
+def with_common(row: dict, steps: int) -> dict:
+    """What all rows have: the same steps if they say no other, and files in the one precision that the tables tell of."""
+    own = dict(override.split("=", 1) for override in row.get("overrides", ()))
+    common = {"export.precisions": ("fp32",)}
+    if not row["recipe"].endswith(",cascade"):
+        steps = int(own.get("train.steps", steps))
+        common |= {"train.steps": steps, "train.evaluate_every": steps // LOOKS}
+    return {**row, "overrides": tuple(f"{key}={value}" for key, value in (common | own).items())}
 
 
 def main(coupled: str, dataset: str) -> tuple[dict, ...]:
@@ -40,17 +56,11 @@ def main(coupled: str, dataset: str) -> tuple[dict, ...]:
     tables = {"main": "coupled pair", "routers": "confidence", "training": "co-trained, distillation", "space": "full"}
     tables |= {"strategies": "records and predictor", "loss": "full loss", "behaviour": "the coupled pair"}
     pair = {"name": "coupled", "recipe": coupled, "tables": tables, "bench": True}
-    networks = (("mobilenet_v3_small", "MobileNetV3-Small"), ("mobilenet_v3_large", "MobileNetV3-Large"))
-    single = [
-        {
-            "name": name,
-            "recipe": f"baselines.py:{dataset},{name}",
-            "overrides": ("network.width=0.35",),
-            "tables": {"main": f"{label}, 0.35 wide"},
-            "bench": True,
-        }
-        for name, label in (*networks, ("efficientnet_b0", "EfficientNet-B0"))
-    ]
+    single = (
+        network(dataset, "mobilenet_v3_small", "MobileNetV3-Small", 0.35),
+        network(dataset, "mobilenet_v3_large", "MobileNetV3-Large", 0.35),
+        network(dataset, "efficientnet_b0", "EfficientNet-B0", 0.25),
+    )
     cascade = {
         "name": "cascade",
         "recipe": f"baselines.py:{dataset},cascade",
@@ -59,6 +69,31 @@ def main(coupled: str, dataset: str) -> tuple[dict, ...]:
         "bench": True,
     }
     return pair, *single, cascade
+
+
+def network(dataset: str, name: str, label: str, width: float) -> dict:
+    """One published network, narrowed."""
+    return {
+        "name": name,
+        "recipe": f"baselines.py:{dataset},{name}",
+        "overrides": (f"network.width={width}",),
+        "tables": {"main": f"{label}, {width} wide"},
+        "bench": True,
+    }
+
+
+def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
+    """More rivals for the main table, in a part of their own: a network of a search, subnets of one supernet, several exits."""
+    subnets = {
+        "name": "once_for_all",
+        "recipe": apart,
+        "overrides": ("train.progressive_shrinking.largest_share=0.25",),
+        "tables": {"main": "once-for-all subnets"},
+        "bench": True,
+    }
+    exits = {"name": "msdnet", "recipe": f"msdnet.py:{dataset}", "tables": {"main": "MSDNet, 4 exits"}, "bench": True}
+    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets, exits)
+    return tuple({"part": "baselines", **row} for row in rows)
 
 
 def strategies(coupled: str, effort_images: int) -> tuple[dict, ...]:

@@ -73,6 +73,12 @@ class Supernet(NamedTuple):
     transforms: bool = False  # whether smaller kernels are learned transforms of larger ones, or their centres
     coupling: Coupling | None = None  # where little and big subnets are trained as pairs
     spread: Any = None  # where blocks have `parts`: the arch in which each has all its leaves, for masked variables
+    exits: tuple[str, ...] = ()  # the endpoints of a net that are answers, in order, where there are several
+
+    def answers(self, applied: tuple[jax.Array, dict[str, Any]]) -> tuple[jax.Array, ...]:
+        """The logits[b, classes] of every exit, of what a net gave (logits, endpoints); one where there are no exits."""
+        logits, endpoints = applied
+        return tuple(endpoints[name] for name in self.exits) if self.exits else (logits,)
 
     def largest_net(self) -> nn.Module:
         """The net whose variables the supernet's are; with `whole`, it is the largest subnet only on masked variables."""

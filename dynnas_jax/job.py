@@ -15,7 +15,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little, fixed
+from dynnas_jax.networks import big_little, fixed, multi_supernet
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -23,6 +23,8 @@ from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
 
 NO_HELD_OUT = "data: holdout is 0, but search and thresholds need held-out images"
+
+_OF_EXITS = ("exits", "ratios")  # in a config's section `multi_exit`, beside what makes its supernet of single nets
 
 NOT_SQUARE = "data: images are {}x{}, must be square; give data.image_size"
 
@@ -108,12 +110,21 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     Raises:
       ValueError: as `build_supernet` and `fixed.build`.
     """
-    if kinds.of(config) is kinds.SUPERNET:
+    if (kind := kinds.of(config)) is kinds.SUPERNET:
         return build_supernet(config["supernet"], facts, config["target"])
+    if kind is kinds.MULTI_EXIT:
+        own = {name: value for name, value in config["multi_exit"].items() if name in _OF_EXITS}
+        return multi_supernet.build(base_of(config, facts), **own)
     height, width, _ = facts["image_shape"]
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))
-    return fixed.build(config["network"], facts) if "network" in config else None
+    return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
+
+
+def base_of(config: dict, facts: dict) -> elastic.Supernet:
+    """The supernet of single nets that the one of nets of several exits is made on."""
+    section = {name: value for name, value in config["multi_exit"].items() if name not in _OF_EXITS}
+    return build_supernet(section, facts, config["target"])
 
 
 def build_supernet(section: dict, facts: dict, target: str | None = None) -> elastic.Supernet:
@@ -184,13 +195,13 @@ def evaluator(job: Job, calibration_images: int, chunk: int, **options: Any) -> 
 
 
 def supernet_variables(job: Job) -> dict:
-    return load_variables(job.workdir.folder("train") / trained_file(kinds.SUPERNET))
+    """The trained variables of a run that trains: of a fixed network with statistics of its own."""
+    return load_variables(job.workdir.folder("train") / trained_file(job.kind))
 
 
 def trained_net(job: Job) -> tuple[nn.Module, dict]:
     """The net of a run of a fixed network, and its variables with their own statistics."""
-    net = job.supernet.largest_net()
-    return net, load_variables(job.workdir.folder("train") / trained_file(kinds.NETWORK))
+    return job.supernet.largest_net(), supernet_variables(job)
 
 
 class FoundPair(NamedTuple):
@@ -232,6 +243,35 @@ def net_of(made_of: dict) -> nn.Module:
     return supernet.net(supernet.arch(supernet.space.from_json(made_of["genome"])))
 
 
+class FoundExits(NamedTuple):
+    """Nets of several exits as the search describes them, one for each target."""
+
+    found: dict
+    nets: tuple[nn.Module, ...]
+    variables: tuple[dict, ...]  # with statistics of their own
+
+    def dynamic(self, number: int, depthwise: str | None = None) -> protocol.Dynamic:
+        """One of the nets; its convolutions in another form where one is named."""
+        net = self.nets[number].clone(depthwise=depthwise) if depthwise else self.nets[number]
+        return protocol.multi_exit(net, score=self.found["score"])
+
+
+def found_exits(job: Job) -> FoundExits:
+    """The nets of several exits that the search of a run made or judged."""
+    return _read_exits(job.supernet, job.workdir.path, job.kind)
+
+
+def _read_exits(supernet: elastic.Supernet, path: Path, kind: kinds.Kind, remedy: str | None = None) -> FoundExits:
+    found = read_json(path / "search" / "found.json", remedy)
+    nets = [supernet.net(supernet.arch(supernet.space.from_json(entry["genome"]))) for entry in found["nets"]]
+    if kind is kinds.EXIT_NETWORK:
+        variables = [load_variables(path / "train" / trained_file(kind))] * len(nets)
+    else:
+        kept = load_variables(path / "search" / "nets.msgpack")
+        variables = [kept[str(number)] for number in range(len(nets))]
+    return FoundExits(found, tuple(nets), tuple(variables))
+
+
 class FoundDynamic(NamedTuple):
     """A finished run's dynamic network, ready to answer."""
 
@@ -250,7 +290,12 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
     path = Path(path)
     if (kind := kinds.of_run(path)) is kinds.NETWORK:
         raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
-    supernet = supernet_of_run(path) if kind is kinds.SUPERNET else None
+    supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
+    if kind in kinds.OF_EXITS:
+        exits = _read_exits(supernet, path, kind, "`dynnas run` with its config makes it")
+        number = exits.found["deployed"]
+        own = tuple(exits.found["nets"][number]["thresholds"])
+        return FoundDynamic(exits.dynamic(number), exits.variables[number], own, exits.nets[number].arch.resolution)
     found = _read_pair(supernet, path / "search", "`dynnas run` with its config makes it")
     return FoundDynamic(
         found.dynamic(), found.variables, tuple(found.found["thresholds"]), found.pair.big.arch.resolution

@@ -19,7 +19,7 @@ class Kind(NamedTuple):
     words: str  # in a message
     sections: tuple[str, ...]  # of its config, in order
     stages: tuple[Stage, ...]  # in order; the first leaves `data.json`
-    own: tuple[str, ...]  # stages whose function is its own: the module `stages.NAME_STAGE`
+    own: dict[str, str]  # the module in `stages` of a stage's function, where it is not that of the stage's name
     leaves: str  # the stage that leaves the finished nets
 
     @property
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
     def module(self, stage: str) -> str:
         """The module of a stage's function."""
-        return f"dynnas_jax.stages.{self.name}_{stage}" if stage in self.own else f"dynnas_jax.stages.{stage}"
+        return f"dynnas_jax.stages.{self.own.get(stage, stage)}"
 
 
 _SHARED = ("target", "seed")
@@ -56,7 +56,7 @@ SUPERNET = Kind(
         Stage("export", (*_data("supernet"), "export", "target"), ("evaluate",)),
         Stage("report", (*_data("supernet"), "report"), ("collect", "predict", "search", "evaluate", "export")),
     ),
-    (),
+    {},
     "search",
 )
 NETWORK = Kind(
@@ -69,7 +69,7 @@ NETWORK = Kind(
         Stage("export", (*_data("network"), "export", "target"), ("evaluate",)),
         Stage("report", (*_data("network"), "report"), ("train", "evaluate", "export")),
     ),
-    ("train", "evaluate"),
+    {"train": "network_train", "evaluate": "network_evaluate"},
     "train",
 )
 CASCADE = Kind(
@@ -82,10 +82,44 @@ CASCADE = Kind(
         Stage("export", (*_data("cascade"), "export", "target"), ("evaluate",)),
         Stage("report", (*_data("cascade"), "report"), ("search", "evaluate", "export")),
     ),
-    ("search",),
+    {"search": "cascade_search"},
     "search",
 )
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE)}
+MULTI_EXIT = Kind(
+    "multi_exit",
+    "a supernet of nets of several exits",
+    (
+        *("data", "multi_exit", "dynamic", *_SHARED),
+        *("train", "collect", "predict", "search", "evaluate", "export", "report"),
+    ),
+    (
+        Stage("train", (*_data("multi_exit"), "train"), ()),
+        Stage("collect", (*_data("multi_exit"), "collect", "dynamic.score"), ("train",)),
+        Stage("predict", (*_data("multi_exit"), "predict", "dynamic"), ("collect",)),
+        Stage("search", (*_data("multi_exit"), "search", "dynamic"), ("train", "predict")),
+        Stage("evaluate", (*_data("multi_exit"), "evaluate"), ("search",)),
+        Stage("export", (*_data("multi_exit"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("multi_exit"), "report"), ("collect", "predict", "search", "evaluate", "export")),
+    ),
+    {"predict": "exits_predict", "search": "exits_search", "evaluate": "exits_evaluate"},
+    "search",
+)
+EXIT_NETWORK = Kind(
+    "exit_network",
+    "one fixed network of several exits",
+    ("data", "exit_network", "dynamic", *_SHARED, "train", "search", "evaluate", "export", "report"),
+    (
+        Stage("train", (*_data("exit_network"), "train"), ()),
+        Stage("search", (*_data("exit_network"), "search", "dynamic"), ("train",)),
+        Stage("evaluate", (*_data("exit_network"), "evaluate"), ("search",)),
+        Stage("export", (*_data("exit_network"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("exit_network"), "report"), ("train", "search", "evaluate", "export")),
+    ),
+    {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},
+    "search",
+)
+OF_EXITS = MULTI_EXIT, EXIT_NETWORK
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK)}
 
 
 def of(sections: Iterable[str]) -> Kind:

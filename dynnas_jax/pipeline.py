@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import kinds, processes, recipe
+from dynnas_jax import kinds, processes, progress, recipe
 from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
@@ -55,6 +55,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
         _do(workdir, job, todo)
     elif first and not workdir.knows_config():
         workdir.claim()
+    processes.wait_for_all("end")
     if first and "report" in names:
         _print_summary(path)
 
@@ -241,7 +242,8 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         _say(f"{name} ...")
         if first:
             workdir.start(name)
-        with _folder(workdir, name) as folder:
+        told = contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
+        with told, _folder(workdir, name) as folder:  # training gives signs of life of its own
             stage = recipe.stage(name, kinds.of(workdir.config))
             files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
@@ -267,11 +269,15 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, tables
+    from dynnas_jax.reports import artifacts, exit_tables, tables
 
     found_artifacts = artifacts.read(path)
-    print(tables.text(tables.summary(found_artifacts)))
-    found = found_artifacts.found
+    if found_artifacts.kind in kinds.OF_EXITS:
+        rows, found = exit_tables.summary(found_artifacts), None
+        print(tables.text(rows, exit_tables.summary_columns(rows)))
+    else:
+        found = found_artifacts.found
+        print(tables.text(tables.summary(found_artifacts)))
     if found and not found["pair"]["feasible"]:
         pair = found["pair"]
         costs = f"Little costs {pair['little']['macs']} MACs, big {pair['big']['macs']}"

@@ -7,7 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# One that is lost is noticed by its missing heartbeats, long before; the others may well compile for an hour.
+# JAX takes a process for lost, and ends the others, when it has not heard of it for so long; a thread beside Python's sends
+# these signs of life, whatever Python does. JAX's own default, 100 s, is longer than the launchers promise.
+HEARTBEAT_TIMEOUT_S = 30
+# A process that ends, well or badly, first waits for the others to end, JAX's own default is 300 s: so long a failure would be
+# hidden from the launcher. Those that end well have come together before.
+SHUTDOWN_TIMEOUT_S = 15
+# One that is lost is noticed long before; the others may well compile for an hour.
 BARRIER_TIMEOUT_S = 6 * 3600
 _barriers = itertools.count()
 
@@ -34,7 +40,14 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     try:
         # Told of its place, a process does not ask the cluster, which might give it a part of its devices only.
         detection = "deactivate" if all(given) else None
-        jax.distributed.initialize(coordinator, processes, process, cluster_detection_method=detection)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method=detection,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S,
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -104,5 +117,6 @@ def part() -> bool:
     if several():
         import jax
 
+        wait_for_all("part")
         jax.distributed.shutdown()
     return first

@@ -64,11 +64,12 @@ def with_files(config: dict) -> dict:
     Raises:
       ValueError: for an arch file that cannot be read.
     """
-    if not isinstance(config.get("network", {}).get("arch"), str):
+    named = [name for name in _FIXED if isinstance(config.get(name, {}).get("arch"), str)]
+    if not named:
         return config
     from dynnas_jax.networks import fixed
 
-    return {**config, "network": fixed.with_arch(config["network"])}
+    return {**config, **{name: fixed.with_arch(config[name]) for name in named}}
 
 
 def sources(config: dict) -> dict[str, str | None]:
@@ -77,6 +78,8 @@ def sources(config: dict) -> dict[str, str | None]:
 
     start, teacher = (config.get("train", {}).get(key) for key in ("start_from", "teacher"))
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
+    if transfer := config.get("train", {}).get("transfer_from"):
+        files["train.transfer_from"] = Path(str(transfer)) / "train" / "manifest.json"
     files["search.latency_table"] = config.get("search", {}).get("latency_table")
     files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
@@ -126,7 +129,21 @@ def _supernet(config: dict, kind: kinds.Kind) -> settings.Options:
 def _network(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.networks import fixed
 
-    return {"network": fixed.parameters(config["network"])}
+    return {kind.name: fixed.parameters(config[kind.name])}
+
+
+def _multi_exit(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax import networks
+    from dynnas_jax.networks import multi_supernet
+    from dynnas_jax.search import evolution, predictor
+
+    network, parameters = networks.supernet(config["multi_exit"].get("network")), settings.parameters
+    also, given = ("network", "padding", "epsilon"), ("channels", "classes", "supernet")
+    return {
+        "multi_exit": parameters(network.resolve(), multi_supernet.build, also=also, given=given),
+        "predict": parameters(predictor.fit, stage("predict", kind), given=("key",)),
+        "search": parameters(stage("search", kind), evolution.run),
+    }
 
 
 def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
@@ -148,28 +165,40 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),
     }
-    if kind is not kinds.SUPERNET:
+    if kind in (kinds.NETWORK, kinds.EXIT_NETWORK):
         del found["train"]["teacher"]
         return found
+    if kind is kinds.SUPERNET:
+        del found["train"]["transfer_from"]
+    joined = {"train.joint_rule": parameters(joint.rule)} if kind is kinds.SUPERNET else {}
     return found | {
         "train.sandwich_rule": parameters(sandwich.rule),
-        "train.joint_rule": parameters(joint.rule),
+        **joined,
         "train.progressive_shrinking": parameters(progressive_shrinking.schedule, given=("random_subnets",)),
     }
 
 
 def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
-    from dynnas_jax.dynamic import protocol, routing
+    from dynnas_jax.dynamic import exit_targets, protocol, routing
     from dynnas_jax.search import pairs
 
     if kind is kinds.SUPERNET:
         return {"dynamic": settings.parameters(pairs.choose_pair, routing.asked)}
+    if kind in kinds.OF_EXITS:
+        return {"dynamic": settings.parameters(exit_targets.asked, given=("most_macs",), also=("score",))}
     # Of a cascade both nets are given, no latency table tells what they take, and their confidence routes.
     given = ("big_net", "max_latency_fraction")
     return {"dynamic": settings.parameters(pairs.choose_pair, protocol.confident_pair, given=given)}
 
 
-_OF_KIND = {"supernet": _supernet, "network": _network, "cascade": _cascade}
+_OF_KIND = {
+    "supernet": _supernet,
+    "network": _network,
+    "cascade": _cascade,
+    "multi_exit": _multi_exit,
+    "exit_network": _network,
+}
+_FIXED = ("network", "exit_network")  # sections of one fixed network
 
 
 def check(config: dict) -> None:
@@ -184,10 +213,10 @@ def check(config: dict) -> None:
     for section, known in options(config).items():
         settings.check_options(section, _content(config, section), known)
     _check_values(config)
-    if kind is kinds.NETWORK:
+    if kind.name in _FIXED:
         from dynnas_jax.networks import fixed
 
-        fixed.check(config["network"])
+        fixed.check(config[kind.name], several_exits=kind is kinds.EXIT_NETWORK)
     if "train" in config:
         _build(config)
 
@@ -199,17 +228,20 @@ def _content(config: dict, section: str) -> dict:
 
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
+    from dynnas_jax.dynamic import exit_targets
     from dynnas_jax.export import targets
     from dynnas_jax.export.metadata import PRECISIONS
-    from dynnas_jax.search.collect import FORMS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
+    from dynnas_jax.search.width import FORMS
     from dynnas_jax.stages import routers, strategies
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
         settings.check_least(f"{section}.", _content(config, section), least)
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
-    if "dynamic" in config:
+    if kinds.of(config) in kinds.OF_EXITS:
+        exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
+    elif "dynamic" in config:
         cost_fraction(**dynamic)
         unit(dynamic, bool(config.get("search", {}).get("latency_table")))
     precisions = config["export"].get("precisions", ())

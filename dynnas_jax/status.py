@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dynnas_jax import progress
 from dynnas_jax.train import watch
 from dynnas_jax.workdir import read_config
+
+_DAMAGED = f"{progress.FILE} is damaged"
 
 
 def lines(path: Path, names: tuple[str, ...], *, now: float | None = None) -> list[str]:
@@ -30,9 +33,9 @@ def _state(folder: Path, name: str, config: dict[str, Any], now: float) -> str:
         return "done"
     if not (folder / "started.json").exists():
         return "not started"
-    far = {"train": _of_training, "collect": _of_records}.get(name, lambda *_: None)(folder, config)
+    far = {"train": _of_training, "collect": _of_records}.get(name, _of_stage)(folder, config)
     heard_s = max(0.0, now - max(_written(file) for file in folder.rglob("*")))
-    return ", ".join(["started", *filter(None, [far]), f"last heard of {watch.duration(heard_s)} ago"])
+    return ", ".join(["started", *filter(None, [far]), f"last heard of {progress.duration(heard_s)} ago"])
 
 
 def _written(file: Path) -> float:
@@ -43,22 +46,33 @@ def _written(file: Path) -> float:
         return 0.0
 
 
+def _of_stage(folder: Path, config: dict[str, Any]) -> str | None:
+    """What a stage says of itself, from the file it writes while it runs."""
+    try:
+        found = progress.read(folder)
+    except ValueError:
+        return _DAMAGED
+    return None if found is None else progress.line(found)
+
+
 def _of_training(folder: Path, config: dict[str, Any]) -> str | None:
     try:
         found = watch.read_progress(folder)
     except ValueError:
-        return f"{watch.PROGRESS} is damaged"
+        return _DAMAGED
     if found is None:
         return None
     parts = [f"step {found['step']} of {found['steps']}"]
     if found["images_per_s"] is not None:
         parts.append(f"{found['images_per_s']:.0f} images/s")
     if found["time_left_s"] is not None:
-        parts.append(f"{watch.duration(found['time_left_s'])} left")
+        parts.append(f"{progress.duration(found['time_left_s'])} left")
     return ", ".join(parts)
 
 
 def _of_records(folder: Path, config: dict[str, Any]) -> str | None:
+    if told := _of_stage(folder, config):
+        return told
     from dynnas_jax import records  # here, since tensorstore takes a while
 
     asked = (config.get("collect") or {}).get("subnets") or _default_subnets()

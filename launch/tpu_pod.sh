@@ -14,8 +14,10 @@
 # needs the flags of create and install. The job outlives this script: the same command follows it again. stop sends SIGTERM.
 #
 # --project=P     another project than gcloud's own
-# --poll_s=30     how often to look
-# --grace_s=120   how long the other hosts have to end when one ended badly; then SIGTERM, and SIGKILL after as long again
+# --poll_s=20     how often to look
+# --grace_s=120   how long the other hosts have to end by themselves when one ended with 75; after a kill or an error, none
+# --kill_s=15     from their SIGTERM to SIGKILL
+# --autocheckpoint  for create: before maintenance the job gets SIGTERM and up to five minutes to save
 # --dry_run       print the commands and run nothing
 
 set -euo pipefail
@@ -23,9 +25,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 name='' zone='' type='' runtime='' spot='' project='' git='' revision=HEAD extras=export setup='' worker=0
-restarts=50 poll_s=30 grace_s=120
+restarts=50 poll_s=20 grace_s=120 kill_s=15 autocheckpoint='' release=''
 archive=${TMPDIR:-/tmp}/dynnas_jax.$$.tar.gz
 readonly MOST_MISSES=20 # so many looks in a row may fail before this script gives up
+readonly HURRIED_POLL_S=5 # how often to look once a host ended badly
 
 # What the hosts' shells run: they expand ~ and $( ), not this one. The job is a shell that waits for `dynnas` and writes its
 # exit code. Both hold a lock as long as they live: a look at the process by its number would err after a reboot and amid an exec.
@@ -36,9 +39,9 @@ readonly JOB_TERM="if $JOB_RUNS; then "'pkill -TERM -P "$(cat ~/dynnas.pid)"; fi
 # shellcheck disable=SC2016
 readonly JOB_KILL="if $JOB_RUNS; then "'kill -KILL -- "-$(cat ~/dynnas.pid)"; fi'
 
-# gcloud_tpus GROUP VERB ARGUMENT...
+# gcloud_tpus GROUP VERB ARGUMENT...: of gcloud's track `release`, where that is set.
 gcloud_tpus() {
-  do_or_print gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
+  do_or_print gcloud ${release:+"$release"} compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
 }
 
 # on_hosts WORKERS COMMAND
@@ -57,8 +60,9 @@ resource_state() {
 
 create() {
   need type runtime
-  gcloud_tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
-    --runtime-version="$runtime" ${spot:+--spot}
+  # The released command does not know the flag.
+  release=${autocheckpoint:+alpha} gcloud_tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
+    --runtime-version="$runtime" ${spot:+--spot} ${autocheckpoint:+--autocheckpoint-enabled}
   if [[ -n $dry_run ]]; then
     resource_state
   else
@@ -142,9 +146,9 @@ slice_is_gone() {
 
 # Looks until the job has ended on every host, and sets `outcome` to gone, again, or an exit code.
 follow_job() {
-  local states misses=0 causes='' since=0
+  local states misses=0 causes='' since=0 patience_s=0 pause_s=$poll_s
   while true; do
-    sleep "$poll_s"
+    sleep "$pause_s"
     if ! states=$(on_hosts all "$JOB_STATE"); then
       if slice_is_gone; then outcome=gone && return; fi
       ((++misses < MOST_MISSES)) || give_up "no word from the hosts of $name in $misses looks; the job may still run"
@@ -152,17 +156,20 @@ follow_job() {
     fi
     misses=0 states=$(grep -Ex 'running|lost|[0-9]+' <<<"$states" || true)
     if [[ -z $causes ]] && grep -qvEx 'running|0' <<<"$states"; then
-      causes=$states since=$SECONDS
-      echo "$name: the job ended badly on a host ($(paste -sd ' ' <<<"$states")); the others have $grace_s s to end"
+      causes=$states since=$SECONDS pause_s=$((poll_s < HURRIED_POLL_S ? poll_s : HURRIED_POLL_S))
+      # Preempted hosts save together; without one that died the others can do nothing but wait for it.
+      if ! grep -qvEx 'running|0|75' <<<"$states"; then patience_s=$grace_s; fi
+      echo "$name: the job ended badly on a host ($(paste -sd ' ' <<<"$states")); the others get SIGTERM in $patience_s s" \
+        "and SIGKILL $kill_s s later"
     fi
     if ! grep -qx running <<<"$states"; then
       judge "${causes:-$states}"
       return
     fi
     if [[ -z $causes ]]; then continue; fi
-    if ((SECONDS - since >= 2 * grace_s)); then
+    if ((SECONDS - since >= patience_s + kill_s)); then
       on_hosts all "$JOB_KILL" || true
-    elif ((SECONDS - since >= grace_s)); then
+    elif ((SECONDS - since >= patience_s)); then
       on_hosts all "$JOB_TERM" || true
     fi
   done
@@ -224,9 +231,9 @@ if [[ $1 == --help ]]; then usage && exit 0; fi
 verb=$1 && shift
 [[ $verb == @(create|install|run|logs|status|stop|delete) ]] ||
   fail "unknown command $verb; one of create, install, run, logs, status, stop, delete (--help lists all)"
-read_flags 'name zone type runtime project git revision extras setup worker restarts poll_s grace_s' 'spot' "$@"
+read_flags 'name zone type runtime project git revision extras setup worker restarts poll_s grace_s kill_s' 'spot autocheckpoint' "$@"
 need name zone
-whole restarts poll_s grace_s
+whole restarts poll_s grace_s kill_s
 need_tool gcloud 'see https://cloud.google.com/sdk/docs/install'
 case $verb in
 logs) on_hosts "$worker" 'tail -n 100 -F ~/dynnas.log' ;;

@@ -216,6 +216,18 @@ def tiny_run(tmp_path_factory, quick_programs) -> TinyRun:
     return TinyRun(folder / "workdir", config_file, config)
 
 
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    return _free_port()
+
+
 @pytest.fixture(scope="session")
 def two_processes():
     """two_processes(script, *arguments) -> what each of two processes of four fake devices printed.
@@ -224,9 +236,7 @@ def two_processes():
     """
 
     def run(script, *arguments, timeout_s=240):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
+        address = f"localhost:{_free_port()}"
         settings = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
         settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as `quick_programs`
         settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

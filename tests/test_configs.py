@@ -11,6 +11,8 @@ import pytest
 
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
+from dynnas_jax.dynamic import exit_targets
+from dynnas_jax.networks import exits
 from dynnas_jax.reports import study_tables
 from dynnas_jax.stages import train
 from dynnas_jax.study import claim, grid
@@ -31,7 +33,15 @@ FACTS = {
     },
 }
 PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
-OTHERS = ("baselines.py", "study_digits.py")  # tested by themselves
+OTHERS = (
+    "baselines.py",
+    "study_digits.py",
+    "enas4d_digits.py",
+    "enas4d_cifar10.py",
+    "msdnet.py",
+)  # tested by themselves
+EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
+MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
 CASES += [f"{file}:{mode}" for file in PODS for mode in ("pod", "weights")]
@@ -78,6 +88,24 @@ def test_a_recipe_builds_and_fits_its_data(config):
     )
     assert rule(supernet)
     assert phases is None or not phases.allowed.least[-1].any()
+
+
+@pytest.mark.parametrize("path", [*EXITS, *MSDNETS])
+def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / path}"]))
+    recipe.check(config)
+    facts = facts_of(config)
+    supernet = job.build(config, facts)
+    net = supernet.largest_net()
+    image = jax.ShapeDtypeStruct((2, *facts["image_shape"]), jnp.uint8)
+    applied, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), image)
+    assert [logits.shape for logits in supernet.answers(applied)] == [(2, len(facts["classes"]))] * len(supernet.exits)
+    assert set(variables) == {"params", "batch_stats"}
+    spent = exits.costs(net)
+    assert macs.params(variables) == spent.params[-1]
+    asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
+    cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
+    exit_targets.check_reachable(exit_targets.asked(spent.macs[-1], **asked), cheapest.macs[0])
 
 
 @pytest.mark.parametrize("file", PODS)
@@ -181,7 +209,7 @@ def test_the_trainings_that_the_study_compares_are_equal():
     study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
     rows = {row.name: row.config(0, Path("W")) for row in study.rows}
     trains = [rows[name]["train"] for name in ("apart_little", "apart_big", "coupled", "without_distillation")]
-    assert [train["steps"] for train in trains] == [500, 500, 1000, 1000]
+    assert [train["steps"] for train in trains] == [350, 350, 700, 700]
     same = [{key: train[key] for key in ("batch_size", "optimizer", "ema_decay")} for train in trains]
     assert all(other == same[0] for other in same)
     # Four nets a step, of pairs and of the sandwich.

@@ -43,8 +43,9 @@ def known():
     for network, loader in networks.NETWORKS.items():
         if loader.has_space:
             found |= names_in(recipe.options({"supernet": {"network": network}}))
-        if not loader.several_exits:
-            found |= names_in(recipe.options({"network": {"name": network}}))
+            found |= names_in(recipe.options({"multi_exit": {"network": network}}))
+        section = "exit_network" if loader.several_exits else "network"
+        found |= names_in(recipe.options({section: {"name": network}}))
     return found | names_in(recipe.options({"cascade": {}}))
 
 

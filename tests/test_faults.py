@@ -1,29 +1,21 @@
 """A run that is killed three times ends where the one that was left alone did; and the comparison sees what differs."""
 
-import importlib.util
 import json
 import shutil
 import sys
 from pathlib import Path
 
 import jax
-import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import faults  # noqa: E402
+
 STAGES = ("train", "collect", "predict", "search", "evaluate")
 
 
-@pytest.fixture(scope="module")
-def faults():
-    spec = importlib.util.spec_from_file_location("faults", ROOT / "benchmarks" / "faults.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["faults"]
-
-
-def test_killed_three_times(faults, tiny_run, quick_programs, tmp_path):
+def test_killed_three_times(tiny_run, quick_programs, tmp_path):
     """In training, while records are made, and in the search; its programs are those that the fixture compiled."""
     with quick_programs():
         names = ("compilation_cache_dir", "disable_most_optimizations", "persistent_cache_min_compile_time_secs")
@@ -42,7 +34,7 @@ def test_killed_three_times(faults, tiny_run, quick_programs, tmp_path):
     )
 
 
-def test_what_differs_is_seen_and_times_do_not_count(faults, tiny_run, tmp_path):
+def test_what_differs_is_seen_and_times_do_not_count(tiny_run, tmp_path):
     copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
     before = faults.content(tiny_run.workdir)
     log = copy / "train" / "metrics.jsonl"
@@ -62,7 +54,7 @@ def test_what_differs_is_seen_and_times_do_not_count(faults, tiny_run, tmp_path)
     ]
 
 
-def test_moments_are_spread_over_the_stages_and_follow_from_the_seed(faults):
+def test_moments_are_spread_over_the_stages_and_follow_from_the_seed():
     took_s = {"train": 10.0, "collect": 2.0, "predict": 1.0}
     drawn = faults.draw(3, 30, took_s, 2)
     assert drawn == faults.draw(3, 30, took_s, 2) != faults.draw(4, 30, took_s, 2)

@@ -19,6 +19,7 @@ FLOORS = {
             "relaxed",
             "devices",
             "processes",
+            "progress",
             "confidence",
             "decisions",
             "records",

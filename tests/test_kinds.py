@@ -21,7 +21,10 @@ def test_a_kind_is_named_by_its_section():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"data": {}}, "section 'supernet' is missing (or one of network, cascade in its place)"),
+        (
+            {"data": {}},
+            "section 'supernet' is missing (or one of network, cascade, multi_exit, exit_network in its place)",
+        ),
         ({"data": {}, "supernet": {}, "network": {}}, "'supernet' and 'network' are of two kinds of runs"),
         ({"data": {}, "network": {}, "collect": {}}, "'collect' has no meaning in a run of one fixed network"),
         ({"data": {}, "cascade": {}, "train": {}}, "'train' has no meaning in a run of a cascade of two runs"),

@@ -149,6 +149,10 @@ DELETE = gcloud("queued-resources", "delete", "pod", "--force", "--quiet")
 
 def test_tpu_pod_dry_runs():
     assert dry("tpu_pod.sh", "create", *POD, *SLICE, "--spot") == [CREATE, DESCRIBE]
+    saving, then = dry("tpu_pod.sh", "create", *POD, *SLICE, "--autocheckpoint")
+    assert saving[:3] == ["gcloud", "alpha", "compute"]
+    assert "--autocheckpoint-enabled" in saving
+    assert then == DESCRIBE
     assert dry("tpu_pod.sh", "delete", *POD) == [DELETE]
     assert dry("tpu_pod.sh", "delete", *POD, "--project=my p") == [[*DELETE, "--project=my p"]]
     (logs,) = dry("tpu_pod.sh", "logs", *POD, "--worker=3")
@@ -270,15 +274,24 @@ def test_tpu_pod_restarts_no_more_often_than_allowed(pod, tmp_path):
 
 
 def test_tpu_pod_ends_the_others_after_a_failure(pod, tmp_path):
-    done = pod("3", "wait", "--grace_s=0")
+    done = pod("3", "wait", "--kill_s=0")
     assert (done.returncode, starts(tmp_path)) == (3, [1, 1])
-    assert "ended badly on a host (3 running); the others have 0 s to end" in done.stdout
+    assert "ended badly on a host (3 running); the others get SIGTERM in 0 s and SIGKILL 0 s later" in done.stdout
     assert not (tmp_path / "host1" / "dynnas.exit").exists()  # SIGKILL: nobody was left to write it
 
 
 def test_tpu_pod_terminates_before_it_kills(pod, tmp_path):
-    done = pod("3", "wait", "--grace_s=1")
+    begin = time.monotonic()
+    done = pod("3", "wait")
+    assert time.monotonic() - begin < 15  # it left at SIGTERM, before --kill_s was over
     assert (done.returncode, starts(tmp_path)) == (3, [1, 1])
+    assert (tmp_path / "host1" / "terminated").exists()
+
+
+def test_tpu_pod_lets_preempted_hosts_save_together(pod, tmp_path):
+    done = pod("75", "wait", "--grace_s=2", "--restarts=0")
+    assert (done.returncode, starts(tmp_path)) == (75, [1, 1])
+    assert "(75 running); the others get SIGTERM in 2 s and SIGKILL 15 s later" in done.stdout
     assert (tmp_path / "host1" / "terminated").exists()
 
 

@@ -119,6 +119,8 @@ def test_the_front_holds_its_budgets(tiny_run):
     assert budgets[0] == found["smallest_macs"] == found["front"][0]["macs"]
     assert budgets[-1] == found["largest_macs"]
     assert all(row["feasible"] and row["macs"] <= row["budget"] for row in found["front"])
+    # A pair is ordered in every gene: more than there are subnets, fewer than half of all pairs and the equal ones.
+    assert found["subnets"] < found["pairs"] <= found["subnets"] * (found["subnets"] + 1) // 2
 
 
 def test_a_second_run_does_nothing_and_imports_no_jax(tiny_run):

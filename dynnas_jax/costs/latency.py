@@ -67,6 +67,20 @@ class LatencyTable(NamedTuple):
 
         return macs.position_table(supernet, cost, self.overhead_ms)
 
+    def router_ms(self, shape: tuple[int, ...], router: dict) -> float | None:
+        """What a router adds to a decision, in ms; None where the table was built without it.
+
+        Args:
+          shape: of the feature map that it looks at, the batch of 1 included; router: `router_spec`.
+        """
+        wanted = identity(shape, router)
+        return next((row.latency_ms for row in self.rows if identity(row.input, row.block) == wanted), None)
+
+
+def router_spec(fields: dict) -> dict:
+    """All that a router's time depends on besides what it looks at, from its JSON: the confidence is none of it."""
+    return {"kind": "Router", **{name: fields[name] for name in ("name", "statistics", "units")}}
+
 
 def spec(module: Any) -> dict:
     """All that a block's time depends on besides its input, JSON-able: its class and those of its fields that are set.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynnas_jax import progress
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES, max_softmax
 from dynnas_jax.data.splits import AT_ONCE, in_batches, parts
 from dynnas_jax.dynamic import quality, routers
@@ -113,8 +114,12 @@ def router_cost(pair: big_little.Pair, router: routers.Router, params: dict | No
     """What a router adds to a pair, by abstract evaluation."""
     if router.name == "confidence":
         return routers.RouterCost(0, 0)
-    features, logits = jax.eval_shape(functools.partial(_looked_at, pair, router.place), *big_little.shapes(pair))
-    return router.cost(params, features, logits)
+    return router.cost(params, *looked_at(pair, router.place))
+
+
+def looked_at(pair: big_little.Pair, place: str) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of the feature map at a place of a router, and of little's logits, of a batch of 1."""
+    return jax.eval_shape(functools.partial(_looked_at, pair, place), *big_little.shapes(pair))
 
 
 def _looked_at(pair: big_little.Pair, place: str, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -194,10 +199,12 @@ def answering(outputs: Callable, *, batch: int = 256, at_once: int = AT_ONCE) ->
 
     def answer(variables: dict, split: Any) -> Outputs:
         found = []
-        for part in parts(split, at_once):
-            images, labels = in_batches(part, min(batch, len(split)))
-            told = run(variables, images, labels.reshape(images.shape[:2]))
-            found.append([np.asarray(leaf)[: len(part)] for leaf in told])
+        with progress.counted("answering", len(split), "images") as advance:
+            for part in parts(split, at_once):
+                images, labels = in_batches(part, min(batch, len(split)))
+                told = run(variables, images, labels.reshape(images.shape[:2]))
+                found.append([np.asarray(leaf)[: len(part)] for leaf in told])
+                advance(len(part))
         return Outputs(*(np.concatenate(leaves) for leaves in zip(*found, strict=True)))
 
     return answer

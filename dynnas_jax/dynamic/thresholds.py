@@ -134,7 +134,7 @@ def evaluate(score, correct, cost, thresholds):
       ValueError: shapes that do not fit, no image, scores or thresholds outside [0, 1].
     """
     score, correct, cost = checked(score, correct, cost)
-    choice = routers.policy(score.T, thresholds)
+    choice = choices(score, thresholds)
     answered = np.bincount(choice, minlength=len(cost))
     return OperatingPoint(
         thresholds=tuple(np.asarray(thresholds, np.float32).tolist()),
@@ -143,6 +143,11 @@ def evaluate(score, correct, cost, thresholds):
         exit_rate=tuple((answered / len(choice)).tolist()),
         feasible=True,
     )
+
+
+def choices(score, thresholds):
+    """int[m]: the choice that answers each image, from score[m, S] and thresholds[S - 1]."""
+    return routers.policy(np.asarray(score, np.float32).T, thresholds)
 
 
 def checked(score, correct, cost):

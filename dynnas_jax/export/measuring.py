@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from dynnas_jax import progress
 from dynnas_jax.export import bench, engines, functions, machine, runtime, sqnr, tflite
 
 TIMED_INPUTS = 100  # of a later step: what is passed on is large
@@ -66,9 +67,16 @@ def measure(
     files, cascade = {name: dict(fact) for name, fact in facts.items()}, {}
     groups = list(_groups(Path(folder), files, threads))
     timed = list(images[np.random.default_rng(0).permutation(len(images))[:runs]])
-    with tqdm(total=len(groups) * 2 * len(images), desc="measuring the export", delay=5, disable=None) as bar:
+    calls = len(groups) * 2 * len(images)
+    bar = tqdm(total=calls, desc="measuring the export", delay=5, disable=None)
+    with bar, progress.counted("measuring", calls, "calls") as advance:
+
+        def done_one() -> None:
+            bar.update()
+            advance()
+
         for group in groups:
-            answers, right = _over(group, images, labels, bar)
+            answers, right = _over(group, images, labels, done_one)
             cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.steps))
             cascade[group.key] |= _timed(group.classifier.predict, timed, runs, warm_up)
             for name, fact in group.facts.items():
@@ -95,19 +103,19 @@ def _inputs(group: _Group, name: str, images: list[np.ndarray]) -> list:
     return [group.classifier.inputs_of(name, image) for image in images[:TIMED_INPUTS]]
 
 
-def _over(group: _Group, images: np.ndarray, labels: np.ndarray, bar: tqdm) -> tuple[list, dict[str, int]]:
+def _over(group: _Group, images: np.ndarray, labels: np.ndarray, done_one: Callable) -> tuple[list, dict[str, int]]:
     """The network's answers to all images, and how many of them each of its functions gets right."""
     answers, right, nets = [], dict.fromkeys(group.facts, 0), group.nets
     for image, label in zip(images, labels, strict=True):
         answers.append(group.classifier.predict(image))
-        bar.update()
+        done_one()
         known = {functions.IMAGE: image}
         for name, model in nets.items():
             outputs = model.run({key: known[key] for key in model.inputs})
             if functions.LOGITS in outputs:
                 right[name] += int(outputs[functions.LOGITS].argmax() == label)
             known |= outputs
-        bar.update()
+        done_one()
     return answers, right
 
 

@@ -11,6 +11,8 @@ and 4.1 M with a head of 1504, released as B1). The authors' later PyTorch defin
 from __future__ import annotations
 
 from dynnas_jax.networks.mbconv import Arch, BlockSpec, Net, grouped_by_stride, with_total_stride
+from dynnas_jax.networks.mobilenets import check_width
+from dynnas_jax.search_space import make_divisible
 
 _STEM = 16
 _TOTAL_STRIDE = 32  # stem included; less for small images, as `mbconv.with_total_stride` makes it
@@ -46,10 +48,11 @@ _C = (
 )
 
 
-def _specs(stages: tuple[str, ...]) -> list[BlockSpec]:
+def _specs(stages: tuple[str, ...], multiplier: float) -> list[BlockSpec]:
     """The blocks that are not skipped; even at expansion 1 they have both pointwise convolutions."""
-    specs, width = [], _STEM
-    for (out, first_stride), names in zip(_STAGES, stages, strict=True):
+    specs, width = [], make_divisible(_STEM * multiplier)
+    for (published, first_stride), names in zip(_STAGES, stages, strict=True):
+        out = make_divisible(published * multiplier)
         for i, name in enumerate(names.split()):
             if name == "skip":
                 continue
@@ -71,28 +74,57 @@ def _specs(stages: tuple[str, ...]) -> list[BlockSpec]:
     return specs
 
 
-def _net(stages: tuple[str, ...], head: int, classes: int, resolution: int, total_stride: int, options: dict) -> Net:
-    grouped = grouped_by_stride(_specs(stages))
-    arch = Arch(resolution, _STEM, "relu", grouped, head, "relu", classes, **options)
+def _net(
+    stages: tuple[str, ...],
+    head: int,
+    classes: int,
+    resolution: int,
+    width: float,
+    total_stride: int,
+    options: dict,
+) -> Net:
+    """A width other than 1 multiplies every number of channels: nets that nobody published, for small images."""
+    check_width(width)
+    stem, head = (make_divisible(channels * width) for channels in (_STEM, head))
+    grouped = grouped_by_stride(_specs(stages, width))
+    arch = Arch(resolution, stem, "relu", grouped, head, "relu", classes, **options)
     return Net(with_total_stride(arch, total_stride))
 
 
 def fbnet_a(
-    *, classes: int = 1000, resolution: int = 224, head: int = 1504, total_stride: int = _TOTAL_STRIDE, **options
+    *,
+    classes: int = 1000,
+    resolution: int = 224,
+    head: int = 1504,
+    width: float = 1.0,
+    total_stride: int = _TOTAL_STRIDE,
+    **options,
 ) -> Net:
     """FBNet-A: 249.4 M MACs at 224 pixels, 4.3 M params."""
-    return _net(_A, head, classes, resolution, total_stride, options)
+    return _net(_A, head, classes, resolution, width, total_stride, options)
 
 
 def fbnet_b(
-    *, classes: int = 1000, resolution: int = 224, head: int = 1984, total_stride: int = _TOTAL_STRIDE, **options
+    *,
+    classes: int = 1000,
+    resolution: int = 224,
+    head: int = 1984,
+    width: float = 1.0,
+    total_stride: int = _TOTAL_STRIDE,
+    **options,
 ) -> Net:
     """FBNet-B: 295.6 M MACs at 224 pixels, 4.8 M params; with a head of 1504 channels the authors' B1, 286.8 M and 4.1 M."""
-    return _net(_B, head, classes, resolution, total_stride, options)
+    return _net(_B, head, classes, resolution, width, total_stride, options)
 
 
 def fbnet_c(
-    *, classes: int = 1000, resolution: int = 224, head: int = 1984, total_stride: int = _TOTAL_STRIDE, **options
+    *,
+    classes: int = 1000,
+    resolution: int = 224,
+    head: int = 1984,
+    width: float = 1.0,
+    total_stride: int = _TOTAL_STRIDE,
+    **options,
 ) -> Net:
     """FBNet-C: 383.0 M MACs at 224 pixels, 5.5 M params; with a head of 1504 channels the authors' C1, 374.2 M and 4.9 M."""
-    return _net(_C, head, classes, resolution, total_stride, options)
+    return _net(_C, head, classes, resolution, width, total_stride, options)

@@ -9,35 +9,35 @@ from typing import Any
 
 from dynnas_jax import networks
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.networks.exits import ExitNet
 from dynnas_jax.networks.mbconv import Net
 from dynnas_jax.networks.template import form_here
 from dynnas_jax.search_space import SearchSpace
 
 GIVEN = ("channels", "classes", "resolution", "mean", "std")  # by the data
 _OWN = ("name", "arch")
+_IMAGE_CHANNELS = "image_channels"  # of the images, for a network that calls channels of its own `channels`
 
 
 def loader(section: dict) -> networks.Loader:
     """The loader that a config's section `network` names.
 
     Raises:
-      ValueError: for no or an unknown name, or a network of several exits.
+      ValueError: for no or an unknown name.
     """
     name = section.get("name")
     if name is None:
         raise ValueError(f"network.name is missing, choose from {', '.join(networks.NETWORKS)}")
-    found = networks.network(name)
-    if found.several_exits:
-        raise ValueError(f"network.name is {name!r}, a network of several exits; give one with a single answer")
-    return found
+    return networks.network(name)
 
 
 def parameters(section: dict) -> dict[str, inspect.Parameter]:
     """What the section may hold: the options of the network's function. Raises ValueError as `loader`."""
     also = (*_OWN, "depthwise", "padding", "epsilon")
     found = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in also}
-    signature = inspect.signature(loader(section).resolve()).parameters.values()
-    return found | {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in GIVEN}
+    signature = inspect.signature(loader(section).resolve()).parameters
+    given = {*GIVEN, _IMAGE_CHANNELS} - ({"channels"} if _IMAGE_CHANNELS in signature else set())
+    return found | {p.name: p for p in signature.values() if p.kind is p.KEYWORD_ONLY and p.name not in given}
 
 
 def with_arch(section: dict) -> dict:
@@ -57,9 +57,18 @@ def with_arch(section: dict) -> dict:
         raise ValueError(f"network.arch: {path} is not JSON ({error})") from error
 
 
-def check(section: dict) -> None:
-    """Raises ValueError where a space is without an arch file, or a fixed network has one."""
-    space, name, arch = loader(section).has_space, section["name"], section.get("arch")
+def check(section: dict, *, several_exits: bool = False) -> None:
+    """Raises ValueError where a space is without an arch file, or a fixed network has one.
+
+    Also for a network of several exits where one with a single answer is wanted, and the other way round.
+    """
+    found, name, arch = loader(section), section["name"], section.get("arch")
+    if found.several_exits and not several_exits:
+        raise ValueError(f"network.name is {name!r}, a network of several exits; call the section exit_network")
+    if several_exits and not found.several_exits:
+        known = ", ".join(name for name, one in networks.NETWORKS.items() if one.several_exits)
+        raise ValueError(f"exit_network.name is {name!r}, a network with a single answer; choose from {known}")
+    space = found.has_space
     if space and arch is None:
         raise ValueError(f"network.name is {name!r}, a space of many networks; give network.arch, an arch file")
     if not space and arch is not None:
@@ -72,10 +81,11 @@ def build(section: dict, facts: dict) -> Supernet:
     Raises:
       ValueError: where section and images do not fit each other.
     """
-    check(section)
+    check(section, several_exits=loader(section).several_exits)
     height, _, channels = facts["image_shape"]
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items() if key not in _OWN}
-    options |= {"channels": channels, "classes": len(facts["classes"])}
+    known = inspect.signature(loader(section).resolve()).parameters
+    options |= {_IMAGE_CHANNELS if _IMAGE_CHANNELS in known else "channels": channels, "classes": len(facts["classes"])}
     options |= {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     form = options.pop("depthwise", None) or "auto"
     made_by = loader(section)
@@ -109,4 +119,5 @@ def of_net(net: Net) -> Supernet:
         arch=lambda genome: net.arch,
         net=lambda arch: net.clone(arch=arch),
         blocks=lambda arch: net.clone(arch=arch, depthwise="conv").chain(),
+        exits=tuple(segment.exit.name for segment in net.segments()) if isinstance(net, ExitNet) else (),
     )

@@ -199,6 +199,8 @@ def msdnet(
     bottlenecks: tuple[int, ...] = (),
     pruning: str = "max",
     reduction: float = 0.5,
+    stem: str = "7x7",
+    head_width: int = 0,
     image_channels: int = 3,
     **options,
 ) -> ExitNet:
@@ -211,6 +213,7 @@ def msdnet(
     """
     layers = {"exits": blocks, "base": base, "step": step, "step_mode": step_mode, "pruning": pruning}
     widths = {"width": channels, "growth": growth, "factors": tuple(factors), "reduction": reduction}
+    widths |= {"stem": stem, "head_width": head_width}
     images = {"resolution": resolution, "classes": classes, "channels": image_channels}
     return ExitNet(Arch(bottlenecks=tuple(bottlenecks or factors), **layers, **widths, **images, **options))
 
@@ -229,6 +232,9 @@ def msdnet_cifar(
     bottlenecks: tuple[int, ...] = (),
     pruning: str = "max",
     reduction: float = 0.5,
+    stem: str = "3x3",
+    head_width: int = 128,
+    image_channels: int = 3,
     **options,
 ) -> ExitNet:
     """MSDNet for images of 32 pixels: three scales, exits of 128 channels; `lin_grow` from base and step 1 is published as well.
@@ -237,5 +243,5 @@ def msdnet_cifar(
     """
     layers = {"blocks": blocks, "base": base, "step": step, "step_mode": step_mode, "pruning": pruning}
     widths = {"channels": channels, "growth": growth, "factors": factors, "bottlenecks": bottlenecks}
-    options = {"reduction": reduction, "stem": "3x3", "head_width": 128, **options}
-    return msdnet(resolution=resolution, classes=classes, **layers, **widths, **options)
+    ends = {"reduction": reduction, "stem": stem, "head_width": head_width, "image_channels": image_channels}
+    return msdnet(resolution=resolution, classes=classes, **layers, **widths, **ends, **options)

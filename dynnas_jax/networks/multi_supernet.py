@@ -7,6 +7,7 @@ computes those that the exits before it have not.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +142,8 @@ def build(supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] =
     spread = replace(largest, spread=tuple(names)) if names and exits > 1 else None
     net = functools.partial(ExitNet, depthwise=supernet.largest_net().depthwise)
     blocks = functools.partial(_blocks, space)
-    return Supernet(space, arch, net, blocks, spread=spread, transforms=supernet.transforms)
+    names = tuple(block_name(exit, "head") for exit in range(1, exits + 1))
+    return Supernet(space, arch, net, blocks, spread=spread, transforms=supernet.transforms, exits=names)
 
 
 def _stage_choices(template: Template, number: int, ratios: tuple[float, ...]) -> StageChoices:
@@ -195,6 +197,12 @@ def exit_tables(supernet: Supernet) -> tuple[macs.CostTable, ...]:
         first = {f"exit{number}" for number in range(1, exit + 1)}
         found.append(whole.only({name for name in names if name.partition("_")[0] in first}))
     return tuple(found)
+
+
+def spent(supernet: Supernet) -> Callable[[np.ndarray], list[int]]:
+    """genome -> all MACs spent up to each exit."""
+    tables = exit_tables(supernet)
+    return lambda genome: [table.exact(genome) for table in tables]
 
 
 def once_for_all(

@@ -26,6 +26,11 @@ REQUIRED = {
         "paired.dynamic_wrong_big_right",
     ),
 }
+_OF_EXITS = {  # instead
+    "predict/predictors.json": ("targets", "single"),
+    "search/found.json": ("nets", "deployed", "score"),
+    _EVALUATION: ("images", "nets", "deployed"),
+}
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
 BASELINES = "baselines"  # folder of what other runs measured
 BENCHES = "bench"  # folder of results that were measured elsewhere
@@ -66,7 +71,7 @@ def read(workdir: str | Path) -> Artifacts:
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
-    required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else {})
+    required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else _OF_EXITS if kind in kinds.OF_EXITS else {})
     named = {name: _json(workdir, name, keys) for name, keys in required.items()}
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
@@ -75,7 +80,7 @@ def read(workdir: str | Path) -> Artifacts:
         config=config,
         metrics=_json_lines(workdir / "train/metrics.jsonl"),
         speed=named["collect/speed.json"],
-        predictor=named["predict/predictor.json"],
+        predictor=named["predict/predictors.json" if kind in kinds.OF_EXITS else "predict/predictor.json"],
         found=named["search/found.json"],
         evaluation=named[_EVALUATION],
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
@@ -110,6 +115,15 @@ def take_in(workdir: Path, path: Path) -> None:
 
 def _baseline(workdir: Path, file: str) -> dict:
     return _json(workdir, f"{BASELINES}/{file}", ("exports", "benches"), "`dynnas report --baselines` takes it in anew")
+
+
+def fitted(workdir: Path, number: int) -> dict:
+    """What the predictor for a target of nets of several exits says of records that it has not learned from.
+
+    Raises:
+      ValueError: for a file that is absent or damaged.
+    """
+    return read_json(workdir / "predict" / f"target{number}" / "predictor.json", "pass --redo=predict")
 
 
 def recorded(workdir: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -158,8 +158,72 @@ _CASCADE = (
     ),
     *(_BY_SECTION[name] for name in ("devices", "settings", "machine")),
 )
+_EXPORTED = _BY_SECTION["exports"]._replace(
+    explanation="What each exit adds is a function of its own, which goes on from what the exits before it computed; all share "
+    "the weights of one file where the device allows it. <i>Logits off by</i> is the largest difference to the JAX network's raw "
+    "outputs, <i>points lost</i> what the file is less accurate than JAX.",
+)
+_ON_DEVICES = _BY_SECTION["devices"]._replace(
+    explanation="What each exit adds, and dynamic, the whole decision: what was measured on this machine when the files were "
+    "written, and what <code>dynnas bench</code> measured of the same files, here or on a board."
+)
+_EXIT_SHARES = Chapter(
+    "Which exit answers?",
+    "An image leaves at the first exit whose score exceeds its threshold. The cost of an exit is all that was spent until its "
+    "answer.",
+    "exit_shares",
+)
+_EXIT_SAMPLES = Chapter(
+    "Which images are easy?", "Test images that left at each exit of the exported network.", "exit_samples"
+)
+_EXIT_END = (_EXPORTED, _ON_DEVICES, _BY_SECTION["settings"], _BY_SECTION["machine"])
+_MULTI_EXIT = (
+    Chapter(
+        "Result",
+        "Networks of several exits: an image that is sure of its answer leaves early, any other goes on, and what was computed "
+        "is used again. Each was found for a target of average cost (multiply-accumulates, MACs), with thresholds of its own, "
+        "out of one supernet. The interval tells how far the accuracy could move on another test set of this size.",
+        "exit_summary",
+    ),
+    _EXIT_SHARES,
+    _EXIT_SAMPLES,
+    Chapter(
+        "The predictors",
+        "The search asks small models for the reward of a network, its average accuracy lowered where its average cost exceeds "
+        "the target, in place of measuring it; one for each target, from the same records.",
+        "exit_predictors",
+    ),
+    _BY_SECTION["training"]._replace(
+        explanation="At each step the largest, the smallest and random networks are trained together on the same weights, every "
+        "exit of each; a loss is the sum over the exits, and a held-out accuracy that of the last one."
+    ),
+    *_EXIT_END,
+)
+_EXIT_NETWORK = (
+    Chapter(
+        "Result",
+        "One network of several exits: an image that is sure of its answer leaves early, any other goes on. For each target of "
+        "average cost (multiply-accumulates, MACs) there are thresholds of its own. The interval tells how far the accuracy "
+        "could move on another test set of this size.",
+        "exit_summary",
+    ),
+    _EXIT_SHARES,
+    _EXIT_SAMPLES,
+    Chapter(
+        "Training",
+        "Every exit learned the labels; held-out accuracies are of the last one, and averaged weights.",
+        "training",
+    ),
+    *_EXIT_END,
+)
 
 
 def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
     """The chapters of a kind of run, in order."""
-    return {"supernet": _SUPERNET, "network": _NETWORK, "cascade": _CASCADE}[kind.name]
+    return {
+        "supernet": _SUPERNET,
+        "network": _NETWORK,
+        "cascade": _CASCADE,
+        "multi_exit": _MULTI_EXIT,
+        "exit_network": _EXIT_NETWORK,
+    }[kind.name]

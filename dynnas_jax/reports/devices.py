@@ -6,7 +6,8 @@ from dynnas_jax.reports import tables
 from dynnas_jax.reports.artifacts import Artifacts
 
 OWN = "this run"
-_NETWORKS = (SINGLE, "little", "big", "dynamic")
+_EXITS = tuple(f"exit{number}" for number in range(1, 6))  # each from where the one before it left
+_NETWORKS = (SINGLE, "little", "big", *_EXITS, "dynamic")
 _ONNX = "_onnx"  # behind the precision of what onnxruntime runs
 
 COLUMNS = (
@@ -81,7 +82,8 @@ def _row(run: str, target: str, where: str, network: str, key: str, export: dict
         export.get("cascade", {}).get(key, {}) if network == "dynamic" else export["files"].get(f"{network}_{key}", {})
     )
     second = "big_after_stem" if f"big_after_stem_{key}" in export["files"] else "big"
-    parts = ("little", second) if network == "dynamic" else (network,)
+    exits = tuple(name for name in _EXITS if f"{name}_{key}" in export["files"])
+    parts = (exits or ("little", second)) if network == "dynamic" else (network,)
     files = [export["files"].get(f"{part}_{key}", {}) for part in parts]
     sizes = {file["path"]: file["size_bytes"] for file in files if "path" in file}
     mean_ms = measured.get("latency_mean_ms")

@@ -269,7 +269,9 @@ def _arch_row(axes, arch: Mapping, depths: Sequence[int]) -> None:
             axes.add_patch(
                 Rectangle((centre - width / 2, 0), width, expand, facecolor=colour, edgecolor=INK, linewidth=0.6)
             )
-            axes.text(centre, expand / 2, f"{kernel}×{kernel}\n×{expand}", ha="center", va="center", fontsize=letters)
+            # A low box has no room for two lines.
+            place_of_text = {"y": expand + 0.1, "va": "bottom"} if expand < 2 else {"y": expand / 2, "va": "center"}
+            axes.text(centre, s=f"{kernel}×{kernel}\n×{expand}", ha="center", fontsize=letters, **place_of_text)
         axes.text(left + depth / 2, -0.35, f"stage {number}", ha="center", va="top", fontsize=8, color=GREY)
         left += depth + 0.35
     _fixed_box(axes, left - 0.1, "head")

@@ -1,14 +1,15 @@
-"""The figures of a study: fronts of all networks, and how the pair of a row behaves, over its seeds."""
+"""The figures of a study: fronts of all networks, how each training went, how the pair of a row behaves, over its seeds."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import plots, routing_plots, study_rows
+from dynnas_jax.reports import artifacts, plots, routing_plots, study_rows
 from dynnas_jax.reports.spreads import Spread
 from dynnas_jax.reports.study_rows import Row
 
@@ -19,6 +20,9 @@ COSTS = {  # a key of `study_rows.measured`: the axis, and its scale
     "energy_mj": ("average energy of one image (mJ)", 1.0),
 }
 _NETS = ("little", "big", "dynamic")
+_OF_TRAINING = ("data.", "supernet.", "network.", "train.")  # keys of a config that a training follows from
+_HELD_OUT = "holdout_accuracy"  # in what a training logs, behind it the role of a subnet
+_ACROSS = 4  # trainings side by side
 
 
 def front(rows: Sequence[Row], measures: Mapping[tuple[str, str], Mapping], cost: str):
@@ -42,7 +46,9 @@ def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, sca
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = plots.panels(1, height=4.3)
-    colours = (plots.COLOURS["dynamic"], plots.COLOURS["little"], plots.COLOURS["big"], *plots.EXTRA)
+    # Yellow last, which is pale on white.
+    colours = (*(plots.COLOURS[name] for name in ("dynamic", "little", "big")), *plots.EXTRA[:3])
+    colours += (plots.INK, plots.GREY, plots.EXTRA[3])
     for index, (name, points) in enumerate(series.items()):
         x, y = ([point[which].mean for point in points] for which in (0, 1))
         across, along = ([point[which].deviation or 0.0 for point in points] for which in (0, 1))
@@ -54,6 +60,65 @@ def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, sca
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter("{x:.2g}")
     axes.legend(loc="best")
+    return figure
+
+
+def trainings(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose runs train something; of those that train the same, as all of one supernet's searches do, the first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        own = {key: value for key, value in row.asked.settings.items() if key.startswith(_OF_TRAINING)}
+        if "train.steps" in own:
+            found.setdefault(json.dumps(own, sort_keys=True, default=list), row)
+    return list(found.values())
+
+
+def learning_curves(row: Row) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By the role of a subnet ("net" of a fixed network): (steps [k], accuracies on held-out images [seeds, k]).
+
+    Of seeds that are not equally far, the steps that all of them have.
+    """
+    curves: dict[str, list[dict[int, float]]] = {}
+    for found in row.runs.values():
+        entries = found.metrics or []
+        for name in dict.fromkeys(key for entry in entries for key in entry if key.startswith(_HELD_OUT)):
+            steps, values = artifacts.series(entries, name)
+            role = name.removeprefix(_HELD_OUT).removeprefix("_") or "net"
+            curves.setdefault(role, []).append(dict(zip(steps.tolist(), values, strict=True)))
+    known = {}
+    for role, seeds in curves.items():
+        steps = sorted(set.intersection(*map(set, seeds)))
+        known[role] = np.asarray(steps), np.asarray([[seed[step] for step in steps] for seed in seeds])
+    return {role: curve for role, curve in known.items() if len(curve[0])}
+
+
+@plots.styled
+def learning(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]):
+    """A panel for each training: accuracy on held-out images by step, mean and standard deviation over the seeds.
+
+    Args: curves: by the name of a row, as `learning_curves` returns them. The accuracies of the first half of the steps may lie
+      below the panels, so that the rest shows whether more steps would help.
+    """
+    from matplotlib.figure import Figure
+
+    lines = -(-len(curves) // _ACROSS)
+    figure = Figure(figsize=(plots.WIDTH, 0.4 + 1.75 * lines), layout="constrained")
+    grid = figure.subplots(lines, _ACROSS, squeeze=False, sharey=True).ravel()
+    colours = {"largest": "big", "smallest": "little", "net": "dynamic"}
+    drawn = {}
+    for axes, (name, roles) in zip(grid, curves.items(), strict=False):
+        axes.set_title(name, fontsize=9)
+        for role, (steps, values) in roles.items():
+            mean, spread = 100 * values.mean(axis=0), 100 * values.std(axis=0, ddof=1) if len(values) > 1 else 0.0
+            colour = plots.COLOURS[colours.get(role, "dynamic")]
+            drawn[role] = axes.errorbar(steps, mean, yerr=spread, color=colour, marker="o", markersize=3, linewidth=1.2)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    late = [v[:, len(steps) // 2 :].mean(axis=0).min() for roles in curves.values() for steps, v in roles.values()]
+    grid[0].set_ylim(100 * min(late) - 1, 100.4)
+    figure.supxlabel("training step", fontsize=9)
+    figure.supylabel("accuracy on held-out images (%)", fontsize=9)
+    figure.legend(drawn.values(), drawn, loc="outside upper center", ncols=len(drawn))
     return figure
 
 

@@ -23,6 +23,7 @@ from dynnas_jax.reports.spreads import Table
 from dynnas_jax.reports.study_rows import Asked, Row
 from dynnas_jax.workdir import write_bytes
 
+_WIDE = "main { max-width: 90rem; }\n"  # tables of many columns
 _ABSENT = f'<p class="absent">{tables.NOT_RUN}</p>'
 
 
@@ -52,6 +53,7 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
         for row in rows:
             if study_tables.BEHAVIOUR in row.asked.tables:
                 parts.append(_behaviour(row, where))
+        parts.append(_learning(rows, where))
         parts += [
             _of_table(table(rows), where, made_by) for table in (study_settings.runs, study_settings.hyper_parameters)
         ]
@@ -59,7 +61,7 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
             shutil.rmtree(folder / part, ignore_errors=True)
             if (where / part).is_dir():
                 (where / part).rename(folder / part)
-    content = page.PAGE.format(title=markup.escape(title), css=page.CSS, body="\n".join(parts))
+    content = page.PAGE.format(title=markup.escape(title), css=page.CSS + _WIDE, body="\n".join(parts))
     write_bytes(folder / "study.html", content.encode())
     return folder / "study.html"
 
@@ -96,6 +98,24 @@ def _fronts(rows: Sequence[Row], where: Path) -> str:
 def _source(where: Path, row: Row | None = None, seed: int = 0) -> Source:
     """What figures are made from; of the study, or of one run."""
     return Source(where, where, None) if row is None else Source(row.asked.paths[seed], where, row.runs[seed])
+
+
+def _learning(rows: Sequence[Row], where: Path) -> str:
+    """How far each training has come with its steps."""
+    curves = {row.asked.name: study_figures.learning_curves(row) for row in study_figures.trainings(rows)}
+    curves, body = {name: roles for name, roles in curves.items() if roles}, _ABSENT
+    if curves:
+        points = [
+            {"row": name, "net": role, "step": int(step), **{f"seed_{i}": v for i, v in enumerate(seeds.tolist())}}
+            for name, roles in curves.items()
+            for role, (steps, values) in roles.items()
+            for step, seeds in zip(steps, values.T, strict=True)
+        ]
+        tables.write_csv(where / "tables" / "learning.csv", points)
+        caption = "Means over the seeds, with standard deviations, of averaged weights. Supernets: by their subnets."
+        body = figure(_source(where), "learning", study_figures.learning(curves), caption)
+    told = "Whether more steps would help: each training once, by the first row that it is of."
+    return _section("How far the trainings have come", told, body)
 
 
 def _behaviour(row: Row, where: Path) -> str:
@@ -151,6 +171,9 @@ def _cases(row: Row, where: Path) -> str | None:
     if seed is None:
         return None
     body = sections.BUILDERS["cases"](_source(where, row, seed))
+    for part in ("tables/cases.csv", "figures/cases.png"):  # as a run names them; another row has its own
+        if (where / part).exists():
+            (where / part).rename((where / part).with_stem(f"cases_{row.asked.name}"))
     return body and f"<p>Of seed {seed}:</p>{body}"
 
 

@@ -94,6 +94,9 @@ def networks(row: Row) -> dict[str, str]:
     """The networks of a row by their keys in `measured`, and what each is called beside the row's name."""
     if row.asked.kind is kinds.NETWORK:
         return {"net": ""}
+    if row.asked.kind in kinds.OF_EXITS:
+        targets = row.asked.settings["dynamic.target_macs"]
+        return {f"target {number}": f"dynamic for {macs / 1e6:g} M MACs" for number, macs in enumerate(targets)}
     fixed = {f"at {threshold}": f"dynamic at {threshold}" for threshold in quality.THRESHOLDS}
     return {"little": "little", "big": "big", **fixed, "dynamic": "dynamic, chosen threshold"}
 
@@ -101,6 +104,8 @@ def networks(row: Row) -> dict[str, str]:
 def measured(row: Row, seed: int) -> dict[str, dict[str, Number]]:
     """By network: top1, top5, ece, macs, params, exit_rate, latency_ms, energy_mj, memory_bytes, size_bytes of one run."""
     found, known = row.runs[seed], {}
+    if row.asked.kind in kinds.OF_EXITS:
+        return {network: _of_exits(found, int(network.split()[1])) for network in networks(row)}
     export = found.exports.get(tables.main_target(found.exports), {})
     latency, energy = _spent(_latencies(export)), _spent(_energies(found))
     points = {network: _point(found, network) for network in networks(row)}
@@ -111,6 +116,25 @@ def measured(row: Row, seed: int) -> dict[str, dict[str, Number]]:
         own = {name: of(network, point["exit_rate"]) for name, of in (("latency_ms", latency), ("energy_mj", energy))}
         known[network] = {**point, **own, **_of_files(found, network)}
     return known
+
+
+def _of_exits(found: Artifacts, number: int) -> dict[str, Number]:
+    """`measured` of the net for one target of a run of nets of several exits; devices know the one that is deployed."""
+    net, dynamic = (at(found, f"evaluation.nets.{number}{part}") or {} for part in ("", ".dynamic"))
+    deployed = number == at(found, "evaluation.deployed")
+    export = found.exports.get(tables.main_target(found.exports), {}) if deployed else {}
+    files = _of_files(found, "dynamic") if deployed else dict.fromkeys(("size_bytes", "memory_bytes"))
+    return {
+        "top1": net.get("accuracy"),
+        "top5": dynamic.get("top5_accuracy"),
+        "ece": dynamic.get("expected_calibration_error"),
+        "macs": net.get("average_macs"),
+        "params": (at(found, f"found.nets.{number}.params") or [None])[-1],
+        "exit_rate": (net.get("exit_rate") or [None])[0],
+        "latency_ms": at(export, f"cascade.{PRECISION}.latency_mean_ms"),
+        "energy_mj": at(_bench(found), f"sections.{bench.DECISION}.energy.energy_mj") if deployed else None,
+        **files,
+    }
 
 
 def _moved(latency: Average, exit_rate: Number, decision_ms: float) -> Average:

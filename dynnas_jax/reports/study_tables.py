@@ -14,10 +14,11 @@ from dynnas_jax.reports.study_rows import Row
 RANDOM = "random"  # the strategy that the others are compared with
 
 
-_LABEL = words("label", "")
+_LABEL = words("label", "row")
 _TOP1 = numbers("top1", "top-1 (%)", scale=0.01)
 _MACS = numbers("macs", "MACs (M)", 3, 1e6)
 _EXITS = numbers("exit_rate", "answered by little (%)", 1, 0.01)
+_FIRST_EXIT = numbers("exit_rate", "answered by little, or the first exit (%)", 1, 0.01)
 _LATENCY = numbers("latency_ms", "latency (ms)", 4)
 _DIFFERENCE = numbers("difference", "top-1 above it (points)", scale=0.01, sign=True)
 _WINS = words("wins", "seeds above it")
@@ -61,10 +62,14 @@ def _main(rows: Sequence[Row]) -> Table:
         for network, called in study_rows.networks(row).items():
             listed.append({"label": row.asked.tables["main"], "network": called} | networks[row.asked.name, network])
     columns = (
-        *(_LABEL, words("network", ""), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
+        *(_LABEL, words("network", "network"), _TOP1, numbers("top5", "top-5 (%)", scale=0.01), _MACS),
         numbers("params", "params (k)", 1, 1e3),
         *(_LATENCY, numbers("memory_bytes", "memory (MiB)", 1, 2**20), numbers("energy_mj", "energy (mJ)", 4)),
-        *(numbers("size_bytes", "files (KiB)", 1, 1024), _EXITS, numbers("ece", "calibration error (points)", 2, 0.01)),
+        *(
+            numbers("size_bytes", "files (KiB)", 1, 1024),
+            _FIRST_EXIT,
+            numbers("ece", "calibration error (points)", 2, 0.01),
+        ),
     )
     explanation = (
         "Test images. MACs, latency and energy of dynamic are averages over them. Latency, memory, energy and size are those of "
@@ -108,8 +113,17 @@ def _strategies(rows: Sequence[Row]) -> Table:
         "The pair that each strategy finds in the same trained supernet, on the test images; the cost is the search's alone. "
         "The last columns compare with random search, seed by seed."
     )
-    missing = () if base else ("There is no row of random search to compare with.",)
-    return Table("strategies", "Search strategies", explanation, columns, listed, missing)
+    notes = _verdicts(listed) if base else ("There is no row of random search to compare with.",)
+    return Table("strategies", "Search strategies", explanation, columns, listed, notes)
+
+
+def _verdicts(listed: Sequence[dict]) -> tuple[str, ...]:
+    """Which strategies are above random search in the mean of all seeds, and which are not."""
+    known = {row["label"]: row["difference"] for row in listed if isinstance(row["difference"], Spread)}
+    above = [name for name, difference in known.items() if difference.mean > 0]
+    said = {"Above random search on the test images, in the mean": above}
+    said["Not above it"] = [name for name in known if name not in above]
+    return (". ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in said.items()) + ".",) if known else ()
 
 
 def _above(row: Row, base: Row | None) -> tuple[Spread | str | None, str | None]:
@@ -246,8 +260,12 @@ def equality(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _space(rows: Sequence[Row]) -> Table:
     explanation = f"The space restricted to one kind of choice; all else is at its largest. {_AGAINST_FIRST}"
-    columns = (_LABEL, *_PAIR, _MACS, _BIG_MACS, _EXITS, _DIFFERENCE, _WINS)
-    return Table("space", "Dimensions of the space", explanation, columns, _compared(rows, "space"))
+    listed = _compared(rows, "space")
+    for row, cells in zip(rows, listed, strict=True):
+        pairs = [study_rows.at(found, "found.pairs") for found in row.runs.values()]
+        cells["pairs"] = next((f"{count:,}" for count in pairs if count is not None), None)
+    columns = (_LABEL, words("pairs", "pairs of the space"), *_PAIR, _MACS, _BIG_MACS, _EXITS, _DIFFERENCE, _WINS)
+    return Table("space", "Dimensions of the space", explanation, columns, listed)
 
 
 def _loss(rows: Sequence[Row]) -> Table:

@@ -169,10 +169,11 @@ def html(rows: Sequence[dict], columns: Sequence[Column], absent: str = NOT_RUN)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
 
-def text(rows: Sequence[dict]) -> str:
-    """The rows of `summary` as a short table of plain text, for a terminal: no trailing newline."""
-    names = ("network", "accuracy", "macs", "params", "latency_fp32_ms", "latency_int8_ms")
-    columns = [next(column for column in SUMMARY if column.key == name) for name in names]
+def text(rows: Sequence[dict], columns: Sequence[Column] | None = None) -> str:
+    """The rows of `summary`, or others with their columns, as a short table of plain text for a terminal: no trailing newline."""
+    if columns is None:
+        names = ("network", "accuracy", "macs", "params", "latency_fp32_ms", "latency_int8_ms")
+        columns = [next(column for column in SUMMARY if column.key == name) for name in names]
     lines = [[column.header for column in columns]] + [[_cell(row, column) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(

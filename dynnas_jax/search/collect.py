@@ -14,27 +14,26 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import devices, processes, records
+from dynnas_jax import devices, processes, progress, records
 from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
 from dynnas_jax.data.resize import resized
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
+from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
-FORMS = ("auto", "mapped", "vmapped")
 CALIBRATION_BATCH = 128
-FASTEST = {"cpu": "mapped"}  # by backend, where benchmarks/collect.py measured it: less processor time, or as much
 
 
 class Answers(NamedTuple):
     """What subnets answered on the images of a split."""
 
-    score: np.ndarray  # float32[n, m], confidence in [0, 1]
-    correct: np.ndarray  # bool[n, m]
+    score: np.ndarray  # float32[n, m], confidence in [0, 1]; [n, m, S] of nets of S exits
+    correct: np.ndarray  # bool, of the same shape
 
 
 class Evaluator:
@@ -46,12 +45,13 @@ class Evaluator:
     process calls with the same genomes and has all answers.
 
     Args:
-      form: "mapped", a device's genomes one after the other; "vmapped", together, in a call's memory times their number;
-        "auto", the better one on this backend as far as it was measured, else "mapped".
+      form: "mapped", a device's genomes one after the other; "vmapped", `width` of them together, in their number's memory of
+        one; "auto", what is fastest on this backend as far as it was measured, and takes no more than `width.MOST_PIXELS`.
+      width: 0 for all that a device has in a call, or with "auto" by itself; rounded down to a divisor of their number.
       mesh: all devices of all processes by default.
 
     Raises:
-      ValueError: for an unknown score or form, or no calibration images.
+      ValueError: for an unknown score or form, a width that does not fit it, or no calibration images.
     """
 
     def __init__(
@@ -64,14 +64,13 @@ class Evaluator:
         calibration_batch: int = CALIBRATION_BATCH,
         chunk: int = 16,
         form: str = "auto",
+        width: int = 0,
         mesh: Mesh | None = None,
     ):
         if score not in SCORES:
             raise ValueError(f"score is {score!r}, choose from {list(SCORES)}")
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}, choose from {list(FORMS)}")
+        width_of.check(form, width)
         self.supernet, self.split, self.chunk = supernet, split, chunk
-        self.form = FASTEST.get(jax.default_backend(), "mapped") if form == "auto" else form
         self.mesh = mesh or devices.data_mesh()
         each, space = -(-chunk // self.mesh.size), supernet.space
         resolutions = space.sizes[space.index("resolution")] if "resolution" in space else 1
@@ -80,22 +79,25 @@ class Evaluator:
         images, labels = in_batches(split, min(256, len(split)))
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
         self.score, self.data = SCORES[score], devices.replicated(self.mesh, (calibration, images, labels))
-        width = 1 if self.form == "mapped" else each
-        program = functools.partial(_answer_all, supernet, self.score, self.mesh, width)
+        self.width = width_of.chosen(form, width, each, max(batch[0, ..., 0].size for batch in (calibration, images)))
+        program = functools.partial(_answer_all, supernet, self.score, self.mesh, self.width)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
         self._compiled, self._subnets, self._seconds = set(), 0, 0.0
 
     def __call__(self, variables: dict, genomes: np.ndarray) -> Answers:
         m, variables = len(self.split), self.placed(variables)
-        answers = Answers(np.zeros((len(genomes), m), np.float32), np.zeros((len(genomes), m), bool))
+        shape = len(genomes), m, *_exits(self.supernet)
+        answers = Answers(np.zeros(shape, np.float32), np.zeros(shape, bool))
         resolutions = np.asarray([self.supernet.arch(genome).resolution for genome in np.asarray(genomes)])
-        for resolution in np.unique(resolutions).tolist():
-            mine = np.flatnonzero(resolutions == resolution)
-            for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
-                found = self._answer(variables, np.asarray(genomes)[which], resolution)
-                for all_rows, some in zip(answers, found, strict=True):
-                    all_rows[which] = some[: len(which), :m]
+        with progress.counted("evaluating", len(genomes), "subnets") as advance:
+            for resolution in np.unique(resolutions).tolist():
+                mine = np.flatnonzero(resolutions == resolution)
+                for which in (mine[start : start + self.at_once] for start in range(0, len(mine), self.at_once)):
+                    found = self._answer(variables, np.asarray(genomes)[which], resolution)
+                    for all_rows, some in zip(answers, found, strict=True):
+                        all_rows[which] = some[: len(which), :m]
+                    advance(len(which))
         return answers
 
     def placed(self, variables: dict) -> dict:
@@ -137,14 +139,20 @@ def _answer_all(
         # Batch by batch, since the pixels are floats meanwhile.
         calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
         answer = functools.partial(answer_one, supernet, score, variables, calibration, images, labels)
-        return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, len(labels)))
+        shape = len(labels), *_exits(supernet)
+        return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, shape))
 
     spread = jax.shard_map(own, mesh=mesh, in_specs=whole, out_specs=PartitionSpec(None, axes), check_vma=False)
     answers = spread(variables, genomes, count, calibration, images, labels)
-    return jax.tree.map(lambda rows: rows.reshape(len(genomes), -1), answers)
+    return jax.tree.map(lambda rows: rows.reshape(len(genomes), len(labels), *_exits(supernet)), answers)
 
 
-def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int, images: int) -> Answers:
+def _exits(supernet: Supernet) -> tuple[int, ...]:
+    """The last axis of answers of nets of several exits; none of others."""
+    return (len(supernet.exits),) if supernet.exits else ()
+
+
+def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int, shape: tuple[int, ...]) -> Answers:
     """The answers to the first `count` genomes or a few more, `width` at a time."""
 
     def body(i, answers):
@@ -154,7 +162,7 @@ def _in_turn(answer: Callable, genomes: jax.Array, count: jax.Array, width: int,
         put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, i * width, 0)  # noqa: E731
         return jax.tree.map(put, answers, found)
 
-    score = jnp.zeros((len(genomes), images), jnp.float32)
+    score = jnp.zeros((len(genomes), *shape), jnp.float32)
     return jax.lax.fori_loop(0, (count + width - 1) // width, body, Answers(score, score > 0))
 
 
@@ -178,8 +186,9 @@ def answer_one(
     """
     net = supernet.masked_net()
     own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
-    logits = jax.lax.map(lambda batch: net.apply(own, batch)[0], images)
-    logits = logits.reshape(-1, logits.shape[-1])
+    logits = jax.lax.map(lambda batch: jnp.stack(supernet.answers(net.apply(own, batch)), axis=1), images)
+    logits = logits.reshape(len(labels), *_exits(supernet), -1)
+    labels = labels[:, None] if supernet.exits else labels
     return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
 
 
@@ -216,11 +225,11 @@ def run(
 ) -> records.Records:
     """Evaluates genomes int32[n, genes] into the records store at `path`; rows done before are not done again.
 
-    The choices of the store are the `roles` of a subnet. It costs the same in each, alone.
+    The choices of the store are the exits of a net, or the `roles` of a subnet. It costs the same in each role, alone.
     Of several processes, which all call this, the first one reads and writes; `path` must be the same file for all.
 
     Args:
-      cost: genome -> what it costs, such as `costs.macs.CostTable.exact`.
+      cost: genome -> what it costs, such as `costs.macs.CostTable.exact`; or what is spent up to each exit, [S].
 
     Raises:
       ValueError: if the store at `path` is of another space or split, or holds other genomes.
@@ -234,37 +243,45 @@ def run(
 
     done = np.asarray(agreed(begin), bool)
     parts = roles(evaluate.supernet, evaluate.placed(variables))
+    before = int(done.sum())
     bar = tqdm(
         total=len(genomes),
-        initial=int(done.sum()),
+        initial=before,
         desc="collect",
         unit="subnet",
         disable=not processes.is_first() or None,
     )
-    with bar:
+    with bar, progress.counted("collecting", len(genomes), "subnets", done=before) as advance:
         for start in range(0, len(genomes), evaluate.at_once):
             rows = genomes[start : start + evaluate.at_once]
             left = len(rows) - int(done[start : start + len(rows)].sum())
             if not left:
                 continue
             found = [evaluate(own, rows) for own in parts]
-            answers = Answers(*(np.stack(each, axis=-1) for each in zip(*found, strict=True)))
+            answers = found[0] if evaluate.supernet.exits else _of_roles(found)
 
             def write(start=start, rows=rows, answers=answers) -> None:
                 nonlocal store
-                costs = np.asarray([[cost(genome)] * len(parts) for genome in rows], np.float64)
                 score, correct = answers
+                costs = [np.broadcast_to(cost(genome), score.shape[-1:]) for genome in rows]
+                costs = np.asarray(costs, np.float64)
                 store = store.write(start, genome=rows, score=score, correct=correct, cost=costs)
 
             agreed(write)
             bar.update(left)
+            advance(left)
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
+
+
+def _of_roles(found: list[Answers]) -> Answers:
+    """Answers [n, m, roles] from those of each role."""
+    return Answers(*(np.stack(each, axis=-1) for each in zip(*found, strict=True)))
 
 
 def _resume(evaluate: Evaluator, genomes: np.ndarray, path: Path) -> tuple[records.Records, np.ndarray]:
     """The store at `path`, and bool[n]: which of the genomes are done there."""
     space, image_id = evaluate.supernet.space, evaluate.split.image_id
-    choices = 2 if evaluate.supernet.coupling else 1
+    choices = len(evaluate.supernet.exits) or (2 if evaluate.supernet.coupling else 1)
     options = {"genes": len(space.genes), "image_id": image_id, "choices": choices, "chunk_rows": evaluate.chunk}
     store = records.resume(path, space.fingerprint, **options)
     done = store.done()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dynnas_jax import devices
+from dynnas_jax import devices, progress
 from dynnas_jax.search import evolution
 from dynnas_jax.search.evolution import Found, Population
 from dynnas_jax.search_space import SearchSpace
@@ -45,12 +45,14 @@ class Measure:
 
     def __call__(self, genomes: np.ndarray) -> Population:
         genomes, found = np.asarray(genomes, np.int32), []
-        for start in range(0, len(genomes), self.chunk):
-            some = genomes[start : start + self.chunk]
-            rows = np.full((self.chunk, genomes.shape[1]), evolution.FILLING, np.int32)
-            rows[: len(some)] = some
-            measured = self.program(self.fitness, devices.replicated(self.mesh, rows))
-            found.append(Population(*(values[: len(some)] for values in measured)))
+        with progress.counted("evaluating", len(genomes), "genomes") as advance:
+            for start in range(0, len(genomes), self.chunk):
+                some = genomes[start : start + self.chunk]
+                rows = np.full((self.chunk, genomes.shape[1]), evolution.FILLING, np.int32)
+                rows[: len(some)] = some
+                measured = self.program(self.fitness, devices.replicated(self.mesh, rows))
+                found.append(Population(*(values[: len(some)] for values in measured)))
+                advance(len(some))
         return joined(*found)
 
 

@@ -47,6 +47,11 @@ class Predictor(NamedTuple):
     predicted: np.ndarray  # float32[held_out]
     actual: np.ndarray  # float32[held_out]
 
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error on the held-out records, in the unit of the targets."""
+        return float(np.sqrt(np.mean(np.square(self.predicted - self.actual))))
+
     def __call__(self, genome: jax.Array) -> jax.Array:
         """Predicted accuracy of one genome; close over the predictor in `jax.jit` and `jax.vmap`."""
         return MLP().apply({"params": self.params}, self.space.encode(genome))

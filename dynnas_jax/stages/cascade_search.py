@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dynnas_jax import sides
+from dynnas_jax import decisions, sides
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import protocol
+from dynnas_jax.dynamic.routers import Router, RouterCost
 from dynnas_jax.job import NO_HELD_OUT, Job, described, save_variables
 from dynnas_jax.networks import big_little
 from dynnas_jax.search import pairs
+from dynnas_jax.stages import routers
 from dynnas_jax.workdir import write_json
 
 
@@ -27,7 +29,8 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
     targets = {key: value for key, value in job.dynamic.items() if key != "score"}
     alone = np.asarray([little.macs, big.macs])
     chosen = pairs.choose_pair(out.score.T, out.correct.T, alone, 0, big_net="largest", **targets)
-    point = chosen.point
+    point, router, optimal = chosen.point, Router(confidence=job.score), decisions.OPTIMAL[0]
+    row = routers.row(routers.Tried(router, None, RouterCost(0, 0), out.score, out.correct), point, optimal)
     found = {
         **{which: _described(side) for which, side in (("little", little), ("big", big))},
         "stem_macs": 0,
@@ -42,11 +45,14 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
             "average_macs": point.average_cost,
             "exit_rate": list(point.exit_rate),
         },
+        "optimal": optimal,
+        "routers": [row | {"cost": list(dynamic.cost), "spec": router.to_json()}],
     }
     save_variables(folder / "pair.msgpack", variables)
+    save_variables(folder / "routers.msgpack", {})
     write_json(folder / "data.json", described(job.images))
     write_json(folder / "found.json", {"front": [], "pair": found})
-    return "found.json", "pair.msgpack", "data.json"
+    return "found.json", "pair.msgpack", "routers.msgpack", "data.json"
 
 
 def _described(side: sides.Side) -> dict:

@@ -13,7 +13,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.export import targets
-from dynnas_jax.job import Job, found_pair, trained_net
+from dynnas_jax.job import Job, found_exits, found_pair, trained_net
 from dynnas_jax.networks import big_little
 from dynnas_jax.workdir import read_arrays, write_json
 
@@ -73,6 +73,8 @@ def run(
 
 def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """What a run exports as functions of float images, in its target's form, and what the files promise of it."""
+    if job.kind in kinds.OF_EXITS:
+        return _exits(job)
     return _single(job) if job.kind is kinds.NETWORK else _pair(job)
 
 
@@ -113,6 +115,20 @@ def _single(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     shape = (arch.resolution, arch.resolution, arch.channels)
     network = functions.single(lambda images: net.apply(variables, images)[0], shape)
     return network, _promise(job, network, macs.net_cost(net, shape)[:1], (), job.score)
+
+
+def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """The net of several exits that is deployed: what each exit adds is a function that goes on from the one before."""
+    from dynnas_jax.export import functions
+
+    whole = found_exits(job)
+    number = whole.found["deployed"]
+    net, variables = whole.dynamic(number, targets.target(job.target).depthwise), whole.variables[number]
+    arch = whole.nets[number].arch
+    steps = dict(zip(job.supernet.exits, net.steps, strict=True))
+    network = functions.from_steps(steps, variables, (arch.resolution, arch.resolution, arch.channels))
+    limits = tuple(whole.found["nets"][number]["thresholds"])
+    return network, _promise(job, network, net.cost, limits, whole.found["score"])
 
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
@@ -173,6 +189,8 @@ def _reference(job: Job):
     answers = prediction[np.arange(len(choice)), choice]
     if job.kind is kinds.NETWORK:
         return measuring.Reference({functions.SINGLE: answers}, answers)
+    if job.kind in kinds.OF_EXITS:
+        return measuring.Reference(dict(zip(job.supernet.exits, prediction.T, strict=True)), answers)
     little, big = prediction.T
     known = {"little": little, "big": big} | dict(zip(_ROUTED, (little, big), strict=True))
     return measuring.Reference(known, answers)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from dynnas_jax import devices, kinds, processes
+from dynnas_jax import devices, processes
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.job import Job, described, save_variables, trained_file
 from dynnas_jax.stages import train
@@ -41,9 +41,9 @@ def run(
     final = train.fitted(job, folder, rule, initial=initial, evaluate=evaluate, **options)
     averaged = devices.on_host(final.averaged)
     if processes.is_first():
-        save_variables(folder / trained_file(kinds.NETWORK), recalibrated(averaged))
+        save_variables(folder / trained_file(job.kind), recalibrated(averaged))
         write_json(folder / "data.json", described(job.images))
-    return trained_file(kinds.NETWORK), "data.json"
+    return trained_file(job.kind), "data.json"
 
 
 def _recalibrated(job: Job, count: int) -> Callable[[dict], dict]:

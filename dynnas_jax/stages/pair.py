@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from dynnas_jax.costs import macs
-from dynnas_jax.dynamic import routing, thresholds
+from dynnas_jax.costs import latency, macs
+from dynnas_jax.dynamic import protocol, routing, thresholds
+from dynnas_jax.dynamic.routers import Router
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, save_variables
 from dynnas_jax.networks import big_little
@@ -54,17 +57,22 @@ def described(supernet: Supernet, tables: dict[str, macs.CostTable], genome: np.
 
 
 def spent(
-    chosen: pairs.ChosenPair, units: dict[str, Costs], *, router_macs: int = 0, before_little: bool = False
+    chosen: pairs.ChosenPair,
+    units: dict[str, Costs],
+    *,
+    router: dict[str, float] | None = None,
+    before_little: bool = False,
 ) -> dict[str, list]:
-    """By unit, what is spent when little, and when big answers. Latency tables know nothing of routers.
+    """By unit, what is spent when little, and when big answers.
 
     Args:
+      router: what the router itself spends, by unit; nothing where a unit is left out.
       before_little: whether the router comes first, so that big answers without little.
     """
     found = {name: costs.spent(chosen.little, chosen.big) for name, costs in units.items()}
     if before_little:
         found = {name: [cost[0], units[name].big[chosen.big].item()] for name, cost in found.items()}
-    return {**found, "macs": [cost + router_macs for cost in found["macs"]]}
+    return {name: [each + (router or {}).get(name, 0) for each in cost] for name, cost in found.items()}
 
 
 def described_point(
@@ -95,6 +103,7 @@ class Evaluated(NamedTuple):
     evaluate: collect.Evaluator  # on the held-out images
     genomes: np.ndarray  # int32[n, genes]
     answers: Answers  # theirs, as big
+    latencies: latency.LatencyTable | None = None  # that of "latency_ms"
 
     @property
     def roles(self) -> tuple[dict, dict]:
@@ -179,7 +188,7 @@ def found(folder: Path, seen: Evaluated, candidates: Candidates, calibration_ima
     if wanted.compare or wanted.router.name != "confidence":
         tried = routers.fit(job, wanted, built, nets, seen.variables)
     units = costs(supernet, seen.tables, candidates.littles, candidates.bigs)
-    routed = _routed(tried, chosen, wanted, seen.unit, units)
+    routed = _routed(tried, chosen, wanted, seen.unit, units, functools.partial(_router_ms, seen.latencies, built))
     save_variables(folder / "routers.msgpack", {one.router.label: one.params for one in tried if one.params})
     save_variables(folder / "pair.msgpack", {**nets, **({"router": tried[0].params} if tried[0].params else {})})
     return {
@@ -191,16 +200,32 @@ def found(folder: Path, seen: Evaluated, candidates: Candidates, calibration_ima
     }
 
 
+def _router_ms(table: latency.LatencyTable | None, pair: big_little.Pair, router: Router) -> float | None:
+    """What a table of latencies says of a router; None where it was built without it."""
+    if router.name == "confidence":
+        return 0.0
+    features, _ = protocol.looked_at(pair, router.place)
+    return table and table.router_ms(tuple(features.shape), latency.router_spec(router.to_json()))
+
+
 def _routed(
-    tried: tuple[routers.Tried, ...], chosen: pairs.ChosenPair, wanted: routing.Asked, unit: str, units: dict
+    tried: tuple[routers.Tried, ...],
+    chosen: pairs.ChosenPair,
+    wanted: routing.Asked,
+    unit: str,
+    units: dict,
+    router_ms: Callable[[Router], float | None],
 ) -> dict:
     """How the pair runs with the first router, and what each does for the same target."""
     target, rows, routed = {"max_cost": chosen.max_cost, "min_accuracy": chosen.min_accuracy}, [], {}
     for one in tried:
-        spends = spent(chosen, units, router_macs=one.cost.macs, before_little=one.router.place == "stem")
+        own_ms = router_ms(one.router) if "latency_ms" in units else None
+        own = {"macs": one.cost.macs, "latency_ms": own_ms or 0.0}
+        spends = spent(chosen, units, router=own, before_little=one.router.place == "stem")
         threshold = None if rows else wanted.threshold
         point = routers.point(one.score, one.correct, spends[unit], threshold, target)
         spec = {"cost": spends["macs"], "spec": one.router.to_json()}
+        spec |= {"latency_ms": own_ms} if "latency_ms" in units else {}
         rows.append(routers.row(one, point, wanted.optimal) | spec)
         if not routed:
             routed = described_point(chosen._replace(point=point), unit, spends, one.score, one.correct)

@@ -19,8 +19,8 @@ from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import evolution, pairs, predictor
 from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.stages import exits_search, strategies
 from dynnas_jax.stages import pair as pair_of
-from dynnas_jax.stages import strategies
 from dynnas_jax.workdir import read_config, write_json
 
 CALIBRATION_IMAGES = 1024
@@ -49,13 +49,15 @@ def run(
     unit, space = "latency_ms" if latency_table else "macs", job.supernet.space
     limits, genomes, predicted = _predicted_best(job, costs[unit], budgets, options)
     evaluate, variables = evaluator(job, calibration_images, len(genomes)), supernet_variables(job)
-    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes))
+    table = read_latency_table(latency_table, job.supernet, job.target) if latency_table else None
+    seen = pair_of.Evaluated(job, variables, costs, evaluate, genomes, evaluate(variables, genomes), table)
     if strategy == strategies.RECORDS:
         pair, told = strategies.of_records(seen, calibration_images)
     else:
         own = {"effort_images": effort_images, "cost_weight": cost_weight, "options": sections.get(strategy)}
         pair, told = strategies.run(seen, strategy, calibration_images, **own)
     content = {"space": space.fingerprint, "cost": unit}
+    content |= {"subnets": space.size(), "pairs": PairSpace(space).size()}
     for name in dict.fromkeys(("macs", unit)):
         content |= {f"{end}_{name}": costs[name].exact(getattr(space, end)) for end in ("smallest", "largest")}
     content["front"] = _front(seen, unit, limits, predicted)
@@ -176,7 +178,7 @@ def best(
     """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
 
     Args:
-      max_macs, max_latency_ms: one of the two.
+      max_macs, max_latency_ms: one of the two; of nets of several exits `max_macs`, their average (see `exits_search.best`).
       target: of the latency table; the run's own if None.
       table: a latency table; the run's `search.latency_table` if None.
       pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
@@ -190,7 +192,13 @@ def best(
     if not budget > 0:
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
-    if (kind := kinds.of(config)) is not kinds.SUPERNET:
+    if (kind := kinds.of(config)) is kinds.MULTI_EXIT:
+        if unit != "macs" or pair:
+            raise ValueError(
+                f"{path} is a run of {kind.words}: give max_macs, an average, and neither a latency nor a pair"
+            )
+        return exits_search.best(path, config, budget)
+    if kind is not kinds.SUPERNET:
         raise ValueError(f"{path} is a run of {kind.words}: there is nothing to search in it")
     for name in ("train", "collect" if pair else "predict"):
         if not (path / name / "manifest.json").is_file():

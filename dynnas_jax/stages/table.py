@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ import numpy as np
 from dynnas_jax import job, kinds
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import sources
+from dynnas_jax.dynamic import routing
+from dynnas_jax.dynamic.routers import Router
 from dynnas_jax.elastic import Supernet, image_struct, walk
 from dynnas_jax.export import latency_table, machine, targets
 from dynnas_jax.export.latency_table import Part
+from dynnas_jax.networks import big_little
+from dynnas_jax.stages import routers as routing_stage
 
 ARCHITECTURES = {"x86": ("x86_64", "amd64")}  # where a target's table can be measured; all others are ARM's
 ARM = ("aarch64", "arm64")
@@ -36,7 +40,7 @@ def build(
     nets: int = 40,
     rounds: int = 25,
 ) -> latency.LatencyTable:
-    """Times every distinct block of the config's space in LiteRT and writes the table to `output`.
+    """Times every distinct block of the config's space, and its routers, in LiteRT and writes the table to `output`.
 
     What is done stands in `output` + ".partial" meanwhile; the same call goes on from there.
 
@@ -57,7 +61,9 @@ def build(
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     supernet = supernet_of({**config, "target": target})
     precision = precision or known.precisions[-1]
-    return of_supernet(supernet, output, target, precision=precision, threads=threads, nets=nets, rounds=rounds)
+    wanted = routing.tried(routing_stage.asked(config.get("dynamic", {}))[0])
+    options = {"precision": precision, "threads": threads, "nets": nets, "rounds": rounds}
+    return of_supernet(supernet, output, target, routers=wanted, **options)
 
 
 def supernet_of(config: dict) -> Supernet:
@@ -87,11 +93,14 @@ def of_supernet(
     threads: int,
     nets: int,
     rounds: int,
+    routers: Sequence[Router] = (),
     **measurement: Any,
 ) -> latency.LatencyTable:
     """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
     blocks, form = latency.distinct(supernet), targets.target(target).depthwise
+    beside = {part.name: (part, router) for router in routers for part in _router_parts(supernet, blocks, router)}
     parts = [latency_table.EMPTY, *(_block_part(name, built, form) for name, built in blocks.items())]
+    parts += [part for part, _ in beside.values()]
     genomes = stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
     parts += [net_part(supernet, genome, form) for genome in genomes]
     partial = output.with_name(f"{output.name}.partial")
@@ -103,6 +112,10 @@ def of_supernet(
     rows = tuple(
         latency.Row(latency.input_shape(built.traced), latency.spec(built.block.module), *fit.block_ms[name])
         for name, built in blocks.items()
+    )
+    rows += tuple(
+        latency.Row(part.shape, latency.router_spec(router.to_json()), *fit.block_ms[name])
+        for name, (part, router) in beside.items()
     )
     facts = machine.facts()
     device = {
@@ -124,6 +137,39 @@ def _block_part(name: str, built: macs.Built, form: str) -> Part:
     variables = drawn_variables(built.traced.variables)
     shape = latency.input_shape(built.traced)
     return Part(name, lambda x: module.apply(variables, x), shape, highest=_highest(shape, built.arch))
+
+
+def _router_parts(supernet: Supernet, blocks: dict[str, macs.Built], router: Router) -> list[Part]:
+    """A router at every feature map of the space that it may look at, with drawn weights; none of a confidence.
+
+    What reads little's answer is no part of a file: the score of a confidence is the runtime's own.
+    """
+    if router.name == "confidence":
+        return []
+    stem = big_little.build(supernet, supernet.space.largest, supernet.space.largest).stem[-1]
+    if router.place == "stem":
+        shapes = [built.traced.output.shape for built in blocks.values() if built.block.name == stem]
+    else:
+        shapes = [latency.input_shape(built.traced) for built in blocks.values() if built.block.name == "head"]
+    spec, parts = latency.router_spec(router.to_json()), []
+    for shape in dict.fromkeys(map(tuple, shapes)):
+        params = drawn_variables(_router_shapes(router, shape))
+        score = lambda x, params=params: router.score(params, x, None)  # noqa: E731
+        parts.append(Part(latency.identity(shape, spec), score, shape))
+    return parts
+
+
+def _router_shapes(router: Router, shape: tuple[int, ...]) -> dict:
+    """Of the params that `dynamic.fitting` makes."""
+    inputs = jax.eval_shape(lambda x: router.inputs(x, None), jax.ShapeDtypeStruct(shape, np.float32))
+    sizes, leaf = (
+        {name: each.shape[-1] for name, each in inputs.items()},
+        lambda *s: jax.ShapeDtypeStruct(s, np.float32),
+    )
+    if router.name == "learned":
+        layers = {"hidden": (sizes["mean"], router.units), "out": (router.units, 1)}
+        return {name: {"kernel": leaf(*of), "bias": leaf(of[1])} for name, of in layers.items()}
+    return {"kernels": {name: leaf(size, 1) for name, size in sizes.items()}, "bias": leaf(1)}
 
 
 def _highest(shape: tuple[int, ...], arch: Any) -> float:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dynnas_jax import progress
 from dynnas_jax.reports import study_page
 from dynnas_jax.reports.study_rows import Asked
 from dynnas_jax.study import claim, grid, running
 from dynnas_jax.study.times import Times
-from dynnas_jax.train import preemption, watch
+from dynnas_jax.train import preemption
 
 
 def run(
@@ -60,7 +61,7 @@ def _say_end(result: running.Result, times: Times) -> None:
     failures = [f"{run.words}: {reason}" for run, reason in result.failed]
     if result.left:
         seconds = times.expected_of([(run.row.name, run.seed) for run in result.left])
-        about = "" if seconds is None else f", about {watch.duration(seconds)}"
+        about = "" if seconds is None else f", about {progress.duration(seconds)}"
         also = f"; {len(failures)} failed, the first: {failures[0]}" if failures else ""
         raise preemption.Preempted(
             f"stopped; {len(result.left)} runs are left{about}, the next is {result.left[0].words}; "

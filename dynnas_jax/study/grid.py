@@ -24,7 +24,7 @@ class Row(NamedTuple):
     recipe: str  # FILE.py:mode, as `--config` takes it
     overrides: tuple[str, ...]  # KEY=VALUE
     tables: dict[str, str]  # name of a table -> what the row is called there
-    part: str  # of `study_tables.PLACES`; the rows of a part are run together
+    part: str  # the rows of a part are run together
     seeds: tuple[int, ...]
     stages: tuple[str, ...] | None  # None: all
     bench: bool
@@ -145,6 +145,8 @@ def grid(
     names = [each.name for each in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"row {twice[0]!r} is there twice; give each a name of its own")
+    if both := [name for name in names if name in {each.part for each in found}]:
+        raise ValueError(f"a row and a part are named {both[0]!r}; give one of them another name")
     for each in found:
         _check_references(each, {other.name: other for other in found})
     return Grid(str(title), tuple(found))
@@ -170,7 +172,7 @@ def row(
       recipe: FILE.py[:mode], beside the study's config.
       overrides: KEY=VALUE as on the command line. `{ROW}` in a value is the working directory of that row with the same seed.
       tables: for each table that shows the row, what it is called there.
-      part: with which rows it is run, those of this table; by default the first of `study_tables.PLACES` that shows it.
+      part: any name; the rows of a part are run together. By default that of the first of `study_tables.PLACES` that shows it.
       seeds: by default the study's.
       stages: by default all that its runs have.
       bench: whether `dynnas bench` measures memory and energy of what it exports.
@@ -180,9 +182,13 @@ def row(
     """
     _check_name(name)
     where, tables = f"row {name!r}", dict(tables or {})
-    for table in (*tables, *([] if part is None else [part])):
+    for table in tables:
         if table not in PLACES:
             raise ValueError(f"{where}: unknown table {table!r}, choose from {', '.join(PLACES)}")
+    if part is not None and not (isinstance(part, str) and _NAME.fullmatch(part)):
+        raise ValueError(
+            f"{where}: part is {part!r}; begin with a letter, then lower-case letters, digits, underscores"
+        )
     _check_overrides(where, overrides)
     seeds = all_seeds if seeds is None else seeds
     if isinstance(seeds, str) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dynnas_jax import pipeline
+from dynnas_jax import pipeline, progress
 from dynnas_jax.reports import artifacts
 from dynnas_jax.study.grid import Row, run_folder
 from dynnas_jax.study.times import Times
-from dynnas_jax.train import preemption, watch
+from dynnas_jax.train import preemption
 from dynnas_jax.workdir import Workdir
 
 LOCK = "study.lock"
 POLL_S = 0.5
+_OWN = "report"  # the stage that every run does itself: its page lies beside its folder, and it takes seconds
 COMMAND = (sys.executable, "-m", "dynnas_jax")
 
 
@@ -119,7 +120,7 @@ def work(runs: Sequence[Run], times: Times, lock: int, *, until: float | None = 
             reason = _one(run, runs_of_seed(run), lock, stop, tell)
             times.add(run.row.name, run.seed, tell.elapsed_s, finished=reason is None)
             if reason is None:
-                tell.say(f"{run.words}: done in {watch.duration(times.of(run.row.name, run.seed))}")
+                tell.say(f"{run.words}: done in {progress.duration(times.of(run.row.name, run.seed))}")
             elif reason == _STOPPED:
                 return Result(failed, list(runs[place:]))
             else:
@@ -146,6 +147,8 @@ def share(run: Run, others: Sequence[Path]) -> dict[str, str]:
     """
     workdir, found = run.opened(), {}
     for name in run.row.stage_names(workdir.config):
+        if name == _OWN:
+            continue
         for other in others:
             if workdir.take_over(name, other):
                 found[name] = other.parent.name
@@ -243,7 +246,7 @@ class _Teller:
         """How long all runs will take from now, in words; none where nothing has been measured."""
         if self._own_s is None or self._later_s is None:
             return ""
-        return f", about {watch.duration(max(0.0, self._own_s - self.elapsed_s) + self._later_s)} left"
+        return f", about {progress.duration(max(0.0, self._own_s - self.elapsed_s) + self._later_s)} left"
 
     def refresh(self) -> None:
         """Brings the bar up to date."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,6 +22,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if whole else labels
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)).mean()
+
+
+def of_exits(loss: Callable[[jax.Array], jax.Array], answers: Sequence[jax.Array]) -> jax.Array:
+    """The sum over a net's exits of loss(logits), each exit weighing the same (ENAS4D, arXiv 2009.09182; MSDNet, 1703.09844)."""
+    total = loss(answers[0])
+    for logits in answers[1:]:
+        total = total + loss(logits)
+    return total
 
 
 def log_odds(probability: jax.Array) -> jax.Array:

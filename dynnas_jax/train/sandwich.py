@@ -89,7 +89,8 @@ def rule(
 
     The largest and the smallest run sliced, the random ones as `subnets` says. The gradient is the
     mean over the subnets. Running statistics come from the largest; other subnets are recalibrated before use. In a phase
-    of progressive shrinking the smallest that is unlocked takes the smallest's place, masked too.
+    of progressive shrinking the smallest that is unlocked takes the smallest's place, masked too. Of a supernet of nets of
+    several exits each exit learns, the loss of a subnet is the sum over its exits, and the teacher in place is the last exit.
 
     Args:
       label_smoothing: the part of each label, or target of mixed images, that is spread evenly over all classes.
@@ -162,12 +163,13 @@ class _Step(NamedTuple):
 
     def _labelled(self, params, batch_stats, images, targets):
         ran = self.runs.largest({"params": params, "batch_stats": batch_stats}, images)
-        loss = losses.cross_entropy(ran.logits, targets, self.options.label_smoothing)
-        return loss, (ran.logits, ran.batch_stats)
+        learn = lambda logits: losses.cross_entropy(logits, targets, self.options.label_smoothing)  # noqa: E731
+        return losses.of_exits(learn, ran.answers), (ran.logits, ran.batch_stats)
 
     def _distilled(self, params, run, batch_stats, images, teacher):
-        logits = run({"params": params, "batch_stats": batch_stats}, images).logits
-        return distillation.soft_cross_entropy(logits, teacher, self.options.temperature)
+        answers = run({"params": params, "batch_stats": batch_stats}, images).answers
+        learn = lambda logits: distillation.soft_cross_entropy(logits, teacher, self.options.temperature)  # noqa: E731
+        return losses.of_exits(learn, answers)
 
     def _teach(self, given, images, own):
         """The logits that the others learn."""

@@ -30,9 +30,14 @@ def drawn_pool(
 class Ran(NamedTuple):
     """What a subnet made of a batch."""
 
-    logits: jax.Array
+    answers: tuple[jax.Array, ...]  # logits[b, classes] of every exit, one where there are no exits
     batch_stats: dict | None = None
     endpoint: Any = None  # what its head read
+
+    @property
+    def logits(self) -> jax.Array:
+        """Those of the last exit."""
+        return self.answers[-1]
 
 
 class Runs:
@@ -54,11 +59,15 @@ class Runs:
 
     def _sliced(self, genome: Any, axis_name: Any) -> Callable:
         net = self.supernet.net(self.supernet.arch(genome)).clone(axis_name=axis_name)
-        return lambda variables, images: _train(net, extract(self.supernet, variables, genome)[1], images)
+        return lambda variables, images: self._train(net, extract(self.supernet, variables, genome)[1], images)
 
     def _masked(self, variables: dict, images: jax.Array, genome: jax.Array, axis_name: Any):
         net = self.supernet.masked_net().clone(axis_name=axis_name)
-        return _train(net, mask_variables(self.supernet, variables, genome), images)
+        return self._train(net, mask_variables(self.supernet, variables, genome), images)
+
+    def _train(self, net: Any, variables: dict, images: jax.Array) -> Ran:
+        applied, updated = net.apply(variables, images, True, mutable=["batch_stats"])
+        return Ran(self.supernet.answers(applied), updated["batch_stats"], list(applied[1].values())[-2])
 
     def smallest_of(self, allowed: Allowed | None) -> Callable:
         """The smallest subnet that a phase allows; sliced where every phase allows all."""
@@ -78,16 +87,11 @@ class Runs:
     def any_of(self, genome: jax.Array) -> Callable:
         """The way a genome runs, traced."""
         if self._form == "switched":
-            return lambda variables, images: Ran(self._switched(variables, images, genome, True))
+            return lambda variables, images: Ran((self._switched(variables, images, genome, True),))
         return lambda variables, images: self._masked(variables, images, genome, self._axis)
 
     def _member(self, members: tuple, index: jax.Array) -> Callable:
         """One of the pool, sliced: every member is a branch of the program."""
         runs = [self._sliced(np.asarray(genome, np.int32), self._axis) for genome in members]
-        branches = [lambda variables, images, run=run: run(variables, images).logits for run in runs]
+        branches = [lambda variables, images, run=run: run(variables, images).answers for run in runs]
         return lambda variables, images: Ran(jax.lax.switch(index, branches, variables, images))
-
-
-def _train(net: Any, variables: dict, images: jax.Array) -> Ran:
-    (logits, endpoints), updated = net.apply(variables, images, True, mutable=["batch_stats"])
-    return Ran(logits, updated["batch_stats"], list(endpoints.values())[-2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -10,24 +9,24 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynnas_jax import processes
+from dynnas_jax import processes, progress
 from dynnas_jax.workdir import write_json
 
 if TYPE_CHECKING:
     from dynnas_jax.train.stopwatch import Speed
 
-PROGRESS = "progress.json"
+_NUMBERS = ("step", "steps", "updated", "process")  # that the file always holds
 
 
 class Heartbeat:
     """Says how fast a training goes and how long it will take, `every_s` seconds; of several processes the first.
 
-    The line goes to standard error, but not to a terminal, where a bar shows the same. The file is `PROGRESS` in the directory:
+    The line goes to standard error, but not to a terminal, where a bar shows the same. The directory's `progress.FILE` holds
     step, steps, images_per_s, wait_share, loss, time_left_s (null while not known), updated (Unix time), process.
     """
 
     def __init__(self, directory: Path | None, first: int, steps: int, batch_size: int, *, every_s: float = 60.0):
-        self._file = directory / PROGRESS if directory is not None and processes.is_first() else None
+        self._file = directory / progress.FILE if directory is not None and processes.is_first() else None
         self._speaks = processes.is_first() and not sys.stderr.isatty()
         self._steps, self._batch_size, self._every_s = steps, batch_size, every_s
         self._done = first
@@ -69,21 +68,13 @@ class Heartbeat:
 
 
 def line(facts: dict[str, Any]) -> str:
-    """One plain line of what `PROGRESS` holds."""
+    """One plain line of what the file holds."""
     loss = "not finite" if facts["loss"] is None else f"{facts['loss']:.4g}"
     return (
         f"dynnas: train: step {facts['step']} of {facts['steps']}, {facts['images_per_s']:.0f} images/s, "
         f"waiting for input {100 * facts['wait_share']:.0f} % of the time, loss {loss}, "
-        f"{duration(facts['time_left_s'])} left"
+        f"{progress.duration(facts['time_left_s'])} left"
     )
-
-
-def duration(seconds: float) -> str:
-    """Such as "45 s", "12 min" or "3 h 5 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
@@ -92,14 +83,4 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     Raises:
       ValueError: for a file that is damaged.
     """
-    file = folder / PROGRESS
-    try:
-        found = json.loads(file.read_text())
-        numbers = {name: found[name] for name in ("step", "steps", "updated", "process")}
-        if not all(isinstance(value, (int, float)) for value in numbers.values()):
-            raise TypeError("a value is no number")
-        return {**dict.fromkeys(("images_per_s", "wait_share", "loss", "time_left_s")), **found}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); the training writes it anew") from error
+    return progress.read_file(folder / progress.FILE, _NUMBERS, ("images_per_s", "wait_share", "loss", "time_left_s"))

@@ -123,6 +123,21 @@ def test_a_table_survives_its_file(made_up_table, tmp_path, tiny):
     assert latency.load(tmp_path / "table.json") == table
 
 
+def test_a_router_is_known_by_its_weights_and_what_it_looks_at(made_up_table, tmp_path, tiny):
+    fields = {"name": "learned", "place": "little", "confidence": "max_softmax", "statistics": [], "units": 16}
+    own, shape = latency.router_spec(fields), (1, 4, 4, 24)
+    table = made_up_table(tiny.supernet, OVERHEAD_MS)
+    with_router = table._replace(rows=(*table.rows, latency.Row(shape, own, 0.125, 0.01)))
+    latency.save(with_router, tmp_path / "table.json")
+    read = latency.load(tmp_path / "table.json")
+    assert read.router_ms(shape, latency.router_spec({**fields, "confidence": "margin"})) == 0.125
+    assert read.router_ms(shape, latency.router_spec({**fields, "units": 8})) is None
+    assert read.router_ms((1, 4, 4, 32), own) is None
+    assert table.router_ms(shape, own) is None
+    smallest = tiny.supernet.space.smallest
+    assert read.of(tiny.supernet).exact(smallest) == table.of(tiny.supernet).exact(smallest)
+
+
 def test_a_table_of_another_space(made_up_table, tiny, two_resolutions):
     with pytest.raises(ValueError, match=f"but this space is '{two_resolutions.space.fingerprint}'"):
         made_up_table(tiny.supernet, OVERHEAD_MS).of(two_resolutions)

@@ -52,3 +52,22 @@ def test_blocks_of_two_groups():
     assert [(spec.hidden, spec.groups, spec.shortcut) for spec in grouped] == [(64, 2, True)] + [(112, 2, True)] * 2
     others = [NETWORKS[name]().arch for name in ("fbnet_b", "fbnet_c")]
     assert all(spec.groups == 1 for arch in others for _, specs in arch.stages for spec in specs)
+
+
+@pytest.mark.parametrize("name", ["fbnet_a", "fbnet_b", "fbnet_c"])
+def test_a_narrow_net_has_the_blocks_of_the_published_one(name):
+    narrow, published = (NETWORKS[name](**options).arch for options in ({"width": 0.5}, {}))
+    assert (narrow.stem_out, narrow.head_conv) == (8, 752 if name == "fbnet_a" else 992)
+    for (_, mine), (_, theirs) in zip(narrow.stages, published.stages, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            fields = ("kernel", "stride", "groups", "depthwise", "shortcut", "act")
+            assert [getattr(one, field) for field in fields] == [getattr(other, field) for field in fields]
+            # Rounded to whole eights, never by more than a tenth downwards.
+            assert 0.9 * other.out / 2 <= one.out <= other.out / 2 + 4
+    half, whole = (net_cost(NETWORKS[name](width=width), (224, 224, 3))[0] for width in (0.5, 1.0))
+    assert 0.2 < half / whole < 0.35
+
+
+def test_a_width_that_is_none():
+    with pytest.raises(ValueError, match="width is 0, must be a number above 0"):
+        NETWORKS["fbnet_a"](width=0)

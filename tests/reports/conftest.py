@@ -188,7 +188,7 @@ def workdir(tmp_path, images):
             "predicted": predicted.tolist(),
             "actual": actual.tolist(),
         },
-        "collect/speed.json": {"subnets_per_s": 12.3456, "devices": 8, "form": "mapped"},
+        "collect/speed.json": {"subnets_per_s": 12.3456, "devices": 8, "width": 4},
         "search/found.json": found(evaluated),
         "evaluate/evaluation.json": evaluated,
         "export/x86/export.json": export(rng, evaluated),

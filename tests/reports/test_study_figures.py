@@ -108,3 +108,36 @@ def test_the_archs_of_every_seed():
     titles = [axes.get_title(loc="left").partition(":")[0] for axes in study_figures.archs(row(runs)).axes]
     assert titles == ["seed 0, little", "seed 0, big", "seed 4, little", "seed 4, big"]
     assert study_figures.archs(row({0: {"found": None}})) is None
+
+
+def test_a_training_that_rows_share_is_shown_once():
+    first, fewer = {"train.steps": 9, "data.name": "x"}, {"train.steps": 8, "data.name": "x"}
+    rows = [
+        row({}, name="pair", **first),
+        row({}, name="searched otherwise", **first, **{"search.strategy": "random"}),
+        row({}, name="shorter", **fewer),
+        row({}, name="cascade", **{"data.name": "x"}),
+    ]
+    assert [one.asked.name for one in study_figures.trainings(rows)] == ["pair", "shorter"]
+
+
+def test_learning_curves_are_what_the_trainings_logged_at_the_steps_that_all_seeds_have():
+    log = lambda *points: {"metrics": [{"step": step, "loss": 1.0, key: value} for key, step, value in points]}  # noqa: E731
+    key = "holdout_accuracy"
+    runs = {
+        0: log((f"{key}_largest", 10, 0.5), (f"{key}_largest", 20, 0.7), (f"{key}_largest", 20, 0.8)),
+        1: log((f"{key}_largest", 10, 0.6), (f"{key}_largest", 20, 0.9), (f"{key}_largest", 30, 1.0)),
+    }
+    curves = study_figures.learning_curves(row(runs))
+    steps, values = curves["largest"]
+    assert (list(curves), steps.tolist(), values.tolist()) == (["largest"], [10, 20], [[0.5, 0.8], [0.6, 0.9]])
+    single = study_figures.learning_curves(row({0: log((key, 10, 0.5)), 1: {"metrics": None}}))
+    assert single["net"][1].tolist() == [[0.5]]
+    assert study_figures.learning_curves(row({0: log()})) == {}
+    figure = study_figures.learning({"a pair": curves, "a net": single})
+    pair, net = figure.axes[:2]
+    np.testing.assert_allclose(pair.containers[0][0].get_ydata(), [55, 85])
+    np.testing.assert_allclose(net.containers[0][0].get_ydata(), [50])
+    assert [axes.get_title() for axes in (pair, net)] == ["a pair", "a net"]
+    assert pair.get_ylim()[0] == pytest.approx(49)  # a point below the worst of the later half
+    assert plots.png(figure).startswith(b"\x89PNG")

@@ -66,7 +66,9 @@ def made(tmp_path):
             write(paths[seed] / "evaluate" / "evaluation.json", evaluation(accuracy, router_macs))
             pair = {"little": {"macs": 1}, "big": {"macs": 2}, "cost": [1, 2], "thresholds": [0.8]}
             pair |= {"holdout": {"accuracy": accuracy + 0.01}}
-            found = {"front": [], "pair": pair} | ({"effort": effort[seed]} if effort else {})
+            found = {"front": [], "pairs": 125_785_557_292_320, "pair": pair} | (
+                {"effort": effort[seed]} if effort else {}
+            )
             write(paths[seed] / "search" / "found.json", found)
             if exported:
                 write(paths[seed] / "export" / "x86" / "export.json", export())
@@ -96,6 +98,42 @@ def test_main_results(made):
     assert cell(table, "ours, big", "energy_mj") is None
     assert {key: cell(table, "theirs, big", key) for key in ("top1", "macs")} == {"top1": None, "macs": None}
     assert [row["label"] for row in table.rows] == ["ours"] * 6 + ["theirs"] * 6
+
+
+def test_a_row_of_nets_of_several_exits_has_one_line_a_target_and_devices_know_the_deployed_one(tmp_path):
+    path, same = tmp_path / "msdnet" / "seed0", {"top5_accuracy": 1.0, "expected_calibration_error": 0.02}
+    nets = [
+        {"accuracy": accuracy, "average_macs": macs, "exit_rate": [rate, 1 - rate], "dynamic": same}
+        for accuracy, macs, rate in ((0.9, 3e5, 0.8), (0.95, 5e5, 0.4))
+    ]
+    write(path / "config.json", {"exit_network": {}, "target": "x86"})
+    write(path / "evaluate" / "evaluation.json", {"images": 200, "nets": nets, "deployed": 1})
+    params = [{"params": [1_000, 3_000]}] * 2
+    write(path / "search" / "found.json", {"nets": params, "deployed": 1, "score": "max_softmax"})
+    files = {f"exit{i}_fp32": {"path": f"{i}.tflite", "size_bytes": 1024 * i} for i in (1, 2)}
+    write(
+        path / "export" / "x86" / "export.json",
+        {"files": files, "cascade": {"fp32": {"latency_mean_ms": 0.03, "exit_rate": [0.4, 0.6]}}},
+    )
+    settings = {"exit_network.name": "msdnet_cifar", "dynamic.target_macs": [380_000, 500_000]}
+    table = study_tables.TABLES["main"](
+        [study_rows.read(Asked("msdnet", {"main": "MSDNet"}, {0: path}, settings, (settings,), "--config=m.py"))]
+    )
+    low, high = table.rows
+    assert [row["network"] for row in (low, high)] == ["dynamic for 0.38 M MACs", "dynamic for 0.5 M MACs"]
+    found = {key: [row[key].mean if row[key] else row[key] for row in (low, high)] for key in study_tables.MEASURES}
+    assert found == {
+        "top1": [0.9, 0.95],
+        "top5": [1.0, 1.0],
+        "ece": [0.02, 0.02],
+        "macs": [3e5, 5e5],
+        "params": [3_000, 3_000],
+        "exit_rate": [0.8, 0.4],
+        "latency_ms": [None, 0.03],
+        "memory_bytes": [None, None],
+        "energy_mj": [None, None],
+        "size_bytes": [None, 3072],
+    }
 
 
 def test_the_latency_of_a_decision_at_another_threshold_moves_by_what_the_files_take(made):
@@ -156,6 +194,9 @@ def test_strategies_are_compared_with_random_search_seed_by_seed(made):
     assert "| evolution |" in table.markdown()
     assert "2.0000 ± 1.0000" in table.markdown()
     assert cell(table, "evolution", "peak_memory_bytes") is None
+    worse = made("w", {0: 0.90, 1: 0.98, 2: 0.96}, tables={"strategies": "worse"}, settings=named("differentiable"))
+    (said,) = study_tables.TABLES["strategies"]([*rows, worse]).notes
+    assert said == "Above random search on the test images, in the mean: evolution. Not above it: worse."
     alone = study_tables.TABLES["strategies"](rows[:1])
     assert cell(alone, "evolution", "difference") is None
     assert alone.notes == ("There is no row of random search to compare with.",)
@@ -229,3 +270,10 @@ def test_a_corrupt_artifact_is_named(made):
     (row.asked.paths[0] / "evaluate" / "evaluation.json").write_text("{}")
     with pytest.raises(ValueError, match=r"seed0/evaluate/evaluation.json is corrupt"):
         study_rows.read(row.asked)
+
+
+def test_the_space_has_as_many_pairs_as_the_search_counted(made):
+    rows = [made("a", tables={"space": "full"}), made("b", {}, tables={"space": "width only"})]
+    table = study_tables.TABLES["space"](rows)
+    assert [cell(table, label, "pairs") for label in ("full", "width only")] == ["125,785,557,292,320", None]
+    assert "| full | 125,785,557,292,320 | 90.00 ± 0.00 |" in table.markdown()

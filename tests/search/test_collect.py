@@ -15,6 +15,7 @@ from dynnas_jax.elastic import positions
 from dynnas_jax.networks import coupled, ofa
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import collect
+from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import Gene, SearchSpace
 from dynnas_jax.train.calibration import batches, extract_calibrated
 
@@ -136,8 +137,24 @@ def test_records_of_other_genomes(tiny, evaluate, genomes, tmp_path):
 def test_wrong_options(tiny, split):
     with pytest.raises(ValueError, match=r"score is 'softmax', choose from \['max_softmax', 'margin', 'entropy'\]"):
         collect.Evaluator(tiny.supernet, tiny.images, split, score="softmax")
-    with pytest.raises(ValueError, match=r"form is 'map', choose from \['auto', 'mapped', 'vmapped'\]"):
-        collect.Evaluator(tiny.supernet, tiny.images, split, form="map")
+    for options, said in (
+        ({"form": "map"}, r"form is 'map', choose from \['auto', 'mapped', 'vmapped'\]"),
+        ({"width": -1}, "width is -1, must be at least 0"),
+        ({"form": "mapped", "width": 2}, "width is 2, must be 1, or 0, in the form mapped"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            collect.Evaluator(tiny.supernet, tiny.images, split, **options)
+
+
+def test_the_width_is_bounded_by_what_a_device_has_and_by_the_images(monkeypatch):
+    small = 256 * 32 * 32  # pixels
+    width = lambda each, pixels=small, form="auto", asked=0: width_of.chosen(form, asked, each, pixels)  # noqa: E731
+    assert [width(each) for each in (1, 2, 3, 4, 6, 7, 16)] == [1, 2, 3, 4, 3, 1, 4]
+    assert [width(16, pixels) for pixels in (small // 64, 2 * small, 4 * small, 256 * 224 * 224)] == [4, 2, 1, 1]
+    assert [width(16, asked=asked) for asked in (1, 2, 3, 8, 100)] == [1, 2, 2, 8, 16]
+    assert (width(16, form="mapped"), width(16, form="vmapped"), width(16, form="vmapped", asked=8)) == (1, 16, 8)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert width(16) == 1
 
 
 def test_distinct_genomes_of_a_space_that_holds_few():
@@ -235,15 +252,21 @@ def on_one_device(two_sizes, tiny, split):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "form", "chunk"),
-    [((8,), "auto", 4), ((8, 2), "mapped", 20), ((1,), "vmapped", 5), ((2,), "vmapped", 6)],
+    ("mesh", "options", "width"),
+    [
+        ((8,), {"chunk": 4}, 1),
+        ((8, 2), {"form": "mapped", "chunk": 20}, 1),
+        ((1,), {"form": "vmapped", "chunk": 5}, 5),
+        ((2,), {"chunk": 12, "width": 2}, 2),
+    ],
 )
-def test_devices_and_forms_answer_alike(two_sizes, tiny, split, on_one_device, mesh, form, chunk):
+def test_devices_and_forms_answer_alike(two_sizes, tiny, split, on_one_device, mesh, options, width):
     genomes, expected = on_one_device
-    evaluate = evaluator_of(two_sizes, tiny, split, chunk=chunk, form=form, mesh=devices.data_mesh(*mesh))
+    evaluate = evaluator_of(two_sizes, tiny, split, **options, mesh=devices.data_mesh(*mesh))
+    assert evaluate.width == width
     found = evaluate(evaluate.placed(two_sizes[1]), genomes)
     np.testing.assert_array_equal(found.correct, expected.correct)
-    np.testing.assert_allclose(found.score, expected.score, atol=0 if form != "vmapped" else 1e-6)
+    np.testing.assert_allclose(found.score, expected.score, atol=0 if width == 1 else 1e-6)
     assert evaluate.program.jitted._cache_size() == 2
     assert np.ptp(expected.score) > 0.01
 
@@ -256,7 +279,9 @@ def test_each_device_does_its_part(tiny, split, monkeypatch):
         return confidence.max_softmax(logits)
 
     monkeypatch.setitem(collect.SCORES, "watched", watched)
-    evaluate = collect.Evaluator(tiny.supernet, tiny.images[:8], split, calibration_batch=4, score="watched")
+    evaluate = collect.Evaluator(
+        tiny.supernet, tiny.images[:8], split, calibration_batch=4, score="watched", form="mapped"
+    )
     assert evaluate.mesh.size == 8
     assert evaluate.subnets_per_s is None
     evaluate(tiny.variables, collect.distinct(tiny.supernet.space, jax.random.key(0), 13))

@@ -202,6 +202,10 @@ def test_its_threshold_is_the_best_of_all(runs):
     best = max(point for point in points if point[1] <= 0.8 * alone[1])  # of equals the costlier
     assert (found["holdout"]["accuracy"], found["holdout"]["average_macs"]) == pytest.approx(best)
     assert found["feasible"]
+    (router,) = found["routers"]
+    assert router["auroc"] == pytest.approx(roc_auc_score(right[0], score))
+    (tested,) = content(runs.cascade / "evaluate" / "evaluation.json")["routers"]
+    assert (tested["auroc_holdout"], tested["threshold"]) == (router["auroc"], found["thresholds"][0])
 
 
 def test_its_files_answer_as_jax_does_and_both_read_the_image(runs):

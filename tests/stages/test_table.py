@@ -4,11 +4,15 @@ import itertools
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from dynnas_jax.costs import latency, macs
+from dynnas_jax.dynamic import protocol
+from dynnas_jax.dynamic.routers import STATISTICS, Router
 from dynnas_jax.export import flatbuffer, rounds
+from dynnas_jax.networks import big_little
 from dynnas_jax.stages import table
 
 CALL_S, PER_MAC_S, IN_A_NET = 3e-6, 1e-9, 1.25  # in a net its weights are not in the cache any more
@@ -159,3 +163,31 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "t.json").read_text() == "mine"
     with pytest.raises(ValueError, match="there is no folder"):
         table.build(CONFIG, tmp_path / "gone" / "t.json", target="x86")
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        Router("learned", units=4),
+        Router("difficulty", statistics=("mean",)),
+        Router("difficulty", "stem", "margin", tuple(STATISTICS)),
+    ],
+)
+def test_a_router_is_timed_at_every_feature_map_that_it_may_look_at(supernet, subnets, router):
+    """For each pair there is one part: on what the router sees of it, with the work that it is counted with."""
+    parts = {part.name: part for part in table._router_parts(supernet, latency.distinct(supernet), router)}
+    spec, seen = latency.router_spec(router.to_json()), set()
+    for genome in subnets[::5]:
+        pair = big_little.build(supernet, genome, supernet.space.largest)
+        features, _ = protocol.looked_at(pair, router.place)
+        part = parts[latency.identity(tuple(features.shape), spec)]
+        seen.add(part.name)
+        params = table.drawn_variables(table._router_shapes(router, features.shape))
+        work = macs.macs(part.function, jax.ShapeDtypeStruct(part.shape, np.float32))
+        assert work == protocol.router_cost(pair, router, params).macs > 0
+        assert part.function(np.ones(part.shape, np.float32)).shape == (1,)
+    assert seen == set(parts)
+
+
+def test_a_confidence_is_no_part_of_a_file(supernet):
+    assert table._router_parts(supernet, latency.distinct(supernet), Router()) == []

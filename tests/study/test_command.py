@@ -66,6 +66,7 @@ def test_a_study_of_two_rows(study, tiny_run, capsys):
     assert float(full["dynamic"]) == float(less["dynamic"]) == pytest.approx(evaluation["dynamic"]["accuracy"])
     assert float(less["difference"]) == 0.0
     assert later["dynamic"] == ""
+    assert {row["images"] for row in rows(study.folder / "tables" / "cases_base.csv")}
     page = (study.folder / "study.html").read_text()
     assert "<h1>Two rows &amp; a title</h1>" in page
     assert "<b>2</b> of 3 runs are evaluated" in page
@@ -77,7 +78,7 @@ def test_a_study_of_two_rows(study, tiny_run, capsys):
         "thresholds_base",
         "reliability_base",
         "archs_base",
-        "cases",
+        "cases_base",
     ):
         assert (study.folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     for name in ("main", "loss", "runs", "hyper_parameters"):

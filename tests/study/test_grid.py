@@ -48,6 +48,9 @@ def test_a_row_may_have_other_seeds_and_another_part(study):
     )
     found = grid.read(study(one))
     assert names(found.runs()) == [("base", 0), ("base", 1), ("one", 1), ("one", 3)]
+    other = grid.read(study(one.replace('"part": "loss"', '"part": "rivals"')))
+    assert names(other.runs(["rivals"])) == [("one", 1), ("one", 3)]
+    assert names(other.runs(["main"])) == [("base", 0), ("base", 1)]
 
 
 def test_settings_are_those_in_use_with_the_defaults_of_what_they_configure(study):
@@ -75,7 +78,8 @@ def test_settings_are_those_in_use_with_the_defaults_of_what_they_configure(stud
             '{"name": "x", "recipe": "recipe.py", "tables": {"mian": "y"}},',
             "row 'x': unknown table 'mian', choose from main,",
         ),
-        ('{"name": "x", "recipe": "recipe.py", "part": "first"},', "row 'x': unknown table 'first'"),
+        ('{"name": "x", "recipe": "recipe.py", "part": "First"},', "row 'x': part is 'First'; begin with a letter"),
+        ('{"name": "x", "recipe": "recipe.py", "part": "base"},', "a row and a part are named 'base'"),
         ('{"name": "x", "recipe": "recipe.py", "overrides": ("train.steps",)},', "must be a tuple of 'KEY=VALUE'"),
         ('{"name": "x", "recipe": "recipe.py", "overrides": "train.steps=3"},', "must be a tuple of 'KEY=VALUE'"),
         ('{"name": "x", "recipe": "recipe.py", "overrides": ("seed=3",)},', "an override sets the seed"),

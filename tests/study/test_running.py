@@ -133,9 +133,9 @@ def test_a_run_whose_directory_cannot_serve_is_one_failure(work, tmp_path, monke
 
 @pytest.fixture
 def runs(tiny_run, tmp_path):
-    """A finished run, and two that have nothing yet: one with another title, one with another router."""
+    """A finished run, and three that have nothing yet: one with another title, one with another router, one alike."""
     recipe = str(tiny_run.config_file)
-    overrides = {"done": (), "title": ("report.title=Another",), "stem": ("dynamic.router=difficulty",)}
+    overrides = {"done": (), "title": ("report.title=Another",), "stem": ("dynamic.router=difficulty",), "twin": ()}
     found = {
         name: running.Run(grid.Row(name, recipe, given, {}, "main", (0,), None, False), 0, tmp_path)
         for name, given in overrides.items()
@@ -158,6 +158,9 @@ def test_finished_stages_are_taken_over_as_far_as_they_are_the_same(runs):
     assert running.share(runs["stem"], running.runs_of_seed(runs["stem"])) == dict.fromkeys(stages[:3], "done")
     assert not (runs["stem"].path / "search").exists()
     assert running.share(runs["stem"], running.runs_of_seed(runs["stem"])) == {}
+    # The page lies outside of its stage's folder: each run makes its own.
+    assert running.share(runs["twin"], [runs["done"].path]) == dict.fromkeys(stages, "done")
+    assert not (runs["twin"].path / "report").exists()
     assert runs["done"].finished()
     assert not runs["title"].finished()
 

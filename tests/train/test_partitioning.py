@@ -12,13 +12,13 @@ from jax.sharding import PartitionSpec
 
 from dynnas_jax import devices, settings
 from dynnas_jax.data import augment, mixing
-from dynnas_jax.train import rules, sandwich
+from dynnas_jax.train import loop, rules, sandwich
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import hlo  # noqa: E402
-from scaling import lowered_step  # noqa: E402
+from scaling import lowered_step, purpose  # noqa: E402
 
 DEVICES, BATCH, IN_MEMORY, SHAPE = 8, 16, 40, (8, 8, 1)
 
@@ -111,6 +111,41 @@ def test_gradients_and_moments_are_reduced(micro, programs):
     assert kernels(found) == kernels(wanted)
     norms = sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(params))
     assert len(found) - len(kernels(found)) >= len(wanted) - len(kernels(wanted)) + 2 * 4 * norms
+
+
+def test_metrics_are_reduced_once_together_with_the_gradient(micro, programs):
+    """Beside the moments of norms a step has one exchange: every param's gradient and all metrics, each once.
+
+    The running statistics need none: they come from moments that all devices have already.
+    """
+    exchanged = [c for c in hlo.collectives(programs("in memory")) if purpose(c) != "batch statistics"]
+    (whole,) = exchanged
+    assert whole.kind == "all-reduce"
+    update = jax.eval_shape(functools.partial(one_update, micro))
+    leaves = jax.tree_util.tree_leaves_with_path((update.gradient, update.metrics))
+    wanted = sum(leaf.size for _, leaf in leaves)
+    # A sum of a norm's backward pass may be a gradient of its own, and has been exchanged there.
+    norms = sum(leaf.size for path, leaf in leaves if "norm" in jax.tree_util.keystr(path))
+    assert len(update.metrics) >= 4
+    assert sum(array.shape == () for array in whole.results) == len(update.metrics)
+    assert wanted - norms <= sum(math.prod(array.shape) for array in whole.results) <= wanted
+
+
+def one_update(supernet):
+    """What the rule of the case makes of a batch, on one device."""
+    variables = supernet.largest_net().init(jax.random.key(0), jnp.zeros((1, *SHAPE), jnp.uint8))
+    images, labels = jnp.zeros((BATCH, *SHAPE), jnp.uint8), jnp.zeros(BATCH, jnp.int32)
+    given = rules.Given(variables, variables["params"], None, None)
+    return CASES["in memory"]["rule"](supernet, None, None)(given, images, labels, jax.random.key(1))
+
+
+def test_the_host_fetches_nothing_of_a_step_that_is_not_logged(micro, split, monkeypatch):
+    """Once for the steps that are logged, whatever they measured; the training state is looked at then too."""
+    fetched = []
+    monkeypatch.setattr(devices, "on_host", lambda tree, real=devices.on_host: fetched.append(tree) or real(tree))
+    options = {"batch_size": 16, "mesh": devices.data_mesh(DEVICES), "trackers": ()}
+    loop.fit(micro, split, sandwich.rule(random_subnets=0), steps=6, log_every=3, **options)
+    assert [sorted(tree) == sorted(fetched[0]) and "loss" in tree for tree in fetched] == [True, True]
 
 
 def test_the_reader_finds_what_a_program_exchanges():

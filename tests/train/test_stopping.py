@@ -68,8 +68,8 @@ def test_terminated_and_resumed_equals_unbroken(micro, split, unbroken, tmp_path
     assert rows(tmp_path) == rows(unbroken[0])
 
 
-def poisoned(share):
-    """The sandwich rule, whose loss is not finite at a share of the steps, by their keys."""
+def poisoned(share, harm=jnp.nan):
+    """The sandwich rule, whose loss is multiplied by `harm` at a share of the steps, by their keys."""
 
     class Poisoned(sandwich.Rule):
         def __call__(self, *arguments):
@@ -78,11 +78,65 @@ def poisoned(share):
             def bad_at_times(given, images, labels, key, **more):
                 made = objective(given, images, labels, key, **more)
                 bad = jax.random.bernoulli(key, share)
-                return made._replace(metrics={**made.metrics, "loss": jnp.where(bad, jnp.nan, made.metrics["loss"])})
+                loss = jnp.where(bad, harm * made.metrics["loss"], made.metrics["loss"])
+                return made._replace(metrics={**made.metrics, "loss": loss})
 
             return bad_at_times
 
     return Poisoned(sandwich.rule(random_subnets=1).options)
+
+
+def assert_tells_the_step(facts, micro, split, rule, seed):
+    """An incident's file holds the images of its batch and the random subnets of its step."""
+    own = incidents.other_seed(seed, facts["roll_backs"])
+    assert facts["image_indices"] == feed.batch_indices(len(split), 16, facts["step"], own).tolist()
+    step_key = incidents.other_key(jax.random.fold_in(jax.random.key(seed), 1), facts["roll_backs"])
+    assert facts["genomes"] == incidents.drawn(rule, micro.space, step_key, facts["step"], None, None)
+    assert len(facts["genomes"]) == 1
+
+
+def first_bad_step(share, seed, roll_backs=0):
+    """The first step that `poisoned` harms."""
+    step_key = incidents.other_key(jax.random.fold_in(jax.random.key(seed), 1), roll_backs)
+    keys = [jax.random.split(jax.random.fold_in(step_key, step), 3)[1] for step in range(STEPS)]
+    return next((step for step, key in enumerate(keys) if jax.random.bernoulli(key, share)), None)
+
+
+def test_a_spike_stops_the_run(micro, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(incidents, "FIRST_STEPS", 2)
+    share, rule = 0.1, poisoned(0.1, harm=50.0)
+    seed = next(seed for seed in range(100) if first_bad_step(share, seed) in (5, 6, 7))
+    step = first_bad_step(share, seed)
+    with pytest.raises(
+        ValueError,
+        match=rf"the loss of step {step} is \d.*times its running average; the last good checkpoint is of step 4",
+    ):
+        fit(micro, split, tmp_path, rule=rule, spike_factor=4.0, seed=seed)
+    (file,) = tmp_path.glob("incident_*.json")
+    facts = json.loads(file.read_text())
+    assert (facts["step"], facts["done"]) == (step, "stopped; a lower learning_rate often helps")
+    assert 20 < facts["loss"] / facts["average_loss"] < 100
+    assert_tells_the_step(facts, micro, split, rule, seed)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_spike_rolls_back_and_the_run_ends_well(micro, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(incidents, "FIRST_STEPS", 2)
+    share, rule = 0.1, poisoned(0.1, harm=50.0)
+    seed = next(
+        seed
+        for seed in range(1000)
+        if first_bad_step(share, seed) in (5, 6, 7) and first_bad_step(share, seed, roll_backs=1) is None
+    )
+    final = fit(micro, split, tmp_path, rule=rule, spike_factor=4.0, seed=seed, on_incident="roll_back")
+    assert (int(final.step), int(final.roll_backs), int(final.bad_step)) == (STEPS, 1, -1)
+    (file,) = tmp_path.glob("incident_*.json")
+    facts = json.loads(file.read_text())
+    assert (facts["step"], facts["done"]) == (first_bad_step(share, seed), "rolled back")
+    assert_tells_the_step(facts, micro, split, rule, seed)
+    logged = rows(tmp_path)
+    assert [row["step"] for row in logged] == list(range(1, STEPS + 1))
+    assert max(row["loss"] for row in logged) < 2 * min(row["loss"] for row in logged)  # the spike's row is gone
 
 
 def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp_path):
@@ -94,11 +148,7 @@ def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp
     assert int(whole.roll_backs) >= 1
     assert int(whole.bad_step) == -1
     for facts in told:
-        seed = incidents.other_seed(1, facts["roll_backs"])
-        assert facts["image_indices"] == feed.batch_indices(len(split), 16, facts["step"], seed).tolist()
-        step_key = incidents.other_key(jax.random.fold_in(jax.random.key(1), 1), facts["roll_backs"])
-        again = incidents.drawn(options["rule"], micro.space, step_key, facts["step"], None, None)
-        assert facts["genomes"] == again
+        assert_tells_the_step(facts, micro, split, options["rule"], seed=1)
     assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, STEPS + 1))
     for kept in ((), ("4",)):
         copy = shutil.copytree(tmp_path / "whole", tmp_path / f"kept_{len(kept)}")

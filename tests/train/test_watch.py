@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from dynnas_jax import progress
 from dynnas_jax.train import watch
 from dynnas_jax.train.stopwatch import Speed
 
@@ -69,19 +70,14 @@ def test_other_processes_and_runs_without_a_directory_leave_no_file(tmp_path, cl
     assert (capsys.readouterr().err, list(tmp_path.iterdir())) == ("", [])
 
 
-@pytest.mark.parametrize("seconds", [(0, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (11_100, "3 h 5 min")])
-def test_durations(seconds):
-    assert watch.duration(seconds[0]) == seconds[1]
-
-
 def test_progress_that_is_not_there_or_damaged(tmp_path):
     assert watch.read_progress(tmp_path) is None
     whole = {"step": 1, "steps": 2, "updated": 3.0, "process": 4}
     for content in ("{", "[]", '"a"', json.dumps({**whole, "step": "1"}), json.dumps({"step": 1})):
-        (tmp_path / watch.PROGRESS).write_text(content)
+        (tmp_path / progress.FILE).write_text(content)
         with pytest.raises(ValueError, match=r"progress.json is damaged \("):
             watch.read_progress(tmp_path)
-    (tmp_path / watch.PROGRESS).write_text(json.dumps(whole))
+    (tmp_path / progress.FILE).write_text(json.dumps(whole))
     assert watch.read_progress(tmp_path) == {
         **whole,
         **dict.fromkeys(("images_per_s", "wait_share", "loss", "time_left_s")),

@@ -1,0 +1,49 @@
+"""Networks of three exits for CIFAR-10, all out of one supernet, each for its own budget.
+
+Lineage: ENAS4D (arXiv 2009.09182): cumulative ratios {1/2, 2/3, 1}, kernels {3, 5, 7}, depths {2, 3, 4} of every exit; omega,
+weight decay and the predictor's settings are the paper's. It starts from a trained supernet and takes 24 epochs at a rate of
+4.5e-3; here training starts from nothing, at a higher rate, for 60. With --config.train.transfer_from=RUN it starts from a run
+that trained a supernet of single nets.
+    dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_cifar10              # one GPU
+    dynnas run --config=configs/enas4d_cifar10.py:tiny --workdir=runs/enas4d_cifar10_tiny    # 2 CPU cores
+    dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet                      # its rival, by the same trainer
+The data are those of configs/cifar10.py. Neither mode's result has been measured yet.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    if mode not in ("", "tiny"):
+        raise ValueError(f"mode is {mode!r}, choose from '' and 'tiny'")
+    config = runpy.run_path(str(Path(__file__).with_name("cifar10.py")))["get_config"](mode)
+    config.multi_exit = {**config.supernet, "exits": 3, "ratios": (1 / 2, 2 / 3, 1.0), "kernel_transforms": True}
+    del config["supernet"]
+    # Of these the supernet of single nets has the largest only.
+    config.multi_exit.update({"widths": (1.0,), "expands": (6,), "depths": (2, 3, 4)})
+    config.train.sandwich_rule.random_subnets = 1
+    config.train.optimizer.update({"learning_rate": 0.2, "weight_decay": 3e-5})
+    config.collect = {"subnets": 1000, "calibration_images": 2048}
+    config.predict = {"epochs": 30, "learning_rate": 1e-4, "weight_decay": 1e-5}
+    config.search = {"population": 100, "generations": 500, "calibration_images": 4096}
+    targets = (34_000_000, 44_000_000, 56_000_000, 67_000_000)  # the largest net has 134.7 M MACs up to its last exit
+    config.dynamic = {"score": "max_softmax", "target_macs": targets, "omega": 0.09, "deployed": 1}
+    config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
+    config.report.title = "CIFAR-10: networks of three exits"
+    if mode == "tiny":
+        tiny(config)
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """For 2 CPU cores: the largest net has 1.6 M MACs."""
+    config.multi_exit.update({"depths": (1, 2), "expands": (3,)})
+    config.train.optimizer.update({"learning_rate": 0.3, "weight_decay": 5e-5})
+    config.train.steps = 1500
+    config.dynamic.target_macs = (650_000, 820_000, 980_000, 1_140_000)
+    config.collect.update({"subnets": 200, "calibration_images": 1024})
+    config.predict.update({"epochs": 100, "learning_rate": 1e-3, "weight_decay": 1e-4})
+    config.search.update({"generations": 200, "calibration_images": 2048})

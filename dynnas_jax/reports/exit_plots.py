@@ -1,0 +1,83 @@
+"""The report's figures of nets of several exits, in the manner of `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dynnas_jax.reports import plots
+
+SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, from the first on
+
+
+class Line(NamedTuple):
+    """Points of (average MACs, accuracy in [0, 1]) that belong together."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    marker: str = "o"
+    style: str = "--"
+
+
+@plots.styled
+def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = ()):
+    """Accuracy against average MACs on the test images: (average MACs, accuracy) of nets of several exits by name, and others."""
+    figure, (axes,) = plots.panels(1, height=4.3)
+    colours = (plots.COLOURS["little"], plots.GREY, *plots.EXTRA, plots.COLOURS["big"])
+    lines = [Line("several exits, a net for each target", list(nets.values()), "D", "-"), *others]
+    for number, line in enumerate(lines):
+        colour = colours[(number - 1) % len(colours)] if number else plots.COLOURS["dynamic"]
+        x, y = np.asarray(sorted(line.points), np.float64).T
+        look = {"marker": line.marker, "linestyle": line.style, "color": colour, "zorder": 3 if number else 4}
+        axes.plot(x / 1e6, 100 * y, label=line.label, markersize=7, markeredgecolor="white", **look)
+    for name, (macs, accuracy) in nets.items():
+        axes.annotate(name, (macs / 1e6, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
+    axes.margins(0.08)
+    axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
+    axes.legend(loc="lower right")
+    return figure
+
+
+@plots.styled
+def exits(nets: Mapping[str, Mapping[str, Sequence[float]]]):
+    """Three panels, a group of bars for each net: MACs up to each exit, the part of the images it answers, its accuracy on them.
+
+    Args:
+      nets: by name `macs`, `exit_rate` and `exit_accuracy` of each exit; None where an exit answers no image.
+    """
+    figure, panels = plots.panels(3, height=3.4)
+    shown = (
+        ("macs", 1e-6, "MACs up to the exit (millions)"),
+        ("exit_rate", 100, "images that leave there (%)"),
+        ("exit_accuracy", 100, "accuracy on these (%)"),
+    )
+    count = max(len(net["macs"]) for net in nets.values())
+    width = 0.8 / count
+    for axes, (key, scale, label) in zip(panels, shown, strict=True):
+        for exit in range(count):
+            places = [at + (exit - (count - 1) / 2) * width for at in range(len(nets))]
+            known = [(place, net[key][exit]) for place, net in zip(places, nets.values(), strict=True)]
+            known = [(place, value) for place, value in known if value is not None]
+            heights = [scale * value for _, value in known]
+            colour = SHADES[exit % len(SHADES)]
+            axes.bar([place for place, _ in known], heights, width * 0.92, color=colour, label=f"exit {exit + 1}")
+        axes.set(xticks=range(len(nets)), xticklabels=list(nets), ylabel=label)
+        axes.grid(axis="x", visible=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=count)
+    return figure
+
+
+@plots.styled
+def predicted(panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]):
+    """Rewards as predicted against those measured, a panel for each target: (predicted, measured), both [n]."""
+    figure, axes = plots.panels(len(panels), height=2.9)
+    for own, (name, (guess, truth)) in zip(axes, panels.items(), strict=True):
+        both = np.concatenate([guess, truth])
+        ends = [both.min(), both.max()]
+        own.plot(ends, ends, color=plots.GREY, linewidth=1, linestyle="--")
+        own.plot(truth, guess, "o", color=plots.COLOURS["little"], markersize=4, alpha=0.7, markeredgecolor="white")
+        own.set(title=name, xlabel="measured")
+    axes[0].set(ylabel="predicted")
+    return figure

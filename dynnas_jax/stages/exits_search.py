@@ -1,0 +1,191 @@
+"""The stage that finds, for every target, the net of several exits that is worth most, and the single net of its average cost."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dynnas_jax import records
+from dynnas_jax.dynamic import exit_targets, metric
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
+from dynnas_jax.networks import exits as exit_nets
+from dynnas_jax.networks import multi_exit, multi_supernet
+from dynnas_jax.search import collect, evolution, exit_rewards, predictor
+from dynnas_jax.stages import exits
+from dynnas_jax.stages.exits_predict import SINGLE, target_folder
+from dynnas_jax.train import calibration
+from dynnas_jax.workdir import write_json
+
+CALIBRATION_IMAGES = 1024
+
+
+def run(
+    job: Job,
+    folder: Path,
+    *,
+    calibration_images: int = CALIBRATION_IMAGES,
+    recorded_candidates: int = 4,
+    aging: bool = True,
+    **options,
+) -> tuple[str, ...]:
+    """For every target the best of what evolution finds by the predicted reward, and of the best records; all are evaluated.
+
+    Beside each, the single net that evolution finds by predicted accuracy within the average cost that it came to: a first exit,
+    which is an ordinary subnet.
+
+    Args:
+      calibration_images: for the statistics of the nets.
+      recorded_candidates: of each target, records that compete with what evolution finds.
+      aging, options: of `evolution.run`.
+    """
+    search = _Search(job, exits.targets(job), evaluator(job, calibration_images, recorded_candidates + 1))
+    options |= {"aging": aging}
+    nets, kept = [], {}
+    for number, target in enumerate(search.targets.macs):
+        candidates, predicted = _candidates(search, number, options, recorded_candidates)
+        judged = search.judged(candidates, target)
+        best = max(range(len(judged)), key=lambda place: judged[place].reward)
+        entry = exits.described(job, judged[best], target)
+        entry |= {"origin": "evolution" if best == 0 else "records", "predicted_reward": float(predicted[best])}
+        single = _single(search, entry["holdout"]["average_macs"], options)
+        nets.append(entry | {"single": search.described_single(single)})
+        kept[str(number)] = _variables(search, judged[best].genome, calibration_images)
+        kept[f"{SINGLE}{number}"] = _variables(search, single, calibration_images)
+    save_variables(folder / "nets.msgpack", kept)
+    content = {"space": job.supernet.space.fingerprint, "score": job.score, "omega": search.targets.omega}
+    content |= {"deployed": search.targets.deployed, "largest_macs": exits.largest_macs(job)}
+    write_json(folder / "found.json", content | {"nets": nets})
+    return "found.json", "nets.msgpack"
+
+
+class _Search(NamedTuple):
+    """What the search of every target needs."""
+
+    job: Job
+    targets: exit_targets.Targets
+    evaluate: collect.Evaluator
+
+    @property
+    def variables(self) -> dict:
+        """The supernet's."""
+        return supernet_variables(self.job)
+
+    def judged(self, genomes: np.ndarray, target: float) -> list[exits.Judged]:
+        """Genomes evaluated on the held-out images, each with its best thresholds."""
+        answers, spent = self.evaluate(self.variables, genomes), multi_supernet.spent(self.job.supernet)
+        rows = zip(genomes, answers.score, answers.correct, strict=True)
+        return [
+            exits.judged(genome, (score, correct), np.asarray(spent(genome)), target, self.targets.omega)
+            for genome, score, correct in rows
+        ]
+
+    def described_single(self, genome: np.ndarray) -> dict:
+        """What `found.json` says of a single net."""
+        answers = self.evaluate(self.variables, genome[None])
+        supernet = self.job.supernet
+        costs = exit_nets.costs(supernet.net(first_alone(supernet.arch(genome))))
+        return {
+            "genome": supernet.space.to_json(genome),
+            "macs": costs.macs[0],
+            "params": costs.params[0],
+            "holdout_accuracy": float(answers.correct[0, :, 0].mean()),
+        }
+
+
+def first_alone(arch: multi_exit.Arch) -> multi_exit.Arch:
+    """The ordinary net that the first exit of a net of several is."""
+    return multi_exit.Arch(
+        arch.exits[:1], tuple(name for name in arch.reuse if name in dict(arch.exits[0].named_blocks()))
+    )
+
+
+def _candidates(search: _Search, number: int, options: dict, recorded: int) -> tuple[np.ndarray, np.ndarray]:
+    """(genomes int32[1 + n, genes]: what evolution finds for a target, and the best records; their predicted rewards)."""
+    job, space = search.job, search.job.supernet.space
+    fitted = predictor.load(job.workdir.folder("predict") / target_folder(number), space)
+    # The reward has the cost in it: there is no budget beside.
+    found = _evolved(search, fitted, multi_supernet.exit_tables(job.supernet)[-1], np.inf, options, number)
+    store = records.open(job.workdir.folder("collect") / "records.zarr", space.fingerprint)
+    rows = np.flatnonzero(store.done())
+    wanted = (search.targets.macs[number],), search.targets.omega
+    rewards = exit_rewards.of_records(store, rows, store.read("cost", rows), *wanted)[0]
+    best = store.read("genome", np.sort(rows[np.argsort(-rewards, kind="stable")[:recorded]]))
+    genomes = np.concatenate([found[None], best])
+    return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
+
+
+def _single(search: _Search, most_macs: float, options: dict) -> np.ndarray:
+    """The first exit that is predicted to be the most accurate within a cost."""
+    job = search.job
+    fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
+    first = multi_supernet.exit_tables(job.supernet)[0]
+    return _evolved(search, fitted, first, most_macs, options, len(search.targets.macs))
+
+
+def _evolved(
+    search: _Search, fitted: predictor.Predictor, cost, budget: float, options: dict, number: int
+) -> np.ndarray:
+    evolve = functools.partial(evolution.run, space=fitted.space, fitness=fitted, cost=cost, **options)
+    key = jax.random.fold_in(search.job.key(3), number)
+    return np.asarray(jax.jit(lambda key: evolve(key, budget=np.float32(budget) * evolution.BELOW))(key).genome)
+
+
+def best(path: Path, config: dict, max_macs: float) -> dict:
+    """The net of a finished run for one more target, and the best of the recorded ones, which has thresholds.
+
+    Rewards are told anew from the records, a predictor is fitted to them, and evolution asks it; no net is run.
+
+    Raises:
+      ValueError: for a run whose records are not complete, or a target below the cheapest net's first exit.
+    """
+    if not (path / "collect" / "manifest.json").is_file():
+        raise ValueError(f"{path}: stage 'collect' is not done; `dynnas run` must come to it first")
+    supernet, omega = supernet_of_run(path), config["dynamic"].get("omega", metric.OMEGA)
+    space, spent = supernet.space, multi_supernet.spent(supernet)
+    exit_targets.check_reachable(exit_targets.Targets((max_macs,), omega, 0), spent(space.smallest)[0])
+    store = records.open(path / "collect" / "records.zarr", space.fingerprint)
+    rows = np.flatnonzero(store.done())
+    genomes, cost = store.read("genome", rows), store.read("cost", rows)
+    reward = exit_rewards.of_records(store, rows, cost, (max_macs,), omega)[0]
+    known = [inspect.signature(one).parameters for one in (predictor.fit, evolution.run)]
+    fit, evolve = (
+        {key: value for key, value in config[section].items() if key in of}
+        for section, of in zip(("predict", "search"), known, strict=True)
+    )
+    fitted = predictor.fit(space, genomes, reward, key=jax.random.key(0), **fit)
+    run = functools.partial(evolution.run, space=space, fitness=fitted, cost=multi_supernet.exit_tables(supernet)[-1])
+    found = jax.jit(lambda key: run(key, budget=np.float32(np.inf), **{"aging": True, **evolve}))(jax.random.key(1))
+    place = int(reward.argmax())
+    answers = (store.read(name, rows[place : place + 1])[0] for name in ("score", "correct"))
+    judged = exits.judged(genomes[place], tuple(answers), cost[place], max_macs, omega)
+    told = {"predicted_reward": float(found.fitness), "kendall_tau": fitted.kendall_tau}
+    recorded = {"reward": judged.reward, "holdout_accuracy": judged.point.accuracy}
+    recorded |= {"average_macs": judged.point.average_cost, "thresholds": list(judged.point.thresholds)}
+    return {
+        **_named(supernet, np.asarray(found.genome)),
+        **told,
+        "recorded": {**_named(supernet, judged.genome), **recorded},
+    }
+
+
+def _named(supernet: Supernet, genome: np.ndarray) -> dict:
+    spent = multi_supernet.spent(supernet)(genome)
+    return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), "macs": spent}
+
+
+def _variables(search: _Search, genome: np.ndarray, calibration_images: int) -> dict:
+    """A net's own, with its own statistics."""
+    job = search.job
+    images = job.calibration_batches(calibration_images)
+    return calibration.extract_calibrated(job.supernet, search.variables, genome, images)[1]
+
+
+def check(job: Job, **_) -> None:
+    """Raises ValueError for a target that no net of the space can meet."""
+    exits.check_targets(job, multi_supernet.spent(job.supernet)(job.supernet.space.smallest)[0])

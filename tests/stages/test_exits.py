@@ -1,0 +1,245 @@
+"""The stages of runs of nets of several exits, on one tiny run of each kind."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dynnas_jax import job, pipeline, records, settings
+from dynnas_jax.__main__ import main
+from dynnas_jax.data.splits import in_batches
+from dynnas_jax.dynamic import metric, protocol
+from dynnas_jax.elastic import extract
+from dynnas_jax.export import runtime
+from dynnas_jax.networks import exits, multi_supernet
+from dynnas_jax.search import exit_rewards
+from dynnas_jax.stages import train
+from dynnas_jax.stages.exits_search import first_alone
+from dynnas_jax.train.calibration import batches, recalibrate
+from dynnas_jax.workdir import Workdir
+
+DATA = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96}
+EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+SINGLE = {
+    **{
+        "network": "small_images",
+        "stem": 8,
+        "stage_widths": (8, 8),
+        "stage_strides": (1, 2),
+        "head": 8,
+        "depths": (1, 2),
+    },
+    **{"kernels": (3, 5), "expands": (2,), "widths": (1.0,), "divisor": 4},
+}
+TRAIN = {"steps": 4, "batch_size": 64, "checkpoint_every": 2, "log_every": 2, "trackers": ()}
+DYNAMIC = {"target_macs_fractions": (0.6, 0.9), "omega": 0.2, "deployed": 1}
+
+
+def config_of(**sections):
+    return settings.as_dict(ConfigDict({"data": DATA, "export": EXPORT, "dynamic": DYNAMIC, **sections}))
+
+
+def searched(**train):
+    return config_of(
+        multi_exit={**SINGLE, "exits": 2, "ratios": (0.5, 1.0)},
+        train={**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}, **train},
+        collect={"subnets": 14, "calibration_images": 64},
+        predict={"epochs": 4},
+        search={"population": 8, "generations": 3, "calibration_images": 64, "recorded_candidates": 2},
+    )
+
+
+def fixed(**sections):
+    small = {"blocks": 3, "base": 1, "step": 1, "channels": 4, "growth": 4, "factors": (1, 2), "head_width": 4}
+    train = {**TRAIN, "optimizer": {"learning_rate": 0.1}}
+    return config_of(exit_network={"name": "msdnet_cifar", **small}, train=train, **sections)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Working directories of a searched and of a fixed net of several exits. Copy them before changing them."""
+    folder = tmp_path_factory.mktemp("exits")
+    for name, config in (("searched", searched()), ("fixed", fixed())):
+        pipeline.run(config, folder / name)
+    return SimpleNamespace(folder=folder, **{path.name: path for path in folder.iterdir()})
+
+
+def prepared(path, config):
+    return job.prepare(Workdir(path, pipeline.kinds.of(config).stages, config), config)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_records_are_what_each_exit_answers(runs):
+    ready = prepared(runs.searched, searched())
+    store = records.open(runs.searched / "collect" / "records.zarr", ready.supernet.space.fingerprint)
+    assert store.read("score").shape == (14, 100, 2)
+    variables, calibration = job.supernet_variables(ready), batches(ready.calibration(64), 64)
+    for row in (0, 1, 9):
+        genome = store.read("genome", [row])[0]
+        net, own = extract(ready.supernet, variables, genome)
+        own = recalibrate(net, own, calibration)
+        out = protocol.answers(protocol.multi_exit(net), own, ready.images.holdout)
+        np.testing.assert_allclose(out.score, store.read("score", [row])[0], atol=2e-3)
+        assert (out.correct == store.read("correct", [row])[0]).mean() > 0.99
+        assert store.read("cost", [row])[0].tolist() == list(exits.costs(net).macs)
+
+
+def test_the_search_keeps_the_best_candidate_with_its_best_thresholds(runs):
+    ready = prepared(runs.searched, searched())
+    found, spent = read(runs.searched / "search" / "found.json"), multi_supernet.spent(ready.supernet)
+    whole = job.found_exits(ready)
+    store = records.open(runs.searched / "collect" / "records.zarr")
+    rows = np.arange(14)
+    of_records = exit_rewards.of_records(
+        store, rows, store.read("cost"), [n["target_macs"] for n in found["nets"]], 0.2
+    )
+    for number, entry in enumerate(found["nets"]):
+        genome = ready.supernet.space.from_json(entry["genome"])
+        assert entry["macs"] == spent(genome)
+        out = protocol.answers(whole.dynamic(number), whole.variables[number], ready.images.holdout)
+        best = exit_rewards.best(out.score, out.correct, np.asarray(entry["macs"]), entry["target_macs"], 0.2)
+        told = entry["holdout"]
+        worth = metric.reward(told["accuracy"], told["average_macs"], entry["target_macs"], 0.2)
+        assert entry["reward"] == pytest.approx(worth)
+        # Masked and sliced round differently, which moves an image or two of a hundred.
+        assert exit_rewards.worth(best, entry["target_macs"], 0.2) == pytest.approx(entry["reward"], abs=0.03)
+        assert entry["reward"] >= of_records[number].max() - 0.03
+        assert entry["single"]["macs"] <= told["average_macs"]
+
+
+def test_the_first_exit_alone_is_an_ordinary_net(runs):
+    ready = prepared(runs.searched, searched())
+    genome = ready.supernet.space.from_json(
+        read(runs.searched / "search" / "found.json")["nets"][0]["single"]["genome"]
+    )
+    arch, variables = ready.supernet.arch(genome), job.supernet_variables(ready)
+    net, own = extract(ready.supernet, variables, genome)
+    alone = ready.supernet.net(first_alone(arch))
+    images, _ = in_batches(ready.images.test, 32)
+    np.testing.assert_allclose(alone.apply(own, images[0])[0], net.apply(own, images[0])[1]["exit1"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["searched", "fixed"])
+def test_the_evaluation_tells_what_the_outputs_hold(runs, name):
+    path = getattr(runs, name)
+    told, out = read(path / "evaluate" / "evaluation.json"), np.load(path / "evaluate" / "outputs.npz")
+    net = told["nets"][told["deployed"]]
+    limits = np.asarray([*net["thresholds"], -1.0], np.float32)
+    choice = (out["score"] > limits).argmax(axis=1)  # the first exit that is sure enough; the last always answers
+    choice = np.where((out["score"][:, :-1] > limits[:-1]).any(axis=1), choice, len(limits) - 1)
+    np.testing.assert_array_equal(out["choice"], choice)
+    rows = np.arange(len(choice))
+    assert net["accuracy"] == pytest.approx(out["correct"][rows, choice].mean())
+    assert net["average_macs"] == pytest.approx(np.asarray(net["macs"])[choice].mean())
+    np.testing.assert_allclose(net["exit_rate"], np.bincount(choice, minlength=len(limits)) / len(choice))
+    assert net["all_images_accuracy"] == pytest.approx(out["correct"].mean(axis=0).tolist())
+    answered = [(r, a) for r, a in zip(net["exit_rate"], net["exit_accuracy"], strict=True) if r]
+    assert sum(r * a for r, a in answered) == pytest.approx(net["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["searched", "fixed"])
+def test_the_exported_folder_answers_as_jax_does(runs, name):
+    path = getattr(runs, name)
+    out = np.load(path / "evaluate" / "outputs.npz")
+    classifier = runtime.DynamicClassifier(path / "export" / "x86")
+    ready = prepared(path, searched() if name == "searched" else fixed())
+    for row in range(0, 96, 7):
+        found = classifier.predict(ready.images.test.images[row])
+        exit = out["choice"][row]
+        assert found.choice == exit
+        assert found.class_index == out["prediction"][row, exit]
+    facts = read(path / "export" / "x86" / "export.json")["files"]
+    assert {fact["path"] for fact in facts.values()} == {"model_fp32.tflite"}
+    whole = sum(fact["macs"] for fact in facts.values())
+    assert whole == read(path / "search" / "found.json")["nets"][1]["macs"][-1], "the increments add up to the net"
+
+
+@pytest.mark.parametrize("name", ["searched", "fixed"])
+def test_the_report_shows_every_net(runs, name):
+    path = getattr(runs, name)
+    page = (path / "report.html").read_text()
+    assert "not run" not in page
+    rows = (path / "report" / "tables" / "summary.csv").read_text().splitlines()
+    assert len(rows) == 3
+    shares = (path / "report" / "tables" / "exits.csv").read_text().splitlines()
+    assert len(shares) == 1 + 2 * (2 if name == "searched" else 3)
+    assert (path / "report" / "figures" / "exits.png").stat().st_size > 1000
+
+
+def test_a_finished_run_gives_its_dynamic_network(runs):
+    for path in (runs.searched, runs.fixed):
+        found = job.dynamic_of_run(path)
+        entry = read(path / "search" / "found.json")["nets"][1]
+        assert found.dynamic.cost == tuple(entry["macs"])
+        assert found.thresholds == tuple(entry["thresholds"])
+        assert found.resolution == 8
+
+
+def test_another_target_needs_the_records_only(runs, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(runs.searched, path)
+    shutil.rmtree(path / "train" / "checkpoints", ignore_errors=True)
+    (path / "train" / "multi_exit.msgpack").unlink()  # no net can run
+    least = read(path / "search" / "found.json")["nets"][0]["macs"][0]
+    main(["search", f"--workdir={path}", f"--max_macs={3 * least}"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["recorded"]["reward"] <= found["recorded"]["holdout_accuracy"]
+    assert found["macs"] == sorted(found["macs"])
+    with pytest.raises(SystemExit) as ended:
+        main(["search", f"--workdir={path}", "--max_macs=10"])
+    assert ended.value.code == 2
+    assert "a target of 10 average MACs is below the" in capsys.readouterr().err
+
+
+def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
+    config = searched()
+    config["dynamic"] = {"target_macs": (10.0,)}
+    with pytest.raises(ValueError, match="below the .* of the cheapest net's first exit"):
+        pipeline.run(config, tmp_path / "run")
+    config = fixed()
+    config["dynamic"] = {"target_macs": (10.0,)}
+    with pytest.raises(ValueError, match="below the .* of the cheapest net's first exit"):
+        pipeline.run(config, tmp_path / "other")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_single_nets_are_transferred_and_listed(runs, tmp_path):
+    config = searched()
+    section = {key: value for key, value in SINGLE.items() if key != "network"}
+    learn = {**TRAIN, "steps": 2, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 0}}
+    single = config_of(supernet={"network": "small_images", **section}, train=learn, dynamic={"max_macs_fraction": 0.9})
+    pipeline.run(single, tmp_path / "single", names=("train",))
+    started = train.started(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
+    assert jax.tree.structure(started.variables) == jax.tree.structure(
+        job.supernet_variables(prepared(runs.searched, config))
+    )
+    told = started.transferred
+    assert not told["unused"]
+    assert told["taken"]["params/exit1_stem/conv/kernel"] == "params/stem/conv/kernel"
+    config["multi_exit"]["depths"] = (1, 2, 3)
+    with pytest.raises(ValueError, match="trained the space .* but these nets are made on"):
+        train.started(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
+    with pytest.raises(ValueError, match="not both"):
+        train.started(prepared(tmp_path / "new", config), transfer_from="a", start_from="b")
+
+
+def test_sections_of_the_wrong_network():
+    config = fixed()
+    config["exit_network"] = {"name": "mobilenet_v2"}
+    with pytest.raises(
+        ValueError, match=r"exit_network.name is 'mobilenet_v2', a network with a single answer; choose from msd"
+    ):
+        pipeline.recipe.check(config)

@@ -1,0 +1,65 @@
+"""What all benchmarks say of themselves: one owner of the facts, and of medians and spreads."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import result  # noqa: E402
+
+# These run elsewhere, for another benchmark, or make a table of finished runs.
+NO_BENCHMARKS = ("torch_net", "once_for_all", "original_nets", "original_msdnet", "seeds", "untrained_exports")
+
+
+def with_a_main():
+    files = sorted(BENCHMARKS.glob("*.py"))
+    return [path for path in files if "\ndef main(" in path.read_text() and path.stem not in NO_BENCHMARKS]
+
+
+@pytest.mark.parametrize("path", with_a_main(), ids=lambda path: path.stem)
+def test_a_benchmark_leaves_its_facts_to_one_owner(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = {ast.unparse(call) for call in calls}
+    assert "result.show" in names
+    assert not names & {"importlib.metadata.version", "os.getloadavg", "platform.python_version", "machine.facts"}
+
+
+def test_facts(capsys, monkeypatch):
+    result.show("a step", {"answer": 3}, packages=("scipy", "no_such_package"))
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["what", "machine", "versions", "load", "answer"]
+    assert (told["what"], told["answer"]) == ("a step", 3)
+    assert told["versions"]["jax"] == jax.__version__
+    assert "scipy" in told["versions"]
+    assert "no_such_package" not in told["versions"]
+    assert (told["machine"]["backend"], told["machine"]["devices"]) == ("cpu", 8)
+    assert "accelerator" not in told["machine"]
+
+
+def test_a_gpu_is_named(monkeypatch):
+    class Client:
+        platform_version = "PJRT C API\ncuda 13000"
+
+    class Device:
+        device_kind, client = "NVIDIA H100 80GB HBM3", Client
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Device] * 2)
+    found = result.about("a step")
+    assert (found["machine"]["accelerator"], found["machine"]["devices"]) == ("NVIDIA H100 80GB HBM3", 2)
+    assert found["versions"]["platform"] == "PJRT C API cuda 13000"
+
+
+def test_medians_and_spreads():
+    values = [5.0, 1.0, 4.0, 2.0, 30.0]
+    assert result.times(values, "ms", 1) == {"median_ms": 4.0, "spread_ms": [1.0, 30.0], "n": 5}
+    told = result.ratios(values)
+    assert (told["median"], told["n"]) == (4.0, 5)
+    assert told["spread"] == pytest.approx(np.percentile(values, [10, 90]), abs=1e-3)
