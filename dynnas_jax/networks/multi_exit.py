@@ -74,6 +74,22 @@ class Arch:
             found.append((name, spec, start))
         return found
 
+    def live_exits(self) -> dict[str, int]:
+        """By stage, how many of the exits, from the first on, compute in it what some answer hangs on.
+
+        An exit that adds nothing to a stage's first block, where that has no shortcut, goes on from sums that are there already:
+        its own maps of the stages before are read by nobody, unless a later exit adds up with them.
+        """
+        live, found = len(self.exits), {}
+        for place in reversed(range(len(self.exits[-1].stages))):
+            name, specs = self.exits[-1].stages[place]
+            found[name] = live
+            if not specs or specs[0].shortcut or self.reuse:
+                continue
+            hidden = [arch.stages[place][1][0].hidden for arch in self.exits[:live]]
+            live = max(exit for exit in range(1, live + 1) if exit == 1 or hidden[exit - 1] > hidden[exit - 2])
+        return found
+
     def segments(self, numerics: Numerics) -> tuple[Segment, ...]:
         """Per exit its parts of the stem and the blocks, and its head."""
         return tuple(self._segment(exit, numerics) for exit in range(1, len(self.exits) + 1))

@@ -7,6 +7,7 @@ computes those that the exits before it have not.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -200,9 +201,30 @@ def exit_tables(supernet: Supernet) -> tuple[macs.CostTable, ...]:
 
 
 def spent(supernet: Supernet) -> Callable[[np.ndarray], list[int]]:
-    """genome -> all MACs spent up to each exit."""
+    """genome -> all MACs spent up to each exit, by its `settled` net."""
     tables = exit_tables(supernet)
-    return lambda genome: [table.exact(genome) for table in tables]
+
+    def cost(genome: np.ndarray) -> list[int]:
+        genome = settled(supernet, genome)
+        return [table.exact(genome) for table in tables]
+
+    return cost
+
+
+def settled(supernet: Supernet, genome: np.ndarray) -> np.ndarray:
+    """int32[genes]: the genome of the same answers without what no answer hangs on (see `multi_exit.Arch.live_exits`).
+
+    Exits beyond the live ones of a stage have there what the last live one has, and so add nothing.
+    """
+    space: ExitSpace = supernet.space
+    genome, live = np.array(genome, np.int32), supernet.arch(genome).live_exits()
+    for stage in space.stages:
+        last = live[stage.name]
+        places = [("depth", None), *((what, i) for what in ("kernel", "ratio") for i in range(len(stage.blocks)))]
+        for exit, (what, block) in itertools.product(range(last + 1, space.exits + 1), places):
+            if (name := gene(exit, stage.name, what, block)) in space:
+                genome[space.index(name)] = genome[space.index(gene(last, stage.name, what, block))]
+    return genome
 
 
 def once_for_all(

@@ -116,7 +116,7 @@ def _candidates(search: _Search, number: int, options: dict, recorded: int) -> t
     wanted = (search.targets.macs[number],), search.targets.omega
     rewards = exit_rewards.of_records(store, rows, store.read("cost", rows), *wanted)[0]
     best = store.read("genome", np.sort(rows[np.argsort(-rewards, kind="stable")[:recorded]]))
-    genomes = np.concatenate([found[None], best])
+    genomes = np.stack([multi_supernet.settled(job.supernet, genome) for genome in (found, *best)])
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
 
@@ -175,6 +175,7 @@ def best(path: Path, config: dict, max_macs: float) -> dict:
 
 
 def _named(supernet: Supernet, genome: np.ndarray) -> dict:
+    genome = multi_supernet.settled(supernet, genome)
     spent = multi_supernet.spent(supernet)(genome)
     return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), "macs": spent}
 

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval as pe
 
 from dynnas_jax import channel_sorting, elastic, kernel_transforms, relaxed, switched
+from dynnas_jax.costs import macs
 from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
@@ -258,3 +260,44 @@ def test_what_does_not_know_of_shared_leaves_refuses():
         relaxed.mask_variables(supernet, {}, jnp.zeros((1, 1)))
     with pytest.raises(ValueError, match="several exits, .* cannot be switched; run them masked"):
         switched.program(supernet)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_settled_nets_answer_the_same_and_compute_nothing_in_vain(noisy_variables, name):
+    """Against the compiler's own removal of dead code, on random genomes of two stages."""
+    options = {**SMALL, **CASES[name][0], "stage_widths": (8, 12), "stage_strides": (2, 1), "kernels": (3, 5)}
+    supernet = multi_supernet.build(ofa.small_images(**options))
+    variables = noisy_variables(supernet.largest_net(), (8, 8, 3))
+    if supernet.transforms:
+        same = kernel_transforms.identity(elastic.elastic_kernels(supernet))
+        variables["params"][kernel_transforms.PLACE] = same
+    images = np.random.default_rng(2).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    spent, changed = multi_supernet.spent(supernet), 0
+    for genome in np.asarray(supernet.space.sample(jax.random.key(3), 12)):
+        genome = supernet.space.check(genome)
+        settled = supernet.space.check(multi_supernet.settled(supernet, genome))
+        np.testing.assert_array_equal(multi_supernet.settled(supernet, settled), settled)
+        net, own = extract(supernet, variables, settled)
+        net = net.clone(depthwise="conv")
+        needed = used_macs(net, own, images[:1])
+        assert spent(genome) == spent(settled) == list(exits.costs(net).macs)
+        assert needed == spent(genome)[-1]
+        raw, all_of_it = extract(supernet, variables, genome)
+        if exits.costs(raw).macs[-1] > needed and changed < 2:
+            changed += 1
+            answers = [supernet.answers(n.apply(v, images)) for n, v in ((raw, all_of_it), (net, own))]
+            for a, b in zip(*answers, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+    assert changed == 2
+
+
+def used_macs(net, variables, images):
+    """MACs of a net's answers at all exits, without what none of them hangs on."""
+
+    def answers(variables, images):
+        endpoints = net.apply(variables, images)[1]
+        return [endpoints[f"exit{exit}"] for exit in EXITS]
+
+    jaxpr = jax.make_jaxpr(answers)(variables, images).jaxpr
+    kept, _ = pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return macs.jaxpr_macs(kept)
