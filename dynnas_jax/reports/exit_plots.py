@@ -36,7 +36,7 @@ def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = ()):
         axes.annotate(name, (macs / 1e6, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
     axes.margins(0.08)
     axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
