@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from evolution import machine
+import result
 
 from dynnas_jax.data import sources
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.export import flatbuffer, runtime
-from dynnas_jax.export import machine as device
 from dynnas_jax.workdir import read_config
 
 TIMED = 2000  # calls of each net alone
@@ -115,10 +114,10 @@ def main() -> None:
     size = runtime.DynamicClassifier(folder).image_shape[0]
     test = at_resolution(sources.load(seed=config["seed"], **data).test, size)
     images, labels = test.images[: known.images], test.labels[: known.images]
-    about = {"machine": machine(), "versions": device.versions(), "images": len(images), "rounds": known.rounds}
     precisions = dict.fromkeys(fact["precision"] for fact in told["files"].values() if fact["path"].endswith(".tflite"))
     figures = {p: compared(folder, p, images, labels, known.rounds) for p in precisions}
-    print(json.dumps({**about, **figures}, indent=1))
+    what = f"the exported pair of {known.workdir} against its big net alone"
+    result.show(what, {"images": len(images), "n": known.rounds, **figures}, packages=("ai-edge-litert",))
 
 
 if __name__ == "__main__":
