@@ -23,10 +23,10 @@ def get_config(mode: str = "") -> ConfigDict:
         "network": "small_images",
         "exits": 3,
         "ratios": (1 / 2, 2 / 3, 1.0),
-        "stem": 16,
-        "stage_widths": (16, 32, 48),
+        "stem": 8,
+        "stage_widths": (8, 16, 24),
         "stage_strides": (1, 2, 1),
-        "head": 64,
+        "head": 32,
         "depths": (1, 2),
         "kernels": (3, 5),
         "expands": (4,),
@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ConfigDict:
         "squeeze_excite": False,
         "kernel_transforms": True,
     }
-    targets = (380_000, 500_000, 640_000, 760_000)  # the largest net has 1.52 M MACs up to its last exit
+    targets = (100_000, 130_000, 170_000, 220_000)  # the largest net has 485 k MACs up to its last exit
     config.dynamic = {"score": "max_softmax", "target_macs": targets, "omega": 0.09, "deployed": 1}
     config.train = {
         "steps": 800,
