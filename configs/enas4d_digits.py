@@ -23,18 +23,19 @@ def get_config(mode: str = "") -> ConfigDict:
         "network": "small_images",
         "exits": 3,
         "ratios": (1 / 2, 2 / 3, 1.0),
-        "stem": 8,
-        "stage_widths": (8, 16, 24),
+        "stem": 4,
+        "stage_widths": (4, 8, 16),
         "stage_strides": (1, 2, 1),
-        "head": 32,
+        "head": 16,
         "depths": (1, 2),
         "kernels": (3, 5),
-        "expands": (4,),
+        "expands": (3,),
         "act": "relu6",
         "squeeze_excite": False,
+        "divisor": 4,
         "kernel_transforms": True,
     }
-    targets = (100_000, 130_000, 170_000, 220_000)  # the largest net has 485 k MACs up to its last exit
+    targets = (35_000, 45_000, 60_000, 80_000)  # the largest net has 154 k MACs up to its last exit
     config.dynamic = {"score": "max_softmax", "target_macs": targets, "omega": 0.09, "deployed": 1}
     config.train = {
         "steps": 800,

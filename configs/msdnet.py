@@ -16,8 +16,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 # File and mode of the recipe whose data, augmentation and epochs are taken, and the network.
-SMALL = {"blocks": 4, "base": 2, "step": 2, "channels": 8, "factors": (1, 2)}
-DIGITS = {"name": "msdnet_cifar", "growth": 4, "head_width": 16, **SMALL}
+SMALL = {"name": "msdnet_cifar", "blocks": 4, "base": 2, "step": 2, "factors": (1, 2)}
+DIGITS = {"channels": 4, "growth": 2, "head_width": 8, **SMALL}
 MODES = {
     "digits": ("enas4d_digits.py", "", DIGITS),
     "digits_tiny": ("enas4d_digits.py", "tiny", DIGITS),
@@ -25,7 +25,7 @@ MODES = {
     "cifar10_tiny": (
         "enas4d_cifar10.py",
         "tiny",
-        {"name": "msdnet_cifar", "growth": 8, "head_width": 32, "stem": "7x7", **SMALL},
+        {"channels": 8, "growth": 8, "head_width": 32, "stem": "7x7", **SMALL},
     ),
     "imagenet": ("imagenet_ofa.py", "", {"name": "msdnet"}),
 }

@@ -11,7 +11,7 @@ from dynnas_jax import job
 from dynnas_jax.data import sources
 from dynnas_jax.dynamic import cascade
 from dynnas_jax.networks import NETWORKS, weights
-from dynnas_jax.stages import train
+from dynnas_jax.stages import starting
 
 
 def test_the_dynamic_network_of_a_run_answers_as_its_evaluation(tiny_run, quick_programs):
@@ -77,7 +77,7 @@ def test_weights_of_the_whole_space_say_why_they_do_not_fit(tmp_path, noisy_vari
     ):
         prepared = SimpleNamespace(supernet=job.build_supernet(section, FACTS, target), target=target)
         if why is None:
-            train.starting_variables(prepared, start_from=str(tmp_path / "weights.npz"))
+            starting.of_file(prepared, start_from=str(tmp_path / "weights.npz"))
         else:
             with pytest.raises(ValueError, match=rf"^[^\n]*its arrays do not fit the net: .*; {why}$"):
-                train.starting_variables(prepared, start_from=str(tmp_path / "weights.npz"))
+                starting.of_file(prepared, start_from=str(tmp_path / "weights.npz"))

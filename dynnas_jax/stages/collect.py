@@ -7,7 +7,7 @@ from pathlib import Path
 from dynnas_jax import processes
 from dynnas_jax.costs import macs
 from dynnas_jax.job import Job, evaluator, supernet_variables
-from dynnas_jax.networks import multi_supernet
+from dynnas_jax.networks import multi_costs
 from dynnas_jax.search import collect
 from dynnas_jax.search import width as width_of
 from dynnas_jax.workdir import write_json
@@ -26,7 +26,7 @@ def run(
     """Records of sampled subnets on the held-out images; the speed, beside them, is for the curious: no later stage reads it."""
     genomes = collect.distinct(job.supernet.space, job.key(1), subnets, pairs=bool(job.supernet.coupling))
     evaluate = evaluator(job, calibration_images, chunk, form=form, width=width)
-    cost = multi_supernet.spent(job.supernet) if job.supernet.exits else macs.table(job.supernet).exact
+    cost = multi_costs.spent(job.supernet) if job.supernet.exits else macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
     if evaluate.subnets_per_s and processes.is_first():
         speed = {"subnets_per_s": evaluate.subnets_per_s, "devices": evaluate.mesh.size, "width": evaluate.width}

@@ -8,7 +8,7 @@ import numpy as np
 
 from dynnas_jax import records
 from dynnas_jax.job import Job
-from dynnas_jax.networks import multi_supernet
+from dynnas_jax.networks import multi_costs
 from dynnas_jax.search import exit_rewards, predictor
 from dynnas_jax.stages import exits
 from dynnas_jax.workdir import write_json
@@ -64,4 +64,4 @@ def _quality(fitted: predictor.Predictor) -> dict:
 
 def check(job: Job, **_) -> None:
     """Raises ValueError for a target that no net of the space can meet."""
-    exits.check_targets(job, multi_supernet.spent(job.supernet)(job.supernet.space.smallest)[0])
+    exits.check_targets(job, multi_costs.spent(job.supernet)(job.supernet.space.smallest)[0])

@@ -15,7 +15,7 @@ from dynnas_jax.dynamic import exit_targets, metric
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import exits as exit_nets
-from dynnas_jax.networks import multi_exit, multi_supernet
+from dynnas_jax.networks import multi_costs, multi_exit
 from dynnas_jax.search import collect, evolution, exit_rewards, predictor
 from dynnas_jax.stages import exits
 from dynnas_jax.stages.exits_predict import SINGLE, target_folder
@@ -78,7 +78,7 @@ class _Search(NamedTuple):
 
     def judged(self, genomes: np.ndarray, target: float) -> list[exits.Judged]:
         """Genomes evaluated on the held-out images, each with its best thresholds."""
-        answers, spent = self.evaluate(self.variables, genomes), multi_supernet.spent(self.job.supernet)
+        answers, spent = self.evaluate(self.variables, genomes), multi_costs.spent(self.job.supernet)
         rows = zip(genomes, answers.score, answers.correct, strict=True)
         return [
             exits.judged(genome, (score, correct), np.asarray(spent(genome)), target, self.targets.omega)
@@ -110,13 +110,13 @@ def _candidates(search: _Search, number: int, options: dict, recorded: int) -> t
     job, space = search.job, search.job.supernet.space
     fitted = predictor.load(job.workdir.folder("predict") / target_folder(number), space)
     # The reward has the cost in it: there is no budget beside.
-    found = _evolved(search, fitted, multi_supernet.exit_tables(job.supernet)[-1], np.inf, options, number)
+    found = _evolved(search, fitted, multi_costs.exit_tables(job.supernet)[-1], np.inf, options, number)
     store = records.open(job.workdir.folder("collect") / "records.zarr", space.fingerprint)
     rows = np.flatnonzero(store.done())
     wanted = (search.targets.macs[number],), search.targets.omega
     rewards = exit_rewards.of_records(store, rows, store.read("cost", rows), *wanted)[0]
     best = store.read("genome", np.sort(rows[np.argsort(-rewards, kind="stable")[:recorded]]))
-    genomes = np.stack([multi_supernet.settled(job.supernet, genome) for genome in (found, *best)])
+    genomes = np.stack([multi_costs.settled(job.supernet, genome) for genome in (found, *best)])
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
 
@@ -124,7 +124,7 @@ def _single(search: _Search, most_macs: float, options: dict) -> np.ndarray:
     """The first exit that is predicted to be the most accurate within a cost."""
     job = search.job
     fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
-    first = multi_supernet.exit_tables(job.supernet)[0]
+    first = multi_costs.exit_tables(job.supernet)[0]
     return _evolved(search, fitted, first, most_macs, options, len(search.targets.macs))
 
 
@@ -147,7 +147,7 @@ def best(path: Path, config: dict, max_macs: float) -> dict:
     if not (path / "collect" / "manifest.json").is_file():
         raise ValueError(f"{path}: stage 'collect' is not done; `dynnas run` must come to it first")
     supernet, omega = supernet_of_run(path), config["dynamic"].get("omega", metric.OMEGA)
-    space, spent = supernet.space, multi_supernet.spent(supernet)
+    space, spent = supernet.space, multi_costs.spent(supernet)
     exit_targets.check_reachable(exit_targets.Targets((max_macs,), omega, 0), spent(space.smallest)[0])
     store = records.open(path / "collect" / "records.zarr", space.fingerprint)
     rows = np.flatnonzero(store.done())
@@ -159,7 +159,7 @@ def best(path: Path, config: dict, max_macs: float) -> dict:
         for section, of in zip(("predict", "search"), known, strict=True)
     )
     fitted = predictor.fit(space, genomes, reward, key=jax.random.key(0), **fit)
-    run = functools.partial(evolution.run, space=space, fitness=fitted, cost=multi_supernet.exit_tables(supernet)[-1])
+    run = functools.partial(evolution.run, space=space, fitness=fitted, cost=multi_costs.exit_tables(supernet)[-1])
     found = jax.jit(lambda key: run(key, budget=np.float32(np.inf), **{"aging": True, **evolve}))(jax.random.key(1))
     place = int(reward.argmax())
     answers = (store.read(name, rows[place : place + 1])[0] for name in ("score", "correct"))
@@ -175,8 +175,8 @@ def best(path: Path, config: dict, max_macs: float) -> dict:
 
 
 def _named(supernet: Supernet, genome: np.ndarray) -> dict:
-    genome = multi_supernet.settled(supernet, genome)
-    spent = multi_supernet.spent(supernet)(genome)
+    genome = multi_costs.settled(supernet, genome)
+    spent = multi_costs.spent(supernet)(genome)
     return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), "macs": spent}
 
 
@@ -189,4 +189,4 @@ def _variables(search: _Search, genome: np.ndarray, calibration_images: int) -> 
 
 def check(job: Job, **_) -> None:
     """Raises ValueError for a target that no net of the space can meet."""
-    exits.check_targets(job, multi_supernet.spent(job.supernet)(job.supernet.space.smallest)[0])
+    exits.check_targets(job, multi_costs.spent(job.supernet)(job.supernet.space.smallest)[0])

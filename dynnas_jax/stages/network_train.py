@@ -11,7 +11,7 @@ import jax
 from dynnas_jax import devices, processes
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.job import Job, described, save_variables, trained_file
-from dynnas_jax.stages import train
+from dynnas_jax.stages import starting, train
 from dynnas_jax.train import calibration, plain
 from dynnas_jax.workdir import write_json
 
@@ -31,10 +31,10 @@ def run(
     Args:
       label_smoothing: see `plain.rule`.
       calibration_images: training images that the statistics are taken from.
-      start_from, new_classifier: see `train.starting_variables`.
+      start_from, new_classifier: see `starting.of_file`.
       options: see `train.fitted`.
     """
-    initial = train.starting_variables(job, start_from=start_from, new_classifier=new_classifier)
+    initial = starting.of_file(job, start_from=start_from, new_classifier=new_classifier)
     recalibrated = _recalibrated(job, calibration_images)
     evaluate = _held_out(job, recalibrated) if len(job.images.holdout) else None
     rule = plain.rule(label_smoothing=label_smoothing)
@@ -75,4 +75,4 @@ def check(
     """Raises ValueError for what would end a run at its first step, or long after it."""
     plain.rule(label_smoothing=label_smoothing)
     train.check_setting(job, **options)
-    train.starting_variables(job, start_from=start_from, new_classifier=new_classifier)
+    starting.of_file(job, start_from=start_from, new_classifier=new_classifier)

@@ -69,7 +69,7 @@ def build(
 def supernet_of(config: dict) -> Supernet:
     """The supernet that a config's data and target make; nothing is trained. Raises ValueError for data that are missing."""
     if (kind := kinds.of(config)) is not kinds.SUPERNET:
-        raise ValueError(f"config: it is one of {kind.words}; a latency table is of a supernet's blocks")
+        raise ValueError(f"config: a latency table is of a supernet's blocks, and this is {kind.words}")
     data = {key: value for key, value in config["data"].items() if key != "augment"}
     images = sources.load(seed=config["seed"], **data)
     return job.build_supernet(config["supernet"], job.facts_of(images), config["target"])

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from dynnas_jax import channel_sorting, devices, elastic, kinds, processes
+from dynnas_jax import channel_sorting, devices, kinds, processes
 from dynnas_jax.data.mixing import rule as mixing_rule
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.export import targets
 from dynnas_jax.job import (
     NO_HELD_OUT,
     Job,
-    base_of,
     described,
     evaluator,
     facts_of,
@@ -25,9 +22,10 @@ from dynnas_jax.job import (
     supernet_of_run,
     trained_file,
 )
-from dynnas_jax.networks import multi_transfer, template, weights
+from dynnas_jax.networks import template
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.stages import starting
 from dynnas_jax.train import calibration, distillation, joint, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.train.state import TrainState
@@ -55,12 +53,12 @@ def run(
     Args:
       sandwich_rule, progressive_shrinking: keyword arguments of the functions of those names in `train`.
       joint_rule: of `joint.rule`, which then takes the place of the sandwich rule.
-      start_from, new_classifier, transfer_from: see `started`.
+      start_from, new_classifier, transfer_from: see `starting.of_supernet`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
       subnet_devices: how many devices have the same images and share the random subnets of a step; the others have other images.
       options: see `fitted`.
     """
-    start = started(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    start = starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
     evaluate = evaluator(job, 1024, 2)
     ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
 
@@ -152,7 +150,7 @@ def check(
         )
     if phases is not None and phases.sort_channels:
         channel_sorting.groups(supernet)
-    started(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
     answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
     rule(supernet, None, answers, devices.SUBNET if subnet_devices > 1 else None)
 
@@ -233,91 +231,3 @@ def read_teacher(job: Job, path: str) -> tuple[Supernet, dict]:
         if facts[what] != mine[what]:
             raise ValueError(f"train.teacher: {folder} was trained on other images; its {what} is {facts[what]}")
     return supernet, load_variables(folder / "train" / trained_file(kinds.of_run(folder)))
-
-
-class Started(NamedTuple):
-    """What a training starts from."""
-
-    variables: dict | None  # None for random ones
-    transferred: dict | None = None  # JSON-able: what nets of several exits have of a supernet of single ones
-
-
-def started(
-    job: Job, *, start_from: str | None = None, new_classifier: bool = False, transfer_from: str | None = None
-) -> Started:
-    """What the training of a supernet starts from.
-
-    Args:
-      start_from, new_classifier: see `starting_variables`; for nets of several exits the file is of the supernet of single ones
-        that they are made on.
-      transfer_from: for nets of several exits, the working directory of a run that trained such a supernet.
-
-    Raises:
-      ValueError: for two sources, or one that does not fit.
-    """
-    several = job.kind is kinds.MULTI_EXIT
-    if transfer_from is not None and not several:
-        raise ValueError("train.transfer_from is for nets of several exits; give train.start_from, a file of weights")
-    if transfer_from is not None and start_from is not None:
-        raise ValueError("train: give start_from, a file of weights, or transfer_from, a run's directory, not both")
-    if not several:
-        return Started(starting_variables(job, start_from=start_from, new_classifier=new_classifier))
-    source = job_of_base(job)
-    if transfer_from is None:
-        trained = starting_variables(source, start_from=start_from, new_classifier=new_classifier)
-        return Started(None) if trained is None else _transferred(job, source.supernet, trained)
-    path = Path(str(transfer_from)).expanduser()
-    other = supernet_of_run(path)
-    if other.space.fingerprint != source.supernet.space.fingerprint:
-        raise ValueError(
-            f"train.transfer_from: {path} trained the space {other.space.fingerprint}, but these nets are made on "
-            f"{source.supernet.space.fingerprint}; give multi_exit what its config has in supernet"
-        )
-    return _transferred(job, source.supernet, load_variables(path / "train" / trained_file(kinds.SUPERNET)))
-
-
-def job_of_base(job: Job) -> Job:
-    """The same job with the supernet of single nets that its nets of several exits are made on."""
-    return job._replace(supernet=base_of(job.workdir.config, facts_of(job.images)))
-
-
-def _transferred(job: Job, source: Supernet, trained: dict) -> Started:
-    """A supernet of nets of several exits with the weights of one of single nets, and what of them it has."""
-    fresh = elastic.init_supernet(job.supernet, job.key(6), job.images.train.images.shape[1:])
-    made = multi_transfer.transferred(job.supernet, fresh, source, trained, least=source.space.smallest)
-    return Started(made.variables, {"taken": made.taken, "fresh": made.fresh, "unused": made.unused})
-
-
-def starting_variables(job: Job, *, start_from: str | None = None, new_classifier: bool = False) -> dict | None:
-    """What training starts from: variables of the supernet or the fixed net from a file of weights, or None for random ones.
-
-    Args:
-      start_from: the file, as `networks.weights.load` reads it.
-      new_classifier: the classifier is drawn anew, for other classes than the file's.
-
-    Raises:
-      ValueError: for a file that does not fit the supernet, or whose weights need another padding or epsilon.
-    """
-    if start_from is None:
-        if new_classifier:
-            raise ValueError(
-                "train.new_classifier does nothing without train.start_from; give a file of weights, or leave it out"
-            )
-        return None
-    path, fixed = str(start_from), not job.supernet.space.genes
-    network = job.supernet.largest_net() if fixed else job.supernet
-    try:
-        loaded = weights.load(path, network, classifier_key=job.key(4) if new_classifier else None)
-    except weights.MisfitError as error:
-        if fixed or targets.target(job.target).space == targets.EVERYTHING:
-            raise
-        why = f"target {job.target} restricts the space, and weights of the whole one do not fit"
-        raise ValueError(f"{error}; {why}") from error
-    if loaded.network is not network:
-        base = loaded.network.arch if fixed else loaded.network.arch.template.base
-        section = "network" if fixed else "supernet"
-        raise ValueError(
-            f"train.start_from: the weights in {path} were trained with other conventions; "
-            f"give {section}.padding={base.padding!r} and {section}.epsilon={base.epsilon}"
-        )
-    return loaded.variables

@@ -13,7 +13,7 @@ from dynnas_jax import channel_sorting, elastic, kernel_transforms, relaxed, swi
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.masking import mask_variables
-from dynnas_jax.networks import NETWORKS, exits, multi_supernet, ofa
+from dynnas_jax.networks import NETWORKS, exits, multi_costs, multi_supernet, ofa
 
 QUICK = {"xla_backend_optimization_level": 0}
 SMALL = {
@@ -140,7 +140,7 @@ def resolutions():
 
 
 def test_tables_equal_counting_every_exit_of_the_net(resolutions):
-    space, tables = resolutions.space, multi_supernet.exit_tables(resolutions)
+    space, tables = resolutions.space, multi_costs.exit_tables(resolutions)
     genomes = np.stack([space.smallest, space.largest, *np.asarray(space.sample(jax.random.key(0), 12))])
     exact = [exits.costs(resolutions.net(resolutions.arch(genome))).macs for genome in genomes]
     for exit, table in enumerate(tables):
@@ -272,11 +272,11 @@ def test_settled_nets_answer_the_same_and_compute_nothing_in_vain(noisy_variable
         same = kernel_transforms.identity(elastic.elastic_kernels(supernet))
         variables["params"][kernel_transforms.PLACE] = same
     images = np.random.default_rng(2).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    spent, changed = multi_supernet.spent(supernet), 0
+    spent, changed = multi_costs.spent(supernet), 0
     for genome in np.asarray(supernet.space.sample(jax.random.key(3), 12)):
         genome = supernet.space.check(genome)
-        settled = supernet.space.check(multi_supernet.settled(supernet, genome))
-        np.testing.assert_array_equal(multi_supernet.settled(supernet, settled), settled)
+        settled = supernet.space.check(multi_costs.settled(supernet, genome))
+        np.testing.assert_array_equal(multi_costs.settled(supernet, settled), settled)
         net, own = extract(supernet, variables, settled)
         net = net.clone(depthwise="conv")
         needed = used_macs(net, own, images[:1])

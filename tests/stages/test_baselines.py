@@ -18,7 +18,7 @@ from dynnas_jax.confidence import max_softmax
 from dynnas_jax.costs import macs
 from dynnas_jax.export import metadata, runtime
 from dynnas_jax.networks import fixed, weights
-from dynnas_jax.stages import train
+from dynnas_jax.stages import starting
 from dynnas_jax.workdir import Workdir
 
 DATA = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96}
@@ -365,10 +365,10 @@ def test_a_network_starts_from_trained_weights(tmp_path, noisy_variables):
     net = ready.supernet.largest_net()
     variables = noisy_variables(net, (32, 32, 3))
     np.savez(tmp_path / "weights.npz", **weights.to_state_dict(net, variables, "timm"))
-    found = train.starting_variables(ready, start_from=str(tmp_path / "weights.npz"))
+    found = starting.of_file(ready, start_from=str(tmp_path / "weights.npz"))
     assert jax.tree.structure(found) == jax.tree.structure(variables)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(variables), strict=True):
         np.testing.assert_array_equal(one, other)
     other = SimpleNamespace(supernet=fixed.build({**section, "epsilon": 1e-3}, facts), target="pi4")
     with pytest.raises(ValueError, match=r"give network.padding='symmetric' and network.epsilon=1e-05"):
-        train.starting_variables(other, start_from=str(tmp_path / "weights.npz"))
+        starting.of_file(other, start_from=str(tmp_path / "weights.npz"))

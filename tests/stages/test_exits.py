@@ -15,9 +15,9 @@ from dynnas_jax.data.splits import in_batches
 from dynnas_jax.dynamic import metric, protocol
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
-from dynnas_jax.networks import exits, multi_supernet
+from dynnas_jax.networks import exits, multi_costs
 from dynnas_jax.search import exit_rewards
-from dynnas_jax.stages import train
+from dynnas_jax.stages import starting
 from dynnas_jax.stages.exits_search import first_alone
 from dynnas_jax.train.calibration import batches, recalibrate
 from dynnas_jax.workdir import Workdir
@@ -99,7 +99,7 @@ def test_records_are_what_each_exit_answers(runs):
 
 def test_the_search_keeps_the_best_candidate_with_its_best_thresholds(runs):
     ready = prepared(runs.searched, searched())
-    found, spent = read(runs.searched / "search" / "found.json"), multi_supernet.spent(ready.supernet)
+    found, spent = read(runs.searched / "search" / "found.json"), multi_costs.spent(ready.supernet)
     whole = job.found_exits(ready)
     store = records.open(runs.searched / "collect" / "records.zarr")
     rows = np.arange(14)
@@ -222,7 +222,7 @@ def test_weights_of_single_nets_are_transferred_and_listed(runs, tmp_path):
     learn = {**TRAIN, "steps": 2, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 0}}
     single = config_of(supernet={"network": "small_images", **section}, train=learn, dynamic={"max_macs_fraction": 0.9})
     pipeline.run(single, tmp_path / "single", names=("train",))
-    started = train.started(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
+    started = starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
     assert jax.tree.structure(started.variables) == jax.tree.structure(
         job.supernet_variables(prepared(runs.searched, config))
     )
@@ -231,9 +231,9 @@ def test_weights_of_single_nets_are_transferred_and_listed(runs, tmp_path):
     assert told["taken"]["params/exit1_stem/conv/kernel"] == "params/stem/conv/kernel"
     config["multi_exit"]["depths"] = (1, 2, 3)
     with pytest.raises(ValueError, match="trained the space .* but these nets are made on"):
-        train.started(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
+        starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
     with pytest.raises(ValueError, match="not both"):
-        train.started(prepared(tmp_path / "new", config), transfer_from="a", start_from="b")
+        starting.of_supernet(prepared(tmp_path / "new", config), transfer_from="a", start_from="b")
 
 
 def test_sections_of_the_wrong_network():
