@@ -103,7 +103,6 @@ def test_a_family_takes_its_options():
     [
         ({}, "network.name is missing, choose from ofa_mobilenet_v3"),
         ({"name": "mobilenet_v4"}, "unknown network 'mobilenet_v4', did you mean"),
-        ({"name": "msdnet"}, "'msdnet', a network of several exits"),
         ({"name": "small_images"}, "a space of many networks; give network.arch"),
         ({"name": "mobilenet_v2", "arch": {}}, "one fixed network; leave out network.arch"),
         ({"name": "small_images", "arch": "absent.json"}, "network.arch: cannot read absent.json"),
@@ -116,3 +115,15 @@ def test_a_wrong_section_is_one_line(section, said):
         fixed.build(section, FACTS)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_section_tells_whether_there_are_several_exits():
+    fixed.check({"name": "msdnet"}, several_exits=True)
+    with pytest.raises(
+        ValueError, match="network.name is 'msdnet', a network of several exits; call the section exit_network"
+    ):
+        fixed.check({"name": "msdnet"})
+    with pytest.raises(
+        ValueError, match="exit_network.name is 'fbnet_a', a network with a single answer; choose from msdnet"
+    ):
+        fixed.check({"name": "fbnet_a"}, several_exits=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynnas_jax import kinds
 from dynnas_jax.elastic import slice_variables
 from dynnas_jax.kernel_transforms import PLACE
 from dynnas_jax.masking import mask_variables
@@ -314,6 +315,7 @@ def job(tmp_path):
     supernet = loaded("tiny_ofa_proxyless").network
     images = SimpleNamespace(train=np.zeros((1, 40, 40, 3), np.uint8))
     shared = {"seed": 0, "augment": None, "key": jax.random.key, "workdir": SimpleNamespace(config={})}
+    shared["kind"] = kinds.SUPERNET
     return SimpleNamespace(supernet=supernet, images=images, **shared)
 
 
