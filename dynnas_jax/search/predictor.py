@@ -54,7 +54,12 @@ class Predictor(NamedTuple):
 
     def __call__(self, genome: jax.Array) -> jax.Array:
         """Predicted accuracy of one genome; close over the predictor in `jax.jit` and `jax.vmap`."""
-        return MLP().apply({"params": self.params}, self.space.encode(genome))
+        return predicted(self.space, self.params, genome)
+
+
+def predicted(space: SearchSpace, params: dict, genome: jax.Array) -> jax.Array:
+    """float32 scalar: what a predictor with these params says of a genome; params may be traced."""
+    return MLP().apply({"params": params}, space.encode(genome))
 
 
 def fit(

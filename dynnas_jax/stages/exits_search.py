@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,16 +44,18 @@ def run(
       recorded_candidates: of each target, records that compete with what evolution finds.
       aging, options: of `evolution.run`.
     """
-    search = _Search(job, exits.targets(job), evaluator(job, calibration_images, recorded_candidates + 1))
-    options |= {"aging": aging}
+    tables, options = multi_costs.exit_tables(job.supernet), options | {"aging": aging}
+    evolve = [_program(job.supernet, table, options) for table in (tables[-1], tables[0])]
+    evaluate = evaluator(job, calibration_images, recorded_candidates + 1)
+    search = _Search(job, exits.targets(job), supernet_variables(job), evaluate, *evolve)
     nets, kept = [], {}
     for number, target in enumerate(search.targets.macs):
-        candidates, predicted = _candidates(search, number, options, recorded_candidates)
+        candidates, predicted = _candidates(search, number, recorded_candidates)
         judged = search.judged(candidates, target)
         best = max(range(len(judged)), key=lambda place: judged[place].reward)
         entry = exits.described(job, judged[best], target)
         entry |= {"origin": "evolution" if best == 0 else "records", "predicted_reward": float(predicted[best])}
-        single = _single(search, entry["holdout"]["average_macs"], options)
+        single = _single(search, entry["holdout"]["average_macs"])
         nets.append(entry | {"single": search.described_single(single)})
         kept[str(number)] = _variables(search, judged[best].genome, calibration_images)
         kept[f"{SINGLE}{number}"] = _variables(search, single, calibration_images)
@@ -69,12 +71,10 @@ class _Search(NamedTuple):
 
     job: Job
     targets: exit_targets.Targets
+    variables: dict  # the supernet's
     evaluate: collect.Evaluator
-
-    @property
-    def variables(self) -> dict:
-        """The supernet's."""
-        return supernet_variables(self.job)
+    evolve: Callable  # of `_program`, by what is spent up to the last exit
+    evolve_single: Callable  # by what is spent up to the first
 
     def judged(self, genomes: np.ndarray, target: float) -> list[exits.Judged]:
         """Genomes evaluated on the held-out images, each with its best thresholds."""
@@ -105,12 +105,12 @@ def first_alone(arch: multi_exit.Arch) -> multi_exit.Arch:
     )
 
 
-def _candidates(search: _Search, number: int, options: dict, recorded: int) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(search: _Search, number: int, recorded: int) -> tuple[np.ndarray, np.ndarray]:
     """(genomes int32[1 + n, genes]: what evolution finds for a target, and the best records; their predicted rewards)."""
     job, space = search.job, search.job.supernet.space
     fitted = predictor.load(job.workdir.folder("predict") / target_folder(number), space)
     # The reward has the cost in it: there is no budget beside.
-    found = _evolved(search, fitted, multi_costs.exit_tables(job.supernet)[-1], np.inf, options, number)
+    found = search.evolve(jax.random.fold_in(job.key(3), number), fitted, np.inf)
     store = records.open(job.workdir.folder("collect") / "records.zarr", space.fingerprint)
     rows = np.flatnonzero(store.done())
     wanted = (search.targets.macs[number],), search.targets.omega
@@ -120,20 +120,25 @@ def _candidates(search: _Search, number: int, options: dict, recorded: int) -> t
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
 
-def _single(search: _Search, most_macs: float, options: dict) -> np.ndarray:
+def _single(search: _Search, most_macs: float) -> np.ndarray:
     """The first exit that is predicted to be the most accurate within a cost."""
     job = search.job
     fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
-    first = multi_costs.exit_tables(job.supernet)[0]
-    return _evolved(search, fitted, first, most_macs, options, len(search.targets.macs))
+    return search.evolve_single(jax.random.fold_in(job.key(3), len(search.targets.macs)), fitted, most_macs)
 
 
-def _evolved(
-    search: _Search, fitted: predictor.Predictor, cost, budget: float, options: dict, number: int
-) -> np.ndarray:
-    evolve = functools.partial(evolution.run, space=fitted.space, fitness=fitted, cost=cost, **options)
-    key = jax.random.fold_in(search.job.key(3), number)
-    return np.asarray(jax.jit(lambda key: evolve(key, budget=np.float32(budget) * evolution.BELOW))(key).genome)
+def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:
+    """(key, predictor, budget) -> the genome int32[genes] that evolution finds, by one program for all predictors and budgets."""
+
+    @jax.jit
+    def run(key: jax.Array, params: dict, budget: jax.Array) -> jax.Array:
+        fitness = lambda genome: predictor.predicted(supernet.space, params, genome)  # noqa: E731
+        return evolution.run(key, supernet.space, fitness, cost, budget, **options).genome
+
+    def evolve(key: jax.Array, fitted: predictor.Predictor, budget: float) -> np.ndarray:
+        return np.asarray(run(key, fitted.params, np.float32(budget) * evolution.BELOW))
+
+    return evolve
 
 
 def best(path: Path, config: dict, max_macs: float) -> dict:
@@ -159,16 +164,16 @@ def best(path: Path, config: dict, max_macs: float) -> dict:
         for section, of in zip(("predict", "search"), known, strict=True)
     )
     fitted = predictor.fit(space, genomes, reward, key=jax.random.key(0), **fit)
-    run = functools.partial(evolution.run, space=space, fitness=fitted, cost=multi_costs.exit_tables(supernet)[-1])
-    found = jax.jit(lambda key: run(key, budget=np.float32(np.inf), **{"aging": True, **evolve}))(jax.random.key(1))
+    run = _program(supernet, multi_costs.exit_tables(supernet)[-1], {"aging": True, **evolve})
+    genome = run(jax.random.key(1), fitted, np.inf)
     place = int(reward.argmax())
     answers = (store.read(name, rows[place : place + 1])[0] for name in ("score", "correct"))
     judged = exits.judged(genomes[place], tuple(answers), cost[place], max_macs, omega)
-    told = {"predicted_reward": float(found.fitness), "kendall_tau": fitted.kendall_tau}
+    told = {"predicted_reward": float(fitted(genome)), "kendall_tau": fitted.kendall_tau}
     recorded = {"reward": judged.reward, "holdout_accuracy": judged.point.accuracy}
     recorded |= {"average_macs": judged.point.average_cost, "thresholds": list(judged.point.thresholds)}
     return {
-        **_named(supernet, np.asarray(found.genome)),
+        **_named(supernet, genome),
         **told,
         "recorded": {**_named(supernet, judged.genome), **recorded},
     }
