@@ -81,14 +81,14 @@ def build(section: dict, facts: dict) -> Supernet:
     Raises:
       ValueError: where section and images do not fit each other.
     """
-    check(section, several_exits=loader(section).several_exits)
+    made_by = loader(section)
+    check(section, several_exits=made_by.several_exits)
     height, _, channels = facts["image_shape"]
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items() if key not in _OWN}
-    known = inspect.signature(loader(section).resolve()).parameters
+    known = inspect.signature(made_by.resolve()).parameters
     options |= {_IMAGE_CHANNELS if _IMAGE_CHANNELS in known else "channels": channels, "classes": len(facts["classes"])}
     options |= {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     form = options.pop("depthwise", None) or "auto"
-    made_by = loader(section)
     try:
         net = _of_space(made_by, with_arch(section)["arch"], height, options) if made_by.has_space else None
         net = net or made_by(resolution=height, **options)

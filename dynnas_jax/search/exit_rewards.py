@@ -5,7 +5,6 @@ A new target or omega needs no net to run (ENAS4D, arXiv 2009.09182, "Grid searc
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,4 +95,4 @@ def _program(score: jax.Array, correct: jax.Array, cost: jax.Array, targets: jax
         return quantile_thresholds.best(score, correct, cost, target=target, omega=omega).reward
 
     of_records = jax.vmap(one, in_axes=(None, 0, 0, 0))
-    return jax.vmap(functools.partial(of_records), in_axes=(0, None, None, None))(targets, score, correct, cost)
+    return jax.vmap(of_records, in_axes=(0, None, None, None))(targets, score, correct, cost)

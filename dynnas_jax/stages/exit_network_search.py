@@ -23,9 +23,7 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
     for target in targets.macs:
         judged = exits.judged(space.largest, (out.score, out.correct), cost, target, targets.omega)
         nets.append(exits.described(job, judged, target))
-    content = {"space": space.fingerprint, "score": job.score, "omega": targets.omega}
-    content |= {"deployed": targets.deployed, "largest_macs": exits.largest_macs(job)}
-    write_json(folder / "found.json", content | {"nets": nets})
+    write_json(folder / "found.json", exits.found(job, targets, nets))
     return ("found.json",)
 
 

@@ -60,6 +60,12 @@ def described(job: Job, one: Judged, target: float) -> dict[str, Any]:
     return entry | ({"arch": job.supernet.arch.file(one.genome)} if space.genes else {})
 
 
+def found(job: Job, targets: exit_targets.Targets, nets: list[dict]) -> dict[str, Any]:
+    """The content of `found.json`, from the nets as `described`."""
+    content = {"space": job.supernet.space.fingerprint, "score": job.score, "omega": targets.omega}
+    return content | {"deployed": targets.deployed, "largest_macs": largest_macs(job), "nets": nets}
+
+
 def measured(score: np.ndarray, correct: np.ndarray, cost: Any, limits: Any) -> dict[str, Any]:
     """What a net does on images at its thresholds: on average, and of each exit the share of the images and its accuracy.
 

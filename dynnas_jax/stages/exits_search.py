@@ -60,9 +60,7 @@ def run(
         kept[str(number)] = _variables(search, judged[best].genome, calibration_images)
         kept[f"{SINGLE}{number}"] = _variables(search, single, calibration_images)
     save_variables(folder / "nets.msgpack", kept)
-    content = {"space": job.supernet.space.fingerprint, "score": job.score, "omega": search.targets.omega}
-    content |= {"deployed": search.targets.deployed, "largest_macs": exits.largest_macs(job)}
-    write_json(folder / "found.json", content | {"nets": nets})
+    write_json(folder / "found.json", exits.found(job, search.targets, nets))
     return "found.json", "nets.msgpack"
 
 
