@@ -15,7 +15,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little, fixed, multi_supernet
+from dynnas_jax.networks import big_little, fixed, growing, multi_supernet
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -118,7 +118,15 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     height, width, _ = facts["image_shape"]
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))
+    if kind is kinds.GROWTH:
+        return growing.built(config["growth"], initial_depths(config), facts)
     return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
+
+
+def initial_depths(config: dict) -> tuple[int, ...]:
+    """The modules of each stage that a stage-wise growth begins with."""
+    given = config["grow"].get("initial_modules")
+    return growing.uniform(config["growth"], given or growing.family(config["growth"].get("name")).initial_modules)
 
 
 def base_of(config: dict, facts: dict) -> elastic.Supernet:
@@ -166,7 +174,10 @@ def supernet_of_run(path: Path) -> elastic.Supernet:
     config = read_config(path)
     if (kind := kinds.of(config)) is kinds.CASCADE:
         raise ValueError(f"{path} is {kind.words}: it has no supernet of its own")
-    return build(config, read_json(kinds.data_file(path, kind)))
+    facts = read_json(kinds.data_file(path, kind))
+    if kind is kinds.GROWTH:
+        return fixed.build(growth_found(path)["candidates"][-1]["network"], facts)
+    return build(config, facts)
 
 
 def trained_file(kind: kinds.Kind) -> str:
@@ -200,8 +211,21 @@ def supernet_variables(job: Job) -> dict:
 
 
 def trained_net(job: Job) -> tuple[nn.Module, dict]:
-    """The net of a run of a fixed network, and its variables with their own statistics."""
+    """The net of a run of a fixed network, or the last that grew, and its variables with their own statistics."""
+    if job.kind is kinds.GROWTH:
+        last = growth_found(job.workdir.path)["candidates"][-1]
+        return grown_net(last, facts_of(job.images)), load_variables(job.workdir.path / last["variables"])
     return job.supernet.largest_net(), supernet_variables(job)
+
+
+def growth_found(path: Path) -> dict:
+    """What a run that grew found: its iterations, and its nets with their depths, costs and accuracy."""
+    return read_json(path / "grow" / "growth.json")
+
+
+def grown_net(entry: dict, facts: dict) -> nn.Module:
+    """The net of an entry of `growth.json`."""
+    return fixed.build(entry["network"], facts).largest_net()
 
 
 class FoundPair(NamedTuple):
@@ -288,7 +312,7 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    if (kind := kinds.of_run(path)) is kinds.NETWORK:
+    if (kind := kinds.of_run(path)) in kinds.OF_NET:
         raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
     supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
     if kind in kinds.OF_EXITS:

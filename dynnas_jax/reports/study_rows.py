@@ -92,7 +92,7 @@ def paired(row: Row, base: Row, measure: Callable[[Row, int], Number]) -> tuple[
 
 def networks(row: Row) -> dict[str, str]:
     """The networks of a row by their keys in `measured`, and what each is called beside the row's name."""
-    if row.asked.kind is kinds.NETWORK:
+    if row.asked.kind in kinds.OF_NET:
         return {"net": ""}
     if row.asked.kind in kinds.OF_EXITS:
         targets = row.asked.settings["dynamic.target_macs"]
