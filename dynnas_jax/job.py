@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +149,7 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
     pairs, router = options.pop("coupled", False), {k: options.pop(k) for k in ("router_units",) if k in options}
     loader = networks.supernet(options.pop("network", None))
     options.setdefault("depthwise", "auto")
-    if loader.function == "small_images":
+    if "image_size" in inspect.signature(loader.resolve()).parameters:
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     try:
@@ -160,6 +161,10 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
     if target is not None:
         supernet = restricted(supernet, targets.target(target))
+    if pairs and not hasattr(supernet.arch, "template"):
+        raise ValueError(
+            f"supernet.coupled: {section['network']!r} cannot be coupled; choose another network, or leave it out"
+        )
     if not pairs and router:
         raise ValueError("supernet.router_units does nothing without supernet.coupled=True")
     return coupling.coupled(supernet, **router) if pairs else supernet

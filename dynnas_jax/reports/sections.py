@@ -136,7 +136,7 @@ def _archs(source: Source) -> str | None:
     if source.found.found is None:
         return None
     pair = source.found.found["pair"]
-    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "arch" in pair[name]}
+    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "kernel" in pair[name].get("arch", ())}
     if not drawn:
         return None
     shared = f" The stem they share costs {pair['stem_macs'] / 1e6:.3f} M MACs." if "stem_macs" in pair else ""

@@ -16,6 +16,7 @@ from dynnas_jax.stages.growth_nets import RANDOM, Net, Nets, Plan
 from dynnas_jax.workdir import write_json
 
 UNIFORM = "uniform"  # the control of the same depth in every stage
+_NO_ARCH = ("name", "depthwise", "padding", "epsilon")  # of a section `network`: how a net is computed
 ITERATIONS, CRITERION = 5, "pls"  # the paper's
 SAMPLES, POOLED_SIDE = 2000, 2
 
@@ -130,7 +131,7 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
     files = ["growth.json", "data.json"]
     for number, net in enumerate(found.candidates, 1):
         option = growing.family(net.facts["network"]["name"]).option
-        arch = {name: value for name, value in net.facts["network"].items() if name != "name"}
+        arch = {name: value for name, value in net.facts["network"].items() if name not in _NO_ARCH}
         write_json(folder / f"candidate{number}.json", {**arch, option: net.facts["depths"]})
         files.append(f"candidate{number}.json")
     for net in (*found.candidates, *controls, found.first):
