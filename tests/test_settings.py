@@ -117,7 +117,7 @@ def knob(
     rate: "float | None" = None,
     momentum=0.9,
     sizes=(1, 2),
-    limits: "Sequence[float] | None" = None,
+    limits: "tuple[float, ...] | None" = None,
     other=None,
 ): ...
 
