@@ -39,6 +39,7 @@ OTHERS = (
     "study_digits.py",
     "enas4d_digits.py",
     "enas4d_cifar10.py",
+    "enas4d_imagenet.py",
     "msdnet.py",
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
@@ -47,6 +48,7 @@ OTHERS = (
     "study_growth_digits.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
+EXITS.append("enas4d_imagenet.py")
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
@@ -111,7 +113,7 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     assert macs.params(variables) == spent.params[-1]
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
-    exit_targets.check_reachable(exit_targets.asked(spent.macs[-1], **asked), cheapest.macs[0])
+    exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
 
 
 GROWTHS = {
