@@ -120,14 +120,8 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))
     if kind is kinds.GROWTH:
-        return growing.built(config["growth"], initial_depths(config), facts)
+        return growing.built(config["growth"], growing.initial(config), facts)
     return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
-
-
-def initial_depths(config: dict) -> tuple[int, ...]:
-    """The modules of each stage that a stage-wise growth begins with."""
-    given = config["grow"].get("initial_modules")
-    return growing.uniform(config["growth"], given or growing.family(config["growth"].get("name")).initial_modules)
 
 
 def base_of(config: dict, facts: dict) -> elastic.Supernet:

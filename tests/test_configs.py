@@ -136,6 +136,19 @@ def test_a_recipe_that_grows_begins_as_it_says(path):
         state.optimizer(options["steps"], **options["optimizer"])
 
 
+@pytest.mark.parametrize("mode", ["", ":tiny"])
+def test_the_criteria_that_the_study_of_growing_compares_train_alike(mode, tmp_path):
+    study = grid.read([f"--config={FOLDER / 'study_growth_digits.py'}{mode}"])
+    claim.claim(study, tmp_path / "W")
+    configs = {row.name: row.config(0, tmp_path) for row in study.rows}
+    assert [config["grow"]["criterion"] for config in configs.values()] == ["pls", "inf_fs", "il_fs", "random"]
+    alike = ("iterations", "initial_modules", "growth")
+    for config in configs.values():
+        recipe.check(config)
+        assert config["train"] == configs["pls"]["train"]
+        assert [config["grow"].get(key) for key in alike] == [configs["pls"]["grow"].get(key) for key in alike]
+
+
 def test_the_paper_s_recipe_of_growing():
     config = settings.as_dict(settings.load([f"--config={FOLDER / 'stage_growth_cifar10.py'}"]))
     epoch = 45_000 // 128

@@ -82,6 +82,12 @@ def uniform(growth: dict, modules: int) -> tuple[int, ...]:
     return (modules,) * stages
 
 
+def initial(config: dict) -> tuple[int, ...]:
+    """The modules of each stage that a config's growth begins with. Raises ValueError as `family`."""
+    given = config.get("grow", {}).get("initial_modules")
+    return uniform(config["growth"], given or family(config["growth"].get("name")).initial_modules)
+
+
 def depths(net: ChainNet) -> tuple[int, ...]:
     """The modules of each stage of a net that can grow."""
     return next(getattr(net.arch, own.option) for own in FAMILIES.values() if hasattr(net.arch, own.option))

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynnas_jax import processes, progress
 from dynnas_jax.costs import energy, training_energy
-from dynnas_jax.job import Job, described, facts_of, initial_depths
+from dynnas_jax.job import Job, described, facts_of
 from dynnas_jax.networks import chains, growing
 from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import growth_nets, network_train
@@ -71,7 +71,7 @@ def run(
     nets, config = Nets(job, folder, chosen), job.workdir.config
     with progress.counted("networks", stage_growth.networks(iterations) + uniform, "networks") as advance:
         found = stage_growth.run(
-            initial_depths(config),
+            growing.initial(config),
             iterations=iterations,
             growth=growth or growing.family(config["growth"]["name"]).growth,
             train=lambda *which: _counted(nets.make(*which), advance),
@@ -167,7 +167,7 @@ def check(
     """Raises ValueError for what would end a growth at its first step, or long after it."""
     section = job.workdir.config["growth"]
     step = growing.family(section["name"]).growth if growth is None else growth
-    initial = initial_depths(job.workdir.config)
+    initial = growing.initial(job.workdir.config)
     stage_growth.check(initial, iterations=iterations, growth=step)
     _check_criterion(job, criterion, criterion_options, choose)
     for height, _, channels in growing.stage_shapes(job.supernet.largest_net()):
@@ -180,8 +180,9 @@ def check(
         raise ValueError("grow.read_off does nothing without grow.source, the run that nets are read off; give it")
     if source is not None:
         deepest = growing.built(section, stage_growth.deepened(initial, step), facts_of(job.images)).largest_net()
+        variables = growth_nets.source_variables(source)
         try:
-            growing.transferred(growth_nets.source_variables(source), deepest)
+            growing.transferred(variables, deepest)
         except ValueError as error:
             raise ValueError(f"grow.source: {source}: {error}") from error
 

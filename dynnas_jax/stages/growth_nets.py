@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import zlib
@@ -77,7 +78,7 @@ class Nets:
         initial = None if plan.source is None else growing.transferred(plan.source, net)
         # Every net draws its own start and its own batches.
         seed = zlib.crc32(f"{job.seed} {facts['name']}".encode()) >> 1
-        with self._meter(folder):
+        with self._meter(folder) if processes.is_first() else contextlib.nullcontext():
             if plan.read_off:
                 count = plan.train.get("calibration_images", network_train.CALIBRATION_IMAGES)
                 scored = network_train.recalibrated(job, count)(initial)
