@@ -48,7 +48,7 @@ OTHERS = (
     "study_growth_digits.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
-EXITS.append("enas4d_imagenet.py")
+EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
