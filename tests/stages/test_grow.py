@@ -172,10 +172,11 @@ def test_an_interrupted_growth_goes_on_to_the_same_nets(runs, tmp_path, monkeypa
     assert mine["iterations"] == other["iterations"]
 
 
-def test_nets_are_read_off_a_supernet_without_training(runs, tmp_path):
+def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     """The same modules as slicing gives, with statistics of their own; nothing is trained."""
-    space = {"network": "elastic_resnet", "deepest": (3, 3), "widths": (4, 8)}
+    space = {"network": "elastic_resnet", "deepest": (4, 3), "widths": (4, 8)}
     train = {**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}}
+    del train["calibration_images"]
     supernet = settings.as_dict(ConfigDict({"data": DATA, "supernet": space, "train": train}))
     pipeline.run(supernet, tmp_path / "supernet", names=("train",))
     options = {"source": str(tmp_path / "supernet"), "read_off": True, "iterations": 2, "criterion": "il_fs"}
@@ -202,7 +203,7 @@ def test_nets_are_read_off_a_supernet_without_training(runs, tmp_path):
     assert list(net.arch.depths) == found["candidates"][1]["depths"]
     # The first temporary net fits, one with more modules than the source has does not.
     deep = config_of({**options, "initial_modules": 3})
-    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage1"):
+    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
         grow.check(prepared(tmp_path / "D", deep), **deep["grow"])
 
 
