@@ -177,7 +177,8 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     space = {"network": "elastic_resnet", "deepest": (4, 3), "widths": (4, 8)}
     train = {**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}}
     del train["calibration_images"]
-    supernet = settings.as_dict(ConfigDict({"data": DATA, "supernet": space, "train": train}))
+    sections = {"data": DATA, "supernet": space, "train": train, "dynamic": {"max_macs_fraction": 0.9}}
+    supernet = settings.as_dict(ConfigDict(sections))
     pipeline.run(supernet, tmp_path / "supernet", names=("train",))
     options = {"source": str(tmp_path / "supernet"), "read_off": True, "iterations": 2, "criterion": "il_fs"}
     config = config_of(options)
