@@ -9,7 +9,16 @@ from collections.abc import Callable
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import artifacts, devices, exit_sections, plots, routing_sections, tables, threshold_control
+from dynnas_jax.reports import (
+    artifacts,
+    devices,
+    exit_sections,
+    growth_sections,
+    plots,
+    routing_sections,
+    tables,
+    threshold_control,
+)
 from dynnas_jax.reports.source import Source
 from dynnas_jax.reports.source import figure as _figure
 from dynnas_jax.reports.source import table as _table
@@ -127,7 +136,7 @@ def _archs(source: Source) -> str | None:
     if source.found.found is None:
         return None
     pair = source.found.found["pair"]
-    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "arch" in pair[name]}
+    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "kernel" in pair[name].get("arch", ())}
     if not drawn:
         return None
     shared = f" The stem they share costs {pair['stem_macs'] / 1e6:.3f} M MACs." if "stem_macs" in pair else ""
@@ -191,6 +200,7 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "thresholds": _thresholds,
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
+    **growth_sections.BUILDERS,
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,
