@@ -37,6 +37,12 @@ def summary_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
     return (*SUMMARY, *spent, *alone)
 
 
+def in_short(artifacts: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
+    """The rows of `summary` and their columns: what a run says at its end."""
+    rows = summary(artifacts)
+    return rows, summary_columns(rows)
+
+
 def exits(artifacts: Artifacts) -> list[dict]:
     """One row for each exit of each net: what it costs, which part of the test images it answers, and how well."""
     found = []
