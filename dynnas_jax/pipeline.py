@@ -273,11 +273,8 @@ def _print_summary(path: Path) -> None:
     from dynnas_jax.reports import artifacts, exit_tables, superclass_tables, tables
 
     found_artifacts = artifacts.read(path)
-    found, own = (
-        found_artifacts.found or {},
-        {kinds.EAS: superclass_tables, **dict.fromkeys(kinds.OF_EXITS, exit_tables)},
-    )
-    told = own.get(found_artifacts.kind)
+    found, kind = found_artifacts.found or {}, found_artifacts.kind
+    told = exit_tables if kind in kinds.OF_EXITS else superclass_tables if kind is kinds.EAS else None
     print(tables.text(*(told.in_short(found_artifacts) if told else (tables.summary(found_artifacts),))))
     if "pair" in found and not found["pair"]["feasible"]:
         pair = found["pair"]

@@ -36,7 +36,8 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     workdir = Path(workdir)
     found = artifacts.read(workdir)
     title = (
-        title or f"{'Network' if found.kind is kinds.NETWORK else 'Dynamic network'} report: {workdir.resolve().name}"
+        title
+        or f"{'Network' if found.kind in (kinds.NETWORK, kinds.EAS) else 'Dynamic network'} report: {workdir.resolve().name}"
     )
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
@@ -62,7 +63,7 @@ def _replace(old: Path, new: Path) -> None:
 def _headline(found: artifacts.Artifacts) -> str:
     evaluation = found.evaluation
     if evaluation is None:
-        what = "network" if found.kind is kinds.NETWORK else "dynamic network"
+        what = "network" if found.kind in (kinds.NETWORK, kinds.EAS) else "dynamic network"
         return f'<p class="headline">The {what} has not been evaluated yet.</p>'
     if found.kind in kinds.OF_EXITS:
         return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'

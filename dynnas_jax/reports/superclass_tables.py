@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynnas_jax.reports.artifacts import Artifacts
-from dynnas_jax.reports.tables import Column, number, percent, plain
+from dynnas_jax.reports.tables import Column, known, number, percent, plain
 
 # How a method is written.
 NAMES = {
@@ -49,7 +49,7 @@ def accuracy_columns(rows: Sequence[dict], unit: str) -> tuple[Column, ...]:
 def costs(artifacts: Artifacts) -> list[dict]:
     """One row for each method: seconds to train what it asks, and to find subnets for all scenarios."""
     return [
-        {"method": NAMES.get(method, method), "train_s": told["train_s"], "search_s": told["search_s"]}
+        {"method": NAMES.get(method, method), "train_s": known(told["train_s"]), "search_s": told["search_s"]}
         for method, told in (artifacts.found or {}).get("methods", {}).items()
     ]
 

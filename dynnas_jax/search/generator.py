@@ -109,7 +109,7 @@ class Generator(nn.Module):
         share = members / members.sum(axis=-1, keepdims=True)
         at = jnp.clip(budgets, 0, 1)[:, None] * (shape.budgets - 1)
         # Between two neighbours: hat functions are linear interpolation.
-        near = jnp.maximum(1 - jnp.abs(at - jnp.arange(shape.budgets, dtype=at.dtype)), 0)
+        near = jnp.maximum(1 - jnp.abs(at - jnp.arange(shape.budgets, dtype=at.dtype)[None]), 0)
         scenario = jnp.concatenate([share @ superclasses, near @ budget_table], axis=-1)
         size = (len(members), shape.steps)
         inputs = jnp.concatenate(

@@ -28,9 +28,9 @@ class Dropout(NamedTuple):
         count = max(self.of_class) + 1
         superclasses = jnp.arange(count, dtype=jnp.int32)
         if jnp.issubdtype(labels.dtype, jnp.integer):
-            own = owner[labels][:, None] == superclasses
+            own = owner[labels][:, None] == superclasses[None]
         else:
-            own = (labels @ (owner[:, None] == superclasses).astype(labels.dtype)) > 0
+            own = (labels @ (owner[:, None] == superclasses[None]).astype(labels.dtype)) > 0
         remain = own | ~jax.random.bernoulli(key, self.rate, own.shape)
         return remain[:, owner]
 
