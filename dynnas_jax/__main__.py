@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="time the blocks of a config's space on this machine", allow_abbrev=False)
     table.add_argument("--target", required=True, help="whose table it is; this machine must be one")
     table.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    table.add_argument(
+        "--runtime", default=argparse.SUPPRESS, help="litert (default), or jax: on this machine's GPU, say"
+    )
     table.add_argument("--precision", help="of the files; by default the one that the target runs")
     table.add_argument("--threads", type=int, default=argparse.SUPPRESS, help="of LiteRT")
     table.add_argument("--nets", type=int, default=argparse.SUPPRESS, help="whole nets that the blocks are fitted to")
@@ -241,7 +244,7 @@ def _table(known: argparse.Namespace, rest: list[str]) -> None:
 
     config = {**_config(rest), "target": known.target}
     recipe.check(config)
-    asked = {name: getattr(known, name) for name in ("threads", "nets", "rounds") if hasattr(known, name)}
+    asked = {name: getattr(known, name) for name in ("runtime", "threads", "nets", "rounds") if hasattr(known, name)}
     built = table.build(config, known.output, target=known.target, precision=known.precision, **asked)
     print(f"table: {known.output} ({len(built.rows)} blocks, overhead {built.overhead_ms:.4f} ms)")
 

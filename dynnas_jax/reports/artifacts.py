@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax import kinds, records
+from dynnas_jax import kinds, progress, records
 from dynnas_jax.export import bench
 from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, read_json, write_json
 
@@ -58,6 +58,7 @@ class Artifacts(NamedTuple):
     exports: dict[str, dict]  # by name of the target
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
+    times: dict[str, float]  # seconds that each stage has taken, in order; without those that nothing tells of
 
     @property
     def kind(self) -> kinds.Kind:
@@ -98,12 +99,17 @@ def read(workdir: str | Path) -> Artifacts:
         },
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
+        times=_times(workdir, kind),
     )
 
 
 def _export_name(workdir: Path, path: Path) -> str:
     """The target, and what of a run's several exports it is."""
     return "_".join(path.parent.relative_to(workdir / "export").parts)
+
+
+def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:
+    return {name: spent for name in kind.names if (spent := progress.spent_s(workdir / name)) is not None}
 
 
 def _kind(config: dict | None) -> kinds.Kind:
