@@ -274,8 +274,7 @@ _EAS = (
         explanation="A file for every superclass, whose head knows its classes alone. <i>Logits off by</i> is the largest "
         "difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX."
     ),
-    _BY_SECTION["settings"],
-    _BY_SECTION["machine"],
+    *(_BY_SECTION[name] for name in ("settings", "times", "machine")),
 )
 
 

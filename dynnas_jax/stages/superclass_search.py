@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dynnas_jax import progress
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, supernet_variables
@@ -21,7 +22,7 @@ from dynnas_jax.search import evolution, generator, predictor
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.stages import superclass_generator, superclass_predict
 from dynnas_jax.stages.superclass_generator import ALIKE, OWN, Trained
-from dynnas_jax.workdir import read_json, write_json
+from dynnas_jax.workdir import write_json
 
 METHODS = ("eas", "eas_v", "ofa_t", "ofa_v", "random")
 CLOSE = 0.03  # how far below a budget a random subnet may be, where there is one so near
@@ -131,13 +132,9 @@ class _Search(NamedTuple):
         return predictor.load(folder, self.job.supernet.space)
 
     def collected(self) -> float | None:
-        """Device-seconds of the records and the predictors; None where the speed of the records is not known."""
-        told = read_json(self.job.workdir.folder("predict") / "predictors.json")
-        speed = self.job.workdir.folder("collect") / "speed.json"
-        if not speed.is_file():
-            return None
-        fitting = sum(entry["seconds"] for entry in told["predictors"])
-        return told["subnets"] / read_json(speed)["subnets_per_s"] + fitting
+        """Seconds of the records and the predictors; None where nothing tells of them."""
+        spent = [progress.spent_s(self.job.workdir.folder(name)) for name in ("collect", "predict")]
+        return None if None in spent else sum(spent)
 
     def random(self) -> dict[str, Any]:
         """A random subnet for every scenario, as near to its budget as draws are."""

@@ -117,7 +117,11 @@ def test_every_method_answers_every_scenario_within_its_budget(run, ready):
     for single in ("eas_v", "ofa_v"):
         nets = found["methods"][single]["nets"]
         assert len({(net["budget"], str(net["genome"])) for net in nets}) == 2
-    assert found["methods"]["ofa_t"]["train_s"] is None or found["methods"]["ofa_t"]["train_s"] > 0
+    assert found["methods"]["ofa_t"]["train_s"] == found["methods"]["ofa_v"]["train_s"] > 0
+    assert (
+        found["methods"]["eas"]["train_s"]
+        == read(run / "generator" / "generator.json")["generators"]["superclasses"]["seconds"]
+    )
     assert found["answering"]["scenarios"] == 50
 
 
