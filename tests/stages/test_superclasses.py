@@ -260,7 +260,7 @@ def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
         ({"generator": {"steps": 2, "least_budget": 1.0}}, "generator.least_budget is 1 macs, outside the space"),
         ({"generator": {"steps": 2, "unions": ("round+closed",)}}, "superclass 'closed' is unknown"),
         ({"generator": {}}, "generator.steps is missing"),
-        ({"search": {"budgets": 0}}, "budgets 0 and samples 20 must be at least 1"),
+        ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
         ({"export": {"budget": 7}}, "export.budget is 7"),
     ],
 )
