@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
     lint.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
     lint.add_argument("--target", required=True, metavar="NAME")
+    lint.add_argument("--compile", action="store_true", help="of the Edge TPU: fail where its compiler is not here")
     lint.set_defaults(command=_lint)
 
     _add_bench(commands)
@@ -268,11 +269,13 @@ def _specialize(known: argparse.Namespace, _: list[str]) -> None:
 def _lint(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.export import edgetpu, lint
 
+    if known.compile and known.target != "edgetpu":
+        raise ValueError(f"--compile is of the Edge TPU's compiler; target {known.target} has none")
     found = lint.lint(known.files, known.target)
     print(found.text())
     found.insist()
     if known.target == "edgetpu":
-        print(edgetpu.compiled_or_command(known.files))
+        print(edgetpu.compiled_or_command(known.files, must=known.compile))
 
 
 def _bench(known: argparse.Namespace, _: list[str]) -> None:

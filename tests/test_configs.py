@@ -40,12 +40,14 @@ OTHERS = (
     "study_digits.py",
     "enas4d_digits.py",
     "enas4d_cifar10.py",
+    "enas4d_imagenet.py",
     "msdnet.py",
     "eas_digits.py",
     "eas_imagenet100_at32.py",
     "eas_paper.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
+EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 SUPERCLASSES = [f"eas_{file}.py{mode}" for file in ("digits", "imagenet100_at32", "paper") for mode in ("", ":tiny")]
 SUPERCLASSES += [f"eas_paper.py:{mode}" for mode in ("imagenet12", "car20")]
@@ -112,7 +114,7 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     assert macs.params(variables) == spent.params[-1]
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
-    exit_targets.check_reachable(exit_targets.asked(spent.macs[-1], **asked), cheapest.macs[0])
+    exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
 
 
 @pytest.mark.parametrize("path", SUPERCLASSES)

@@ -36,7 +36,8 @@ def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = (), 
         x, y = np.asarray(sorted(line.points), np.float64).T
         look = {"marker": line.marker, "linestyle": line.style, "color": colour, "zorder": 3 if number else 4}
         axes.plot(x / scale, 100 * y, label=line.label, markersize=7, markeredgecolor="white", **look)
-    for name, (cost, accuracy) in nets.items():
+    for cost, accuracy in dict.fromkeys(nets.values()):
+        name = ", ".join(name for name, point in nets.items() if point == (cost, accuracy))
         axes.annotate(name, (cost / scale, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
     axes.margins(0.08)
     axes.set(xlabel=label, ylabel="accuracy on test images (%)")

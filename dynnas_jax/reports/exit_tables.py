@@ -95,6 +95,24 @@ def rivals(artifacts: Artifacts) -> list[dict]:
     return found
 
 
+def published(config: dict | None) -> dict[str, list[tuple[float, float]]]:
+    """By label, (MACs, accuracy in [0, 1]) of the points that a config gives as others have published them.
+
+    Raises:
+      ValueError: for a point without a label, MACs or an accuracy.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in ((config or {}).get("report") or {}).get("published") or ():
+        try:
+            label, macs, accuracy = str(point["label"]), float(point["macs"]), float(point["accuracy"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"report.published: {point!r} is no point of label, macs and accuracy") from error
+        if not (macs > 0 and 0 <= accuracy <= 1):
+            raise ValueError(f"report.published: {point!r} must have macs above 0 and an accuracy from 0 to 1")
+        found.setdefault(label, []).append((macs, accuracy))
+    return found
+
+
 def predictors(artifacts: Artifacts) -> list[dict]:
     """One row for each target: how well the reward of a net is predicted, on records that were not learned from."""
     told, found = artifacts.predictor or {}, []
