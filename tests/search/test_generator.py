@@ -15,6 +15,12 @@ from dynnas_jax.search_space import Gene, SearchSpace
 SUPERCLASSES = 3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module", params=generator.PATHS)
 def shape(request, tiny):
     return generator.shape_of(tiny.supernet.space, SUPERCLASSES, paths=request.param, embedding=4, units=8)

@@ -16,6 +16,12 @@ KEPT = np.stack([np.outer(m, m) for m in ([1, 1, 0], [0, 0, 1], [1, 1, 1])]).ast
 TASKS = generator_fit.Tasks(np.asarray([[1, 0], [0, 1], [1, 1]], bool), KEPT)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 def test_the_validation_loss_is_the_subnets_own(tiny):
     """The cross-entropy of the extracted subnet on the task's images, by float64 over the task's logits alone."""
     shape = generator.shape_of(tiny.supernet.space, 2)

@@ -12,6 +12,12 @@ from dynnas_jax.train.calibration import batches, recalibrate
 OWNER = np.asarray([0, 1, 1, 0, 2])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture
 def logits():
     return np.random.default_rng(0).normal(size=(4, 60, 5)).astype(np.float32) * 2

@@ -16,6 +16,12 @@ OWNER = np.asarray([0, 2, 1, 0, 1, 2, 2])  # of seven classes in three superclas
 LABELS = np.arange(7, dtype=np.int32).repeat(300)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 def kept(rate, labels=LABELS, seed=0):
     return np.asarray(superclass_dropout.rule(OWNER, rate)(jax.random.key(seed), jnp.asarray(labels)))
 
