@@ -2,6 +2,7 @@
 
 Lineage: EAS (arXiv 2108.01224): a supernet trained with superclass dropout, and a generator of its subnets, on once-for-all's
 blocks (arXiv 1908.09791) without kernel transforms, by progressive shrinking from a teacher that was trained apart.
+Its result with a shorter training of the generator: docs/results/eas_digits.md.
     dynnas run --config=configs/eas_digits.py --workdir=runs/eas_digits     # 2 CPU cores
     dynnas specialize --workdir=runs/eas_digits --superclass=round --max_macs=200000
 """
@@ -52,7 +53,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.predict = {"epochs": 100}
     # A step's own scenario is run as in the paper; the cost of 63 others is learned beside it, which takes next to nothing.
     config.generator = {
-        **{"steps": 400, "batch_size": 64, "learning_rate": 5e-3, "cost_scenarios": 63},
+        **{"steps": 1000, "batch_size": 64, "learning_rate": 5e-3, "cost_scenarios": 63},
         "unions": ("round+straight", "round+straight+open"),
     }
     config.search = {"budgets": 5, "population": 100, "generations": 100, "calibration_images": 256}

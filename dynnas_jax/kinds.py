@@ -118,6 +118,7 @@ EXIT_NETWORK = Kind(
     {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},
     "search",
 )
+<<<<<<< HEAD
 EAS = Kind(
     "eas",
     "a supernet of superclasses",
@@ -148,6 +149,24 @@ EAS = Kind(
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
 OF_SUBNETS = SUPERNET, EAS  # the section of their name is that of a supernet of single nets
 KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, EAS)}
+=======
+GROWTH = Kind(
+    "growth",
+    "a network that grows stage by stage",
+    ("data", "growth", *_SHARED, "train", "grow", "evaluate", "export", "report"),
+    (
+        Stage("grow", (*_data("growth"), "train", "grow"), ()),
+        Stage("evaluate", (*_data("growth"), "evaluate"), ("grow",)),
+        Stage("export", (*_data("growth"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("growth"), "report"), ("grow", "evaluate", "export")),
+    ),
+    {"train": "network_train", "evaluate": "growth_evaluate", "export": "growth_export"},
+    "grow",
+)
+OF_EXITS = MULTI_EXIT, EXIT_NETWORK
+OF_NET = NETWORK, GROWTH  # whose answer is that of one net
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH)}
+>>>>>>> main
 
 
 def of(sections: Iterable[str]) -> Kind:

@@ -29,6 +29,10 @@ _LEAST = {
         "calibration_images": 1,
     },
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
+    "grow": {
+        **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
+        "grid_g_per_kwh": 0,
+    },
     "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
@@ -86,6 +90,10 @@ def sources(config: dict) -> dict[str, str | None]:
     if transfer := config.get("train", {}).get("transfer_from"):
         files["train.transfer_from"] = Path(str(transfer)) / "train" / "manifest.json"
     files |= {f"{name}.latency_table": config.get(name, {}).get("latency_table") for name in ("search", "dynamic")}
+    grow = config.get("grow", {})
+    also = config.get("evaluate", {}).get("also") or ()
+    files |= {f"evaluate.also{number}": kinds.net_manifest(run) for number, run in enumerate(also)}
+    files["grow.source"] = kinds.net_manifest(grow.get("source"))
     files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
@@ -132,8 +140,10 @@ def _supernet(config: dict, kind: kinds.Kind) -> settings.Options:
 
 
 def _network(config: dict, kind: kinds.Kind) -> settings.Options:
-    from dynnas_jax.networks import fixed
+    from dynnas_jax.networks import fixed, growing
 
+    if kind is kinds.GROWTH:
+        growing.family(config["growth"].get("name"))
     return {kind.name: fixed.parameters(config[kind.name])}
 
 
@@ -165,6 +175,7 @@ def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
 
 def _train(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.data import mixing
+    from dynnas_jax.search import stage_importance
     from dynnas_jax.stages.train import fitted
     from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
@@ -175,7 +186,16 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),
     }
-    if kind in (kinds.NETWORK, kinds.EXIT_NETWORK):
+    if kind is kinds.GROWTH:
+        for name in ("start_from", "new_classifier"):  # weights come from `grow.source`
+            del found["train"][name]
+        steps = found["train"]["steps"].replace(default=None)  # as many as `train.steps`
+        found["grow.further"], found["grow.further.optimizer"] = (
+            {**found["train"], "steps": steps},
+            found["train.optimizer"],
+        )
+        found["grow.criterion_options"] = parameters(*stage_importance.CRITERIA.values())
+    if kind in (kinds.NETWORK, kinds.EXIT_NETWORK, kinds.GROWTH):
         del found["train"]["teacher"]
         return found
     if kind is kinds.SUPERNET:
@@ -209,11 +229,17 @@ _OF_KIND = {
     "cascade": _cascade,
     "multi_exit": _multi_exit,
     "exit_network": _network,
+<<<<<<< HEAD
     "eas": _eas,
 }
 # What a stage says of a training itself.
 _FILLED = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "drop")
 _FIXED = ("network", "exit_network")  # sections of one fixed network
+=======
+    "growth": _network,
+}
+_FIXED = ("network", "exit_network", "growth")  # sections of one fixed network
+>>>>>>> main
 
 
 def check(config: dict) -> None:

@@ -59,6 +59,7 @@ class Artifacts(NamedTuple):
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
     times: dict[str, float]  # seconds that each stage has taken, in order; without those that nothing tells of
+    growth: dict | None = None  # of a run that grew stage by stage
 
     @property
     def kind(self) -> kinds.Kind:
@@ -77,6 +78,7 @@ def read(workdir: str | Path) -> Artifacts:
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
+<<<<<<< HEAD
     several = kind in kinds.OF_EXITS or kind is kinds.EAS  # predictors
     required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else _OF_EXITS if kind in kinds.OF_EXITS else {})
     required |= _OF_SUPERCLASSES if kind is kinds.EAS else {}
@@ -84,9 +86,19 @@ def read(workdir: str | Path) -> Artifacts:
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted((*workdir.glob("export/*/export.json"), *workdir.glob("export/*/*/export.json")))
+=======
+    required = REQUIRED | (_OF_NET if kind in kinds.OF_NET else _OF_EXITS if kind in kinds.OF_EXITS else {})
+    named = {name: _json(workdir, name, keys) for name, keys in required.items()}
+    data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
+    samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
+    exports = sorted(workdir.glob("export/*/export.json"))
+    growth = _json(workdir, "grow/growth.json", ("initial", "candidates", "iterations"))
+    # Of several trainings the last.
+    trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
+>>>>>>> main
     return Artifacts(
         config=config,
-        metrics=_json_lines(workdir / "train/metrics.jsonl"),
+        metrics=_json_lines(workdir / trained / "metrics.jsonl"),
         speed=named["collect/speed.json"],
         predictor=named["predict/predictors.json" if several else "predict/predictor.json"],
         found=named["search/found.json"],
@@ -94,18 +106,31 @@ def read(workdir: str | Path) -> Artifacts:
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(data["classes"]) if data else (),
+<<<<<<< HEAD
         exports={
             _export_name(workdir, path): _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports
         },
+=======
+        exports={path.parent.name: _export(workdir, path) for path in exports},
+>>>>>>> main
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
         times=_times(workdir, kind),
+        growth=growth,
     )
 
 
+<<<<<<< HEAD
 def _export_name(workdir: Path, path: Path) -> str:
     """The target, and what of a run's several exports it is."""
     return "_".join(path.parent.relative_to(workdir / "export").parts)
+=======
+def _export(workdir: Path, path: Path) -> dict:
+    """`export.json` of a target; of a run that grew, the times of all its nets too."""
+    found = _json(workdir, str(path.relative_to(workdir)), ("files",))
+    times = _json(workdir, str(path.with_name("networks.json").relative_to(workdir)), ("networks",))
+    return found | ({"networks": times["networks"]} if times else {})
+>>>>>>> main
 
 
 def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:

@@ -36,8 +36,12 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     workdir = Path(workdir)
     found = artifacts.read(workdir)
     title = (
+<<<<<<< HEAD
         title
         or f"{'Network' if found.kind in (kinds.NETWORK, kinds.EAS) else 'Dynamic network'} report: {workdir.resolve().name}"
+=======
+        title or f"{'Network' if found.kind in kinds.OF_NET else 'Dynamic network'} report: {workdir.resolve().name}"
+>>>>>>> main
     )
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
@@ -63,6 +67,7 @@ def _replace(old: Path, new: Path) -> None:
 def _headline(found: artifacts.Artifacts) -> str:
     evaluation = found.evaluation
     if evaluation is None:
+<<<<<<< HEAD
         what = "network" if found.kind in (kinds.NETWORK, kinds.EAS) else "dynamic network"
         return f'<p class="headline">The {what} has not been evaluated yet.</p>'
     if found.kind in kinds.OF_EXITS:
@@ -70,6 +75,13 @@ def _headline(found: artifacts.Artifacts) -> str:
     if found.kind is kinds.EAS:
         return f'<p class="headline">{superclass_sections.headline(evaluation)}</p>'
     if found.kind is kinds.NETWORK:
+=======
+        what = "network" if found.kind in kinds.OF_NET else "dynamic network"
+        return f'<p class="headline">The {what} has not been evaluated yet.</p>'
+    if found.kind in kinds.OF_EXITS:
+        return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
+    if found.kind in kinds.OF_NET:
+>>>>>>> main
         net = evaluation["net"]
         return (
             f'<p class="headline">The network answers <b>{100 * net["accuracy"]:.1f} %</b> of {evaluation["images"]:,} test '

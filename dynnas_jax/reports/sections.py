@@ -13,9 +13,15 @@ from dynnas_jax.reports import (
     artifacts,
     devices,
     exit_sections,
+<<<<<<< HEAD
     plots,
     routing_sections,
     superclass_sections,
+=======
+    growth_sections,
+    plots,
+    routing_sections,
+>>>>>>> main
     tables,
     threshold_control,
 )
@@ -136,7 +142,7 @@ def _archs(source: Source) -> str | None:
     if source.found.found is None:
         return None
     pair = source.found.found["pair"]
-    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "arch" in pair[name]}
+    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "kernel" in pair[name].get("arch", ())}
     if not drawn:
         return None
     shared = f" The stem they share costs {pair['stem_macs'] / 1e6:.3f} M MACs." if "stem_macs" in pair else ""
@@ -200,7 +206,11 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "thresholds": _thresholds,
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
+<<<<<<< HEAD
     **superclass_sections.BUILDERS,
+=======
+    **growth_sections.BUILDERS,
+>>>>>>> main
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,

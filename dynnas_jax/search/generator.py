@@ -21,6 +21,7 @@ from dynnas_jax.search.evolution import BELOW
 from dynnas_jax.search_space import SearchSpace
 
 SAMPLES = 20  # of a scenario
+WITHIN = 0.03  # of a budget: how little of it a subnet should leave
 PATHS = ("single", "multi")
 _NEVER = -1e9  # log-odds of a gate, or logit of a choice, that a gene does not have
 
@@ -170,7 +171,7 @@ class Answered(NamedTuple):
     cost: jax.Array  # float32[M, n]
     log_likelihood: jax.Array  # float32[M, n], of the genes that count
     feasible: jax.Array  # bool[M, n], within the budget
-    chosen: jax.Array  # int32[M, genes], the likeliest of the feasible
+    chosen: jax.Array  # int32[M, genes]
     chosen_cost: jax.Array  # float32[M]
     repaired: jax.Array  # bool[M]: no sample is feasible; the likeliest subnet was cut down instead
 
@@ -180,6 +181,7 @@ def answerer(
 ) -> Callable:
     """answer(params, members bool[M, T], budgets float32[M], key) -> `Answered`, one compiled program for each M.
 
+    Chosen is the likeliest of the samples that leave at most `WITHIN` of the budget; where there is none, the dearest within it.
     Where no sample of a scenario keeps its budget, the likeliest subnet is lowered choice by choice until it does
     (`differentiable.repaired`): what is chosen is above the budget only where every subnet is.
 
@@ -199,7 +201,10 @@ def answerer(
         price, limit = cost(genomes), budgets * BELOW
         likelihood = jax.vmap(jax.vmap(lambda g, c: _log_likelihood(space, g, c), (0, None)))(genomes, chances)
         feasible = price <= limit[:, None]
-        best = jnp.where(feasible, likelihood, -jnp.inf).argmax(axis=1)
+        near = feasible & (price >= (1 - WITHIN) * budgets[:, None])
+        dearest = jnp.where(feasible, price, -jnp.inf)
+        rank = jnp.where(near.any(axis=1, keepdims=True), jnp.where(near, likelihood, -jnp.inf), dearest)
+        best = rank.argmax(axis=1)
         taken = jnp.take_along_axis(genomes, best[:, None, None], axis=1)[:, 0]
         failed = ~feasible.any(axis=1)
 

@@ -75,7 +75,7 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """What a run exports as functions of float images, in its target's form, and what the files promise of it."""
     if job.kind in kinds.OF_EXITS:
         return _exits(job)
-    return _single(job) if job.kind is kinds.NETWORK else _pair(job)
+    return _single(job) if job.kind in kinds.OF_NET else _pair(job)
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
@@ -187,7 +187,7 @@ def _reference(job: Job):
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
     answers = prediction[np.arange(len(choice)), choice]
-    if job.kind is kinds.NETWORK:
+    if job.kind in kinds.OF_NET:
         return measuring.Reference({functions.SINGLE: answers}, answers)
     if job.kind in kinds.OF_EXITS:
         return measuring.Reference(dict(zip(job.supernet.exits, prediction.T, strict=True)), answers)
