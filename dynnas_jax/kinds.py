@@ -118,7 +118,6 @@ EXIT_NETWORK = Kind(
     {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},
     "search",
 )
-<<<<<<< HEAD
 EAS = Kind(
     "eas",
     "a supernet of superclasses",
@@ -146,10 +145,6 @@ EAS = Kind(
     },
     "search",
 )
-OF_EXITS = MULTI_EXIT, EXIT_NETWORK
-OF_SUBNETS = SUPERNET, EAS  # the section of their name is that of a supernet of single nets
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, EAS)}
-=======
 GROWTH = Kind(
     "growth",
     "a network that grows stage by stage",
@@ -165,8 +160,8 @@ GROWTH = Kind(
 )
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
 OF_NET = NETWORK, GROWTH  # whose answer is that of one net
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH)}
->>>>>>> main
+OF_SUBNETS = SUPERNET, EAS  # the section of their name is that of a supernet of single nets
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH, EAS)}
 
 
 def of(sections: Iterable[str]) -> Kind:

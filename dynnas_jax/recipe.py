@@ -229,17 +229,12 @@ _OF_KIND = {
     "cascade": _cascade,
     "multi_exit": _multi_exit,
     "exit_network": _network,
-<<<<<<< HEAD
     "eas": _eas,
+    "growth": _network,
 }
 # What a stage says of a training itself.
 _FILLED = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "drop")
-_FIXED = ("network", "exit_network")  # sections of one fixed network
-=======
-    "growth": _network,
-}
 _FIXED = ("network", "exit_network", "growth")  # sections of one fixed network
->>>>>>> main
 
 
 def check(config: dict) -> None:

@@ -43,17 +43,14 @@ OTHERS = (
     "enas4d_cifar10.py",
     "enas4d_imagenet.py",
     "msdnet.py",
-<<<<<<< HEAD
     "eas_digits.py",
     "eas_imagenet100_at32.py",
     "eas_paper.py",
-=======
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
     "stage_growth_imagenet.py",
     "stage_growth_transfer.py",
     "study_growth_digits.py",
->>>>>>> main
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
@@ -126,7 +123,6 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("path", SUPERCLASSES)
 def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
     config = settings.as_dict(settings.load([f"--config={FOLDER / path}"]))
@@ -152,7 +148,8 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
     )
     if "class_list" in config["data"]:
         assert derived.listed(Path(config["data"]["class_list"])) == names
-=======
+
+
 GROWTHS = {
     "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random"),
     "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble"),
@@ -195,7 +192,6 @@ def test_the_paper_s_recipe_of_growing():
     assert config["grow"]["further"]["steps"] == 100 * epoch
     cells = settings.as_dict(settings.load([f"--config={FOLDER / 'stage_growth_cifar10.py'}:cells"]))
     assert growing.depths(job.build(cells, facts_of(cells)).largest_net()) == (2, 2, 2)
->>>>>>> main
 
 
 @pytest.mark.parametrize("file", PODS)

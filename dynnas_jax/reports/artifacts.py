@@ -78,24 +78,16 @@ def read(workdir: str | Path) -> Artifacts:
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
-<<<<<<< HEAD
     several = kind in kinds.OF_EXITS or kind is kinds.EAS  # predictors
-    required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else _OF_EXITS if kind in kinds.OF_EXITS else {})
+    required = REQUIRED | (_OF_NET if kind in kinds.OF_NET else _OF_EXITS if kind in kinds.OF_EXITS else {})
     required |= _OF_SUPERCLASSES if kind is kinds.EAS else {}
     named = {name: _json(workdir, name, keys) for name, keys in required.items()}
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted((*workdir.glob("export/*/export.json"), *workdir.glob("export/*/*/export.json")))
-=======
-    required = REQUIRED | (_OF_NET if kind in kinds.OF_NET else _OF_EXITS if kind in kinds.OF_EXITS else {})
-    named = {name: _json(workdir, name, keys) for name, keys in required.items()}
-    data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
-    samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
-    exports = sorted(workdir.glob("export/*/export.json"))
     growth = _json(workdir, "grow/growth.json", ("initial", "candidates", "iterations"))
     # Of several trainings the last.
     trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
->>>>>>> main
     return Artifacts(
         config=config,
         metrics=_json_lines(workdir / trained / "metrics.jsonl"),
@@ -106,13 +98,7 @@ def read(workdir: str | Path) -> Artifacts:
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(data["classes"]) if data else (),
-<<<<<<< HEAD
-        exports={
-            _export_name(workdir, path): _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports
-        },
-=======
-        exports={path.parent.name: _export(workdir, path) for path in exports},
->>>>>>> main
+        exports={_export_name(workdir, path): _export(workdir, path) for path in exports},
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
         times=_times(workdir, kind),
@@ -120,17 +106,16 @@ def read(workdir: str | Path) -> Artifacts:
     )
 
 
-<<<<<<< HEAD
 def _export_name(workdir: Path, path: Path) -> str:
     """The target, and what of a run's several exports it is."""
     return "_".join(path.parent.relative_to(workdir / "export").parts)
-=======
+
+
 def _export(workdir: Path, path: Path) -> dict:
     """`export.json` of a target; of a run that grew, the times of all its nets too."""
     found = _json(workdir, str(path.relative_to(workdir)), ("files",))
     times = _json(workdir, str(path.with_name("networks.json").relative_to(workdir)), ("networks",))
     return found | ({"networks": times["networks"]} if times else {})
->>>>>>> main
 
 
 def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:

@@ -309,9 +309,6 @@ def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
         "cascade": _CASCADE,
         "multi_exit": _MULTI_EXIT,
         "exit_network": _EXIT_NETWORK,
-<<<<<<< HEAD
         "eas": _EAS,
-=======
         "growth": _GROWTH,
->>>>>>> main
     }[kind.name]

@@ -13,15 +13,10 @@ from dynnas_jax.reports import (
     artifacts,
     devices,
     exit_sections,
-<<<<<<< HEAD
-    plots,
-    routing_sections,
-    superclass_sections,
-=======
     growth_sections,
     plots,
     routing_sections,
->>>>>>> main
+    superclass_sections,
     tables,
     threshold_control,
 )
@@ -206,11 +201,8 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "thresholds": _thresholds,
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
-<<<<<<< HEAD
     **superclass_sections.BUILDERS,
-=======
     **growth_sections.BUILDERS,
->>>>>>> main
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,
