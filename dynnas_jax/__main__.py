@@ -110,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
+    specialize = commands.add_parser("specialize", help="a file for some superclasses and a budget", allow_abbrev=False)
+    specialize.add_argument("--workdir", type=Path, required=True)
+    specialize.add_argument("--superclass", required=True, metavar="NAME[+NAME...]", help="one, or a set of several")
+    limit = specialize.add_mutually_exclusive_group(required=True)
+    limit.add_argument("--max_macs", type=float)
+    limit.add_argument("--max_latency_ms", type=float, help="where the generator was trained with a latency table")
+    specialize.add_argument(
+        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the run's own"
+    )
+    specialize.add_argument("--name", help="of the folder in WORKDIR/specialize; the superclass by default")
+    specialize.set_defaults(command=_specialize)
+
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
     lint.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
     lint.add_argument("--target", required=True, metavar="NAME")
@@ -244,6 +256,14 @@ def _export(known: argparse.Namespace, _: list[str]) -> None:
     pipeline.export(
         known.workdir, known.target, precisions=tuple(known.precisions.split(",")) if known.precisions else ()
     )
+
+
+def _specialize(known: argparse.Namespace, _: list[str]) -> None:
+    from dynnas_jax.stages import superclass_export
+
+    asked = {name: getattr(known, name) for name in ("superclass", "max_macs", "max_latency_ms", "name")}
+    precisions = tuple(known.precisions.split(",")) if known.precisions else ()
+    print(json.dumps(superclass_export.specialize(known.workdir, **asked, precisions=precisions), indent=1))
 
 
 def _lint(known: argparse.Namespace, _: list[str]) -> None:

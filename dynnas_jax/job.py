@@ -13,7 +13,7 @@ from flax import serialization
 
 from dynnas_jax import elastic, kinds, networks
 from dynnas_jax.confidence import DEFAULT_SCORE
-from dynnas_jax.data import augment, mixing, sources, splits
+from dynnas_jax.data import augment, mixing, sources, splits, superclasses
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
 from dynnas_jax.networks import big_little, fixed, growing, multi_supernet
@@ -40,6 +40,7 @@ class Job(NamedTuple):
     augment: Any
     target: str
     seed: int
+    superclasses: superclasses.Superclasses | None = None  # where a run has them
 
     @property
     def kind(self) -> kinds.Kind:
@@ -77,7 +78,8 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     images = sources.load(seed=config["seed"], **data)
     supernet = build(config, facts_of(images))
     rule = augment.rule(**augmented) if augmented is not None else None
-    return Job(workdir, images, supernet, config.get("dynamic", {}), rule, config["target"], config["seed"])
+    groups = superclasses.of(images.classes, **config["superclasses"]) if "superclasses" in config else None
+    return Job(workdir, images, supernet, config.get("dynamic", {}), rule, config["target"], config["seed"], groups)
 
 
 def show_augmentations(config: dict, path: Path, *, images: int = 10) -> None:
@@ -111,8 +113,8 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     Raises:
       ValueError: as `build_supernet` and `fixed.build`.
     """
-    if (kind := kinds.of(config)) is kinds.SUPERNET:
-        return build_supernet(config["supernet"], facts, config["target"])
+    if (kind := kinds.of(config)) in kinds.OF_SUBNETS:
+        return build_supernet(config[kind.name], facts, config["target"])
     if kind is kinds.MULTI_EXIT:
         own = {name: value for name, value in config["multi_exit"].items() if name in _OF_EXITS}
         return multi_supernet.build(base_of(config, facts), **own)
@@ -199,6 +201,8 @@ def evaluator(job: Job, calibration_images: int, chunk: int, **options: Any) -> 
     split = job.images.holdout
     if not len(split):
         raise ValueError(NO_HELD_OUT)
+    if job.superclasses:
+        options["kept"] = job.superclasses.apart
     return collect.Evaluator(
         job.supernet, job.calibration(calibration_images), split, score=job.score, chunk=chunk, **options
     )

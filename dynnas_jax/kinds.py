@@ -118,6 +118,33 @@ EXIT_NETWORK = Kind(
     {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},
     "search",
 )
+EAS = Kind(
+    "eas",
+    "a supernet of superclasses",
+    (
+        *("data", "eas", "superclasses", *_SHARED),
+        *("teacher", "train", "collect", "predict", "generator", "search", "evaluate", "export", "report"),
+    ),
+    (
+        Stage("teacher", (*_data("eas"), "teacher"), ()),
+        Stage("train", (*_data("eas"), "superclasses", "train"), ("teacher",)),
+        Stage("collect", (*_data("eas"), "superclasses", "collect"), ("train",)),
+        Stage("predict", (*_data("eas"), "superclasses", "predict"), ("collect",)),
+        Stage("generator", (*_data("eas"), "superclasses", "generator"), ("train",)),
+        Stage("search", (*_data("eas"), "superclasses", "search"), ("generator", "predict")),
+        Stage("evaluate", (*_data("eas"), "superclasses", "evaluate"), ("search",)),
+        Stage("export", (*_data("eas"), "superclasses", "export", "target"), ("evaluate",)),
+        Stage(
+            "report", (*_data("eas"), "superclasses", "report"), ("collect", "predict", "search", "evaluate", "export")
+        ),
+    ),
+    {
+        **{"teacher": "superclass_teacher", "train": "superclass_train", "predict": "superclass_predict"},
+        **{"generator": "superclass_generator", "search": "superclass_search", "evaluate": "superclass_evaluate"},
+        "export": "superclass_export",
+    },
+    "search",
+)
 GROWTH = Kind(
     "growth",
     "a network that grows stage by stage",
@@ -133,7 +160,8 @@ GROWTH = Kind(
 )
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
 OF_NET = NETWORK, GROWTH  # whose answer is that of one net
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH)}
+OF_SUBNETS = SUPERNET, EAS  # the section of their name is that of a supernet of single nets
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH, EAS)}
 
 
 def of(sections: Iterable[str]) -> Kind:

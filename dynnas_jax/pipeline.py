@@ -17,14 +17,9 @@ from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-TOGETHER = (
-    "train",
-    "grow",
-    "collect",
-    "predict",
-    "search",
-)  # by all processes of a run; the others are the first's alone
-SHARED = ("train", "grow", "collect")  # stages that know which process writes what
+# By all processes of a run; the others are the first's alone.
+TOGETHER = ("teacher", "train", "grow", "collect", "predict", "search")
+SHARED = ("teacher", "train", "grow", "collect")  # stages that know which process writes what
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo: str | None = None) -> None:
@@ -276,16 +271,13 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, exit_tables, tables
+    from dynnas_jax.reports import artifacts, exit_tables, superclass_tables, tables
 
     found_artifacts = artifacts.read(path)
-    if found_artifacts.kind in kinds.OF_EXITS:
-        rows, found = exit_tables.summary(found_artifacts), None
-        print(tables.text(rows, exit_tables.summary_columns(rows, exit_tables.unit(found_artifacts))))
-    else:
-        found = found_artifacts.found
-        print(tables.text(tables.summary(found_artifacts)))
-    if found and not found["pair"]["feasible"]:
+    found, kind = found_artifacts.found or {}, found_artifacts.kind
+    told = exit_tables if kind in kinds.OF_EXITS else superclass_tables if kind is kinds.EAS else None
+    print(tables.text(*(told.in_short(found_artifacts) if told else (tables.summary(found_artifacts),))))
+    if "pair" in found and not found["pair"]["feasible"]:
         pair = found["pair"]
         costs = f"Little costs {pair['little']['macs']} MACs, big {pair['big']['macs']}"
         if "smallest_macs" in found:

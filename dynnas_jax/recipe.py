@@ -47,6 +47,7 @@ _LEAST = {
         **{"records": (0, 1), "epochs": 1, "batch_size": 1, "held_out": (0, 1), "population": 2, "generations": 1},
         **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     },
+    "generator": {"steps": 1, "batch_size": 2, "scenarios": 1, "cost_scenarios": 0, "cost_weight": 0},
     "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
     "dynamic": {"max_macs_fraction": 0, "max_latency_fraction": 0, "max_accuracy_loss": 0},
 }
@@ -68,6 +69,10 @@ def with_files(config: dict) -> dict:
     Raises:
       ValueError: for an arch file that cannot be read.
     """
+    if file := (config.get("superclasses") or {}).get("file"):
+        from dynnas_jax.data import superclasses
+
+        config = {**config, "superclasses": {"groups": superclasses.read(Path(str(file)).expanduser())}}
     named = [name for name in _FIXED if isinstance(config.get(name, {}).get("arch"), str)]
     if not named:
         return config
@@ -156,6 +161,12 @@ def _multi_exit(config: dict, kind: kinds.Kind) -> settings.Options:
     }
 
 
+def _eas(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.stages import superclass_options
+
+    return superclass_options.options(config["eas"].get("network"), settings.parameters, _FILLED)
+
+
 def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax import sides
 
@@ -169,9 +180,8 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
     parameters = settings.parameters
-    filled = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config")
     found = {
-        "train": parameters(loop.fit, fitted, stage("train", kind), given=filled),
+        "train": parameters(loop.fit, fitted, stage("train", kind), given=_FILLED),
         "train.optimizer": parameters(state.optimizer, given=("starts",)),
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),
@@ -190,6 +200,8 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         return found
     if kind is kinds.SUPERNET:
         del found["train"]["transfer_from"]
+    if kind is kinds.EAS:
+        del found["train"]["teacher"]
     joined = {"train.joint_rule": parameters(joint.rule)} if kind is kinds.SUPERNET else {}
     return found | {
         "train.sandwich_rule": parameters(sandwich.rule),
@@ -217,8 +229,11 @@ _OF_KIND = {
     "cascade": _cascade,
     "multi_exit": _multi_exit,
     "exit_network": _network,
+    "eas": _eas,
     "growth": _network,
 }
+# What a stage says of a training itself.
+_FILLED = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "drop")
 _FIXED = ("network", "exit_network", "growth")  # sections of one fixed network
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
+from dynnas_jax.data import derived, superclasses
 from dynnas_jax.dynamic import exit_targets
 from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import study_tables
-from dynnas_jax.stages import train
+from dynnas_jax.search import generator
+from dynnas_jax.stages import superclass_generator, train
 from dynnas_jax.study import claim, grid
 from dynnas_jax.train import state
 
@@ -41,6 +43,9 @@ OTHERS = (
     "enas4d_cifar10.py",
     "enas4d_imagenet.py",
     "msdnet.py",
+    "eas_digits.py",
+    "eas_imagenet100_at32.py",
+    "eas_paper.py",
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
     "stage_growth_imagenet.py",
@@ -50,6 +55,8 @@ OTHERS = (
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
+SUPERCLASSES = [f"eas_{file}.py{mode}" for file in ("digits", "imagenet100_at32", "paper") for mode in ("", ":tiny")]
+SUPERCLASSES += [f"eas_paper.py:{mode}" for mode in ("imagenet12", "car20")]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
 CASES += [f"{file}:{mode}" for file in PODS for mode in ("pod", "weights")]
@@ -114,6 +121,33 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
+
+
+@pytest.mark.parametrize("path", SUPERCLASSES)
+def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / path}"]))
+    recipe.check(config)
+    side = config["data"].get("image_size", 32)
+    known = config["superclasses"].get("known")
+    names = derived.listed(superclasses.path_of(known)) if known else tuple(range(10))
+    groups = superclasses.of(names, **config["superclasses"])
+    facts = {"image_shape": [side, side, 3], "classes": names, "mean": [0.5] * 3, "std": [0.25] * 3}
+    facts = {**FACTS["digits"], "classes": names} if config["data"]["name"] == "digits" else facts
+    supernet = job.build(config, facts)
+    smallest, largest = (cost(supernet, genome)[0] for genome in (supernet.space.smallest, supernet.space.largest))
+    section = config["generator"]
+    assert smallest <= section.get("least_budget", smallest) < section.get("most_budget", largest) <= largest
+    generator.shape_of(supernet.space, len(groups.names))
+    superclass_generator.tasks(groups, section.get("unions", ()))
+    train.rule_and_phases(
+        supernet.space,
+        config["train"]["steps"],
+        {"teacher": "trained", **config["train"]["sandwich_rule"]},
+        None,
+        config["train"]["progressive_shrinking"],
+    )
+    if "class_list" in config["data"]:
+        assert derived.listed(Path(config["data"]["class_list"])) == names
 
 
 GROWTHS = {

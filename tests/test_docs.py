@@ -45,6 +45,7 @@ def known():
         if loader.has_space:
             found |= names_in(recipe.options({"supernet": {"network": network}}))
             found |= names_in(recipe.options({"multi_exit": {"network": network}}))
+            found |= names_in(recipe.options({"eas": {"network": network}}))
         if network in growing.FAMILIES:
             found |= names_in(recipe.options({"growth": {"name": network}}))
         section = "exit_network" if loader.several_exits else "network"

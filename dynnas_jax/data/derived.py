@@ -99,8 +99,8 @@ def select(source: Source, path: Path) -> Source:
 
 
 def listed(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, without empty ones and those that begin with #. Raises ValueError where there is none."""
+    """The lines of a text file, without empty ones, comments (#) and headings ([NAME]). Raises ValueError where there is none."""
     if not path.is_file():
         raise ValueError(f"no file {path.resolve()}: give a text file with one entry a line")
     lines = (line.strip() for line in path.read_text().splitlines())
-    return tuple(line for line in lines if line and not line.startswith("#"))
+    return tuple(line for line in lines if line and not line.startswith(("#", "[")))

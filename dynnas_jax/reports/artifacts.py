@@ -31,6 +31,11 @@ _OF_EXITS = {  # instead
     "search/found.json": ("nets", "deployed", "score"),
     _EVALUATION: ("images", "nets", "deployed"),
 }
+_OF_SUPERCLASSES = {
+    "predict/predictors.json": ("subnets", "predictors"),
+    "search/found.json": ("methods", "budgets", "answering"),
+    _EVALUATION: ("images", "nets", "unit"),
+}
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
 BASELINES = "baselines"  # folder of what other runs measured
 BENCHES = "bench"  # folder of results that were measured elsewhere
@@ -73,11 +78,13 @@ def read(workdir: str | Path) -> Artifacts:
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
+    several = kind in kinds.OF_EXITS or kind is kinds.EAS  # predictors
     required = REQUIRED | (_OF_NET if kind in kinds.OF_NET else _OF_EXITS if kind in kinds.OF_EXITS else {})
+    required |= _OF_SUPERCLASSES if kind is kinds.EAS else {}
     named = {name: _json(workdir, name, keys) for name, keys in required.items()}
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
-    exports = sorted(workdir.glob("export/*/export.json"))
+    exports = sorted((*workdir.glob("export/*/export.json"), *workdir.glob("export/*/*/export.json")))
     growth = _json(workdir, "grow/growth.json", ("initial", "candidates", "iterations"))
     # Of several trainings the last.
     trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
@@ -85,18 +92,23 @@ def read(workdir: str | Path) -> Artifacts:
         config=config,
         metrics=_json_lines(workdir / trained / "metrics.jsonl"),
         speed=named["collect/speed.json"],
-        predictor=named["predict/predictors.json" if kind in kinds.OF_EXITS else "predict/predictor.json"],
+        predictor=named["predict/predictors.json" if several else "predict/predictor.json"],
         found=named["search/found.json"],
         evaluation=named[_EVALUATION],
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(data["classes"]) if data else (),
-        exports={path.parent.name: _export(workdir, path) for path in exports},
+        exports={_export_name(workdir, path): _export(workdir, path) for path in exports},
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
         times=_times(workdir, kind),
         growth=growth,
     )
+
+
+def _export_name(workdir: Path, path: Path) -> str:
+    """The target, and what of a run's several exports it is."""
+    return "_".join(path.parent.relative_to(workdir / "export").parts)
 
 
 def _export(workdir: Path, path: Path) -> dict:
@@ -123,7 +135,7 @@ def take_in(workdir: Path, path: Path) -> None:
       ValueError: for no such results, or results of files that are not this run's.
     """
     content = bench.read(path)
-    own = {file_digest(file) for file in workdir.glob("export/*/*") if file.is_file()}
+    own = {file_digest(file) for file in (workdir / "export").rglob("*") if file.is_file()}
     measured = [file["sha256"][:DIGITS] for file in content["model"]["files"].values()]
     if not measured or not own.issuperset(measured):
         raise ValueError(f"{path} was measured on other files than those in {workdir / 'export'}")

@@ -245,6 +245,62 @@ _EXIT_NETWORK = (
 )
 
 
+_EAS = (
+    Chapter(
+        "Result",
+        "For every superclass and budget a subnet of one supernet. <i>EAS</i> asks a generator, which answers at once; OFA-T "
+        "searches for each superclass by a predictor of its own, OFA-V once for all; EAS-V is a generator that is not told the "
+        "superclass; random subnets are as near to the budget as draws are. An image is answered by the logits of its "
+        "superclass alone.",
+        "superclass_summary",
+    ),
+    Chapter(
+        "What it takes",
+        "Seconds on the device to train what a method asks, beyond the supernet, and to find all subnets.",
+        "superclass_costs",
+    ),
+    Chapter(
+        "Are budgets kept?",
+        "Several subnets are drawn for a scenario, those above the budget are left out, and one of the others is taken. Where "
+        "none is left the likeliest subnet is cut down, choice by choice, until it fits.",
+        "superclass_budgets",
+    ),
+    Chapter(
+        "With and without superclass dropout",
+        "This run beside others of the same recipe, taken in by <code>dynnas report --baselines</code>.",
+        "superclass_dropout",
+    ),
+    Chapter("The architectures", "What the generator chose.", "superclass_archs"),
+    Chapter(
+        "Sets of superclasses",
+        "Unions that the generator was not trained on, by the logits of the union, beside the subnet of one search for all of "
+        "the same budget.",
+        "superclass_unions",
+    ),
+    Chapter(
+        "Where the superclass is not known",
+        "The smallest subnet tells it, then that superclass's own subnet answers; both are paid for. The general subnet is the "
+        "one that a search for all finds at the same average cost.",
+        "superclass_unknown",
+    ),
+    Chapter(
+        "The predictors",
+        "OFA-T and OFA-V ask small models for the accuracy of a subnet. Kendall's tau tells how well they rank records that they "
+        "have not seen (1: same order, 0: none).",
+        "superclass_predictors",
+    ),
+    _BY_SECTION["training"]._replace(
+        explanation="At each step the largest, the smallest and some random subnets are trained together on the same weights; "
+        "held-out accuracies are by the logits of each image's superclass alone.",
+    ),
+    _BY_SECTION["exports"]._replace(
+        explanation="A file for every superclass, whose head knows its classes alone. <i>Logits off by</i> is the largest "
+        "difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX."
+    ),
+    *(_BY_SECTION[name] for name in ("settings", "times", "machine")),
+)
+
+
 def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
     """The chapters of a kind of run, in order."""
     return {
@@ -253,5 +309,6 @@ def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
         "cascade": _CASCADE,
         "multi_exit": _MULTI_EXIT,
         "exit_network": _EXIT_NETWORK,
+        "eas": _EAS,
         "growth": _GROWTH,
     }[kind.name]

@@ -57,6 +57,12 @@ def with_latency(columns: Sequence[Column], rows: Sequence[dict]) -> tuple[Colum
     return tuple(column for column in columns if known or "latency" not in column.key)
 
 
+def in_short(artifacts: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
+    """The rows of `summary` and their columns: what a run says at its end."""
+    rows = summary(artifacts)
+    return rows, summary_columns(rows, unit(artifacts))
+
+
 def exits(artifacts: Artifacts) -> list[dict]:
     """One row for each exit of each net: what it costs, which part of the test images it answers, and how well."""
     found = []

@@ -6,7 +6,15 @@ import tempfile
 from pathlib import Path
 
 from dynnas_jax import kinds
-from dynnas_jax.reports import artifacts, chapters, exit_sections, sections, tables, threshold_control
+from dynnas_jax.reports import (
+    artifacts,
+    chapters,
+    exit_sections,
+    sections,
+    superclass_sections,
+    tables,
+    threshold_control,
+)
 from dynnas_jax.workdir import write_bytes
 
 
@@ -27,9 +35,7 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     """
     workdir = Path(workdir)
     found = artifacts.read(workdir)
-    title = (
-        title or f"{'Network' if found.kind in kinds.OF_NET else 'Dynamic network'} report: {workdir.resolve().name}"
-    )
+    title = title or f"{_what(found.kind).capitalize()} report: {workdir.resolve().name}"
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
         parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found)]
@@ -51,13 +57,18 @@ def _replace(old: Path, new: Path) -> None:
         new.rename(old)
 
 
+def _what(kind: kinds.Kind) -> str:
+    return "network" if kind in (*kinds.OF_NET, kinds.EAS) else "dynamic network"
+
+
 def _headline(found: artifacts.Artifacts) -> str:
     evaluation = found.evaluation
     if evaluation is None:
-        what = "network" if found.kind in kinds.OF_NET else "dynamic network"
-        return f'<p class="headline">The {what} has not been evaluated yet.</p>'
+        return f'<p class="headline">The {_what(found.kind)} has not been evaluated yet.</p>'
     if found.kind in kinds.OF_EXITS:
         return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
+    if found.kind is kinds.EAS:
+        return f'<p class="headline">{superclass_sections.headline(evaluation)}</p>'
     if found.kind in kinds.OF_NET:
         net = evaluation["net"]
         return (

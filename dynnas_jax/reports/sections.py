@@ -16,6 +16,7 @@ from dynnas_jax.reports import (
     growth_sections,
     plots,
     routing_sections,
+    superclass_sections,
     tables,
     threshold_control,
 )
@@ -200,6 +201,7 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "thresholds": _thresholds,
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
+    **superclass_sections.BUILDERS,
     **growth_sections.BUILDERS,
     "archs": _archs,
     "records": _records,

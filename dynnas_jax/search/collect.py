@@ -23,6 +23,7 @@ from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.train import losses
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
@@ -49,6 +50,7 @@ class Evaluator:
         one; "auto", what is fastest on this backend as far as it was measured, and takes no more than `width.MOST_PIXELS`.
       width: 0 for all that a device has in a call, or with "auto" by itself; rounded down to a divisor of their number.
       mesh: all devices of all processes by default.
+      kept: bool[classes, classes], for an image of each class (row) the logits that its answer is chosen from; None: all.
 
     Raises:
       ValueError: for an unknown score or form, a width that does not fit it, or no calibration images.
@@ -66,6 +68,7 @@ class Evaluator:
         form: str = "auto",
         width: int = 0,
         mesh: Mesh | None = None,
+        kept: np.ndarray | None = None,
     ):
         if score not in SCORES:
             raise ValueError(f"score is {score!r}, choose from {list(SCORES)}")
@@ -80,7 +83,7 @@ class Evaluator:
         calibration = batches(calibration, min(calibration_batch, len(calibration)))
         self.score, self.data = SCORES[score], devices.replicated(self.mesh, (calibration, images, labels))
         self.width = width_of.chosen(form, width, each, max(batch[0, ..., 0].size for batch in (calibration, images)))
-        program = functools.partial(_answer_all, supernet, self.score, self.mesh, self.width)
+        program = functools.partial(_answer_all, supernet, self.score, self.mesh, self.width, kept)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.program = processes.Together(jax.jit(program, static_argnames="resolution", out_shardings=whole))
         self._compiled, self._subnets, self._seconds = set(), 0, 0.0
@@ -127,7 +130,7 @@ class Evaluator:
 
 
 def _answer_all(
-    supernet, score, mesh, width, variables, genomes, count, calibration, images, labels, *, resolution
+    supernet, score, mesh, width, kept, variables, genomes, count, calibration, images, labels, *, resolution
 ) -> Answers:
     """Answers to genomes int32[n, g], n a multiple of devices times width; rows from `count` on mean nothing."""
     axes, whole = mesh.axis_names, PartitionSpec()
@@ -138,7 +141,7 @@ def _answer_all(
         count = (count - jax.lax.axis_index(axes) + mesh.size - 1) // mesh.size
         # Batch by batch, since the pixels are floats meanwhile.
         calibration, images = (jax.lax.map(lambda b: resized(b, resolution), x) for x in (calibration, images))
-        answer = functools.partial(answer_one, supernet, score, variables, calibration, images, labels)
+        answer = functools.partial(answer_one, supernet, score, variables, calibration, images, labels, kept=kept)
         shape = len(labels), *_exits(supernet)
         return jax.tree.map(lambda rows: rows[:, None], _in_turn(answer, genomes, count, width, shape))
 
@@ -174,6 +177,7 @@ def answer_one(
     images: jax.Array,
     labels: jax.Array,
     genome: jax.Array,
+    kept: np.ndarray | None = None,
 ) -> Answers:
     """The answers of one subnet int32[genes]; pure and traceable.
 
@@ -183,11 +187,15 @@ def answer_one(
       calibration: uint8[batches, b, h, w, c], for its statistics.
       images: uint8[batches, b, h, w, c], at the same resolution.
       labels: int32[batches * b].
+      kept: as in `Evaluator`.
     """
     net = supernet.masked_net()
     own = recalibrate(net, mask_variables(supernet, variables, genome), calibration)
     logits = jax.lax.map(lambda batch: jnp.stack(supernet.answers(net.apply(own, batch)), axis=1), images)
     logits = logits.reshape(len(labels), *_exits(supernet), -1)
+    if kept is not None:
+        own = jnp.asarray(kept)[labels]
+        logits = losses.among(logits, own[:, None] if supernet.exits else own)
     labels = labels[:, None] if supernet.exits else labels
     return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
 

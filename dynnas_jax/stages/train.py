@@ -59,6 +59,13 @@ def run(
       options: see `fitted`.
     """
     start = starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    rules = sandwich_rule, joint_rule, progressive_shrinking
+    taught = {"teacher": trained_teacher(job, teacher), "mesh": devices.data_mesh(subnet=subnet_devices)}
+    return trained(job, folder, start, rules, **taught, **options)
+
+
+def trained(job: Job, folder: Path, start: starting.Started, rules: tuple, **options) -> tuple[str, ...]:
+    """What `run` does from a start by rules, the sections of `rule_and_phases`; `options` are those of `fitted`."""
     evaluate = evaluator(job, 1024, 2)
     ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
 
@@ -67,19 +74,8 @@ def run(
         smallest, largest = right.reshape(*right.shape[:2], -1)[..., -1].mean(axis=1)  # of several exits the last
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
-    rules = sandwich_rule, joint_rule, progressive_shrinking
     rule, phases = rule_and_phases(job.supernet.space, options["steps"], *rules)
-    final = fitted(
-        job,
-        folder,
-        rule,
-        initial=start.variables,
-        phases=phases,
-        teacher=trained_teacher(job, teacher),
-        mesh=devices.data_mesh(subnet=subnet_devices),
-        evaluate=held_out,
-        **options,
-    )
+    final = fitted(job, folder, rule, initial=start.variables, phases=phases, evaluate=held_out, **options)
     file, listed = trained_file(job.kind), ("transferred.json",) if start.transferred else ()
     if processes.is_first():
         save_variables(folder / file, devices.on_host(final.averaged))
@@ -132,6 +128,27 @@ def check(
     **options,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
+    sections = {
+        "sandwich_rule": sandwich_rule,
+        "joint_rule": joint_rule,
+        "progressive_shrinking": progressive_shrinking,
+    }
+    starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
+    check_rules(job, answers, **sections, subnet_devices=subnet_devices, **options)
+
+
+def check_rules(
+    job: Job,
+    answers: Callable | None,
+    *,
+    sandwich_rule: dict | None = None,
+    joint_rule: dict | None = None,
+    progressive_shrinking: dict | None = None,
+    subnet_devices: int = 1,
+    **options,
+) -> None:
+    """Raises ValueError for a training that `trained` cannot do, with a trained teacher's answers or without."""
     supernet, steps = job.supernet, options["steps"]
     if supernet.space.size() < predictor.FEWEST_SUBNETS:
         raise ValueError(
@@ -150,8 +167,6 @@ def check(
         )
     if phases is not None and phases.sort_channels:
         channel_sorting.groups(supernet)
-    starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
-    answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
     rule(supernet, None, answers, devices.SUBNET if subnet_devices > 1 else None)
 
 

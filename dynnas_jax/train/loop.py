@@ -33,6 +33,7 @@ def fit(
     optimizer: dict | None = None,
     augment: Callable | None = None,
     mix: Callable | None = None,
+    drop: Callable | None = None,
     ema_decay: float = 0.999,
     initial: dict | None = None,
     phases: Phases | None = None,
@@ -60,6 +61,8 @@ def fit(
       augment: (key, uint8 images) -> uint8 images.
       initial: variables of the largest net to start from, instead of random ones; a resumed run has its own.
       mix: (key, uint8 images, one-hot labels) -> uint8 images, targets; such as `mixing.rule(mixup=0.2)`.
+      drop: (key, labels or targets) -> bool[b, classes], the logits that the loss of each image knows; such as
+        `superclass_dropout.rule`.
       phases: what progressive shrinking leaves free, of `progressive_shrinking.schedule`.
       teacher: the net trained before whose answers a rule with that teacher learns.
       steps_per_call: done in a row by one call of the program, so that the devices do not wait for the host; None: one on a
@@ -82,7 +85,14 @@ def fit(
     follow = {"trackers": metrics.chosen(trackers, wandb), "wandb": wandb, "config": config}
     mover = state.optimizer(steps, **(optimizer or {}), starts=(0,) if phases is None else phases.starts)
     answers, teacher = teacher or (None, None)
-    options = {"augment": augment, "mix": mix, "ema_decay": ema_decay, "phases": phases, "answers": answers}
+    options = {
+        "augment": augment,
+        "mix": mix,
+        "drop": drop,
+        "ema_decay": ema_decay,
+        "phases": phases,
+        "answers": answers,
+    }
     setting = Setting(
         supernet=supernet,
         train=train,

@@ -32,9 +32,10 @@ class Update(NamedTuple):
     metrics: dict[str, jax.Array]  # float32 scalars; "loss" is one of them
 
 
-# objective(given, images, labels, key, targets=None, pool=None) -> Update, for the part of the batch on one device of
+# objective(given, images, labels, key, targets=None, pool=None, kept=None) -> Update, for the part of the batch on one device of
 # `axis_name`; the same on all devices of `subnet_axis`. `pool` is static: the genomes of `Rule.pool`, absent without one.
 # Targets float32[b, classes], where given, are learned in place of the labels int32[b], which then only measure accuracy.
+# `kept` bool[b, classes], where given, are the logits that an image's loss knows; only the sandwich rule takes it.
 Objective = Callable[..., Update]
 
 

@@ -137,16 +137,17 @@ class _Step(NamedTuple):
     options: _Options
     share: _Share
 
-    def update(self, given, images, labels, key, targets=None, pool=None) -> Update:
+    def update(self, given, images, labels, key, targets=None, pool=None, kept=None) -> Update:
         params, stats = given.variables["params"], given.variables["batch_stats"]
         # Largest and smallest divide the images among the devices that share the random subnets.
-        part, own_labels, own_targets = self.share.images_of((images, labels, labels if targets is None else targets))
+        batch = images, labels, labels if targets is None else targets, kept
+        part, own_labels, own_targets, own_kept = self.share.images_of(batch)
         from_labels = jax.value_and_grad(self._labelled, has_aux=True)
-        (loss, (own, new_stats)), gradient = from_labels(params, stats, part, own_targets)
+        (loss, (own, new_stats)), gradient = from_labels(params, stats, part, own_targets, own_kept)
         teacher = jax.lax.stop_gradient(self._teach(given, part, own))
         weights = rules.weights_of(given.allowed, self.space, self.options.random_subnets)
         learn = jax.value_and_grad(self._distilled)
-        smallest = learn(params, self.runs.smallest_of(given.allowed), stats, part, teacher)
+        smallest = learn(params, self.runs.smallest_of(given.allowed), stats, part, teacher, own_kept)
         metrics = {"loss_largest": loss, "loss_smallest": smallest[0]}
         total = rules.Sum(loss, gradient).plus(weights[0], *smallest)
         if self.options.random_subnets:
@@ -154,21 +155,22 @@ class _Step(NamedTuple):
             drawn, shares = self.share.subnets_of((drawn, weights[1:]))
             everyone = self.share.gathered(teacher)
             total, random = total.plus_random(
-                lambda d: learn(params, run_of(d), stats, images, everyone), drawn, shares
+                lambda d: learn(params, run_of(d), stats, images, everyone, kept), drawn, shares
             )
             # Not a number in a phase without random subnets.
             metrics["loss_random"] = random / weights[1:].sum()
         metrics["accuracy_largest"] = (own.argmax(-1) == own_labels).astype(jnp.float32).mean()
         return self.share.together(total.mean(1 + weights.sum(), new_stats, metrics))
 
-    def _labelled(self, params, batch_stats, images, targets):
+    def _labelled(self, params, batch_stats, images, targets, kept):
         ran = self.runs.largest({"params": params, "batch_stats": batch_stats}, images)
-        learn = lambda logits: losses.cross_entropy(logits, targets, self.options.label_smoothing)  # noqa: E731
+        learn = lambda logits: losses.cross_entropy(logits, targets, self.options.label_smoothing, kept)  # noqa: E731
         return losses.of_exits(learn, ran.answers), (ran.logits, ran.batch_stats)
 
-    def _distilled(self, params, run, batch_stats, images, teacher):
+    def _distilled(self, params, run, batch_stats, images, teacher, kept):
         answers = run({"params": params, "batch_stats": batch_stats}, images).answers
-        learn = lambda logits: distillation.soft_cross_entropy(logits, teacher, self.options.temperature)  # noqa: E731
+        both = lambda logits: (losses.among(logits, kept), losses.among(teacher, kept))  # noqa: E731
+        learn = lambda logits: distillation.soft_cross_entropy(*both(logits), self.options.temperature)  # noqa: E731
         return losses.of_exits(learn, answers)
 
     def _teach(self, given, images, own):

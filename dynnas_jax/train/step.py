@@ -27,6 +27,7 @@ def make_step(
     *,
     augment: Callable | None = None,
     mix: Callable | None = None,
+    drop: Callable | None = None,
     ema_decay: float = 0.999,
     phases: Phases | None = None,
     answers: Callable | None = None,
@@ -70,6 +71,9 @@ def make_step(
         if mix is not None:
             one_hot = jax.nn.one_hot(own, supernet.largest_net().arch.classes)
             batch, mixed["targets"] = apart(mix(mix_key, batch, one_hot))
+        if drop is not None:
+            drop_key, learned = jax.random.fold_in(rule_key, 1), mixed.get("targets", own)
+            mixed["kept"] = apart(drop(drop_key, learned))
         allowed = None if phases is None else phases.at(current.step)
         static = {} if pool is None else {"pool": pool}
         made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed, static)

@@ -54,10 +54,10 @@ def run(request, tiny_run, quick_programs, tmp_path_factory):
     path, forwarded = tmp_path_factory.mktemp(request.param) / "W", []
     answer_one = collect.answer_one
 
-    def watched(supernet, score, variables, calibration, images, labels, genome):
+    def watched(supernet, score, variables, calibration, images, labels, genome, **options):
         count = calibration.shape[0] * calibration.shape[1]
         jax.debug.callback(lambda _, labels: forwarded.append(count + int((labels >= 0).sum())), genome, labels)
-        return answer_one(supernet, score, variables, calibration, images, labels, genome)
+        return answer_one(supernet, score, variables, calibration, images, labels, genome, **options)
 
     with pytest.MonkeyPatch.context() as patch, quick_programs():
         patch.setattr("dynnas_jax.search.pair_fitness.collect.answer_one", watched)

@@ -1,0 +1,139 @@
+"""The sections of the report on superclasses; each returns None where the stage that it shows has not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dynnas_jax.reports import plots, superclass_plots, tables
+from dynnas_jax.reports import superclass_tables as rows_of
+from dynnas_jax.reports.source import Source, figure, table
+from dynnas_jax.workdir import read_json
+
+
+def headline(evaluation: dict) -> str:
+    """The first sentence of the page."""
+    rows = rows_of.accuracies(evaluation)
+    last = rows[-1]["budget"]
+    at = {row["method"]: row for row in rows if row["budget"] == last}
+    eas, ofa = at[rows_of.NAMES["eas"]], at[rows_of.NAMES["ofa_t"]]
+    return (
+        f"On their own superclasses the generated subnets answer <b>{100 * eas['mean_accuracy']:.1f} %</b> of the test images "
+        f"rightly at {eas['mean_macs'] / 1e6:.3f} million MACs on average; those of a search for each superclass "
+        f"{100 * ofa['mean_accuracy']:.1f} % at {ofa['mean_macs'] / 1e6:.3f} million."
+    )
+
+
+def _summary(source: Source) -> str | None:
+    evaluation = source.found.evaluation
+    rows = rows_of.accuracies(evaluation)
+    if not rows:
+        return None
+    series = {name: _points(rows, name) for name in dict.fromkeys(row["method"] for row in rows)}
+    caption = "Every point is a budget: means over the superclasses, each by its own logits alone, on the test images."
+    body = figure(source, "methods", superclass_plots.lines(series), caption)
+    return body + table(source, "accuracies", rows, rows_of.accuracy_columns(rows, evaluation["unit"]))
+
+
+def _points(rows: list[dict], method: str) -> list[tuple[float, float]]:
+    return [(row["mean_macs"], row["mean_accuracy"]) for row in rows if row["method"] == method]
+
+
+def _costs(source: Source) -> str | None:
+    rows = rows_of.costs(source.found)
+    if not rows:
+        return None
+    told = source.found.found["answering"]
+    scenarios = len(source.found.found["methods"]["eas"]["nets"])
+    speed = (
+        f"<p>{scenarios} scenarios each, once programs are compiled. {told['scenarios']} scenarios of {told['samples']} samples "
+        f"take the generator {told['median_ms']:.2f} ms.</p>"
+    )
+    return table(source, "costs", rows, rows_of.COSTS) + speed
+
+
+def _budgets(source: Source) -> str | None:
+    rows = rows_of.budgets(source.found)
+    if not rows:
+        return None
+    body = table(source, "budgets", rows, rows_of.BUDGETS)
+    path = source.workdir / "generator" / "generator.json"
+    if path.is_file():
+        generators = read_json(path)["generators"]
+        caption = "All steps of both generators' training; costs are of everything that was drawn."
+        body += figure(source, "generators", superclass_plots.learning(generators), caption)
+    return body
+
+
+def _dropout(source: Source) -> str | None:
+    """This run and those taken in as baselines: the same recipe at other rates."""
+    runs = {"this run": source.found.evaluation}
+    runs |= {name: taken.get("evaluation") for name, taken in source.found.baselines.items()}
+    series = {}
+    for name, evaluation in runs.items():
+        points = _points(
+            rows_of.accuracies(evaluation if "unions" in (evaluation or {}) else None), rows_of.NAMES["eas"]
+        )
+        series |= {name: points} if points else {}
+    if len(series) < 2:
+        return None
+    rows = [
+        {"run": name, "budget": number, "macs": macs, "accuracy": accuracy}
+        for name, points in series.items()
+        for number, (macs, accuracy) in enumerate(points, 1)
+    ]
+    tables.write_csv(source.folder / "tables" / "dropout.csv", rows)
+    return figure(source, "dropout", superclass_plots.lines(series), "EAS of every run, on the same test images.")
+
+
+def _archs(source: Source) -> str | None:
+    found = source.found.found
+    if found is None:
+        return None
+    nets, budgets = found["methods"]["eas"]["nets"], found["budgets"]
+    unit = "MACs" if found["unit"] == "macs" else "ms"
+    first, middle = found["superclasses"][0], budgets[len(budgets) // 2]
+    boxes = "Colour and width of a box: depthwise kernel. Height: expansion of the channels inside the block."
+    one = {f"{net['budget']:.4g} {unit}": net["arch"] for net in nets if net["superclass"] == first}
+    alike = {net["superclass"]: net["arch"] for net in nets if net["budget"] == middle}
+    body = figure(source, "archs_of_budgets", plots.archs(one), f"Subnets for {first}, budget by budget. {boxes}")
+    body += figure(
+        source, "archs_of_superclasses", plots.archs(alike), f"Subnets for every superclass at {middle:.4g} {unit}."
+    )
+    if found.get("similarity"):
+        label = "budget (millions of MACs)" if found["unit"] == "macs" else "budget (ms)"
+        scale = 1e6 if found["unit"] == "macs" else 1
+        drawn = superclass_plots.similarity([b / scale for b in budgets], found["similarity"], label)
+        body += figure(
+            source, "similarity", drawn, "Of the one-hot codes of every two superclasses' subnets; 1: the same."
+        )
+    return body
+
+
+def _unions(source: Source) -> str | None:
+    rows = rows_of.unions(source.found.evaluation)
+    return table(source, "unions", rows, rows_of.UNIONS) if rows else None
+
+
+def _unknown(source: Source) -> str | None:
+    rows = rows_of.unknown(source.found.evaluation)
+    if not rows:
+        return None
+    share = 100 * source.found.evaluation["unknown"]["superclass_accuracy"]
+    return table(source, "unknown", rows, rows_of.UNKNOWN) + f"<p>The superclass is told rightly for {share:.1f} %.</p>"
+
+
+def _predictors(source: Source) -> str | None:
+    rows = rows_of.predictors(source.found)
+    return table(source, "predictors", rows, rows_of.PREDICTORS) if rows else None
+
+
+BUILDERS: dict[str, Callable[[Source], str | None]] = {
+    "superclass_summary": _summary,
+    "superclass_costs": _costs,
+    "superclass_budgets": _budgets,
+    "superclass_dropout": _dropout,
+    "superclass_archs": _archs,
+    "superclass_unions": _unions,
+    "superclass_unknown": _unknown,
+    "superclass_predictors": _predictors,
+}

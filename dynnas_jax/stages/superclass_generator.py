@@ -1,0 +1,174 @@
+"""The stage that trains the architecture generators: the one of all superclasses, and the control that knows none (EAS-V)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dynnas_jax import progress
+from dynnas_jax.costs import macs
+from dynnas_jax.data import superclasses
+from dynnas_jax.data.superclasses import Superclasses
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import NO_HELD_OUT, Job, load_variables, save_variables, supernet_variables
+from dynnas_jax.search import generator, generator_fit
+from dynnas_jax.search.generator_fit import Tasks
+from dynnas_jax.stages.search import cost_tables
+from dynnas_jax.workdir import read_json, write_json
+
+FILE, WEIGHTS, TABLE = "generator.json", "generator.msgpack", "latency_table.json"
+OWN, ALIKE = "superclasses", "all"  # the two generators
+_OF_SHAPE = ("paths", "budget_embeddings", "embedding", "units")
+
+
+def run(
+    job: Job,
+    folder: Path,
+    *,
+    least_budget: float | None = None,
+    most_budget: float | None = None,
+    unions: tuple = (),
+    latency_table: str | None = None,
+    **options,
+) -> tuple[str, ...]:
+    """Both generators, trained alike; leaves their weights and what they are for.
+
+    Args:
+      least_budget, most_budget: the range of budgets; None: those of the smallest and of the largest subnet.
+      unions: sets of superclasses that are trained beside the single ones, each "a+b" or a list of names.
+      latency_table: budgets are milliseconds by this file of `dynnas table`, in the place of MACs.
+      options: of `generator.shape_of` and `generator_fit.fit`.
+    """
+    table, unit = _table(job, latency_table)
+    ends = _ends(job, table, unit, least_budget, most_budget)
+    made = {OWN: tasks(job.superclasses, unions), ALIKE: alike(job.superclasses)}
+    given = {key: options.pop(key) for key in _OF_SHAPE if key in options}
+    variables, kept, told = supernet_variables(job), {}, {}
+    for number, (name, own) in enumerate(made.items()):
+        shape = generator.shape_of(job.supernet.space, own.members.shape[1], **given)
+        with progress.counted(f"generator of {name}", options["steps"], "steps") as advance:
+            fitted = generator_fit.fit(
+                *(jax.random.fold_in(job.key(7), number), job.supernet, variables, job.images.holdout),
+                *(own, table, shape, ends, lambda _: advance(1)),
+                **options,
+            )
+        kept[name] = fitted.params
+        history = {"loss": fitted.loss.tolist(), "distance": fitted.distance.tolist()}
+        told[name] = {"shape": generator.as_json(shape), "seconds": fitted.seconds, **history}
+    save_variables(folder / WEIGHTS, kept)
+    facts = {"space": job.supernet.space.fingerprint, "unit": unit, "least_budget": ends[0], "most_budget": ends[1]}
+    groups = {name: list(g) for name, g in zip(job.superclasses.names, job.superclasses.groups, strict=True)}
+    trained = [job.superclasses.title(row) for row in made[OWN].members]
+    write_json(folder / FILE, facts | {"superclasses": groups, "tasks": trained, "generators": told})
+    if latency_table:
+        shutil.copyfile(Path(latency_table).expanduser(), folder / TABLE)
+    return FILE, WEIGHTS, *((TABLE,) if latency_table else ())
+
+
+def _table(job: Job, latency_table: str | None) -> tuple[macs.CostTable, str]:
+    """(costs of genomes, their unit)."""
+    unit = "latency_ms" if latency_table else "macs"
+    return cost_tables(job.supernet, latency_table, job.target)[unit], unit
+
+
+def _ends(job: Job, table: macs.CostTable, unit: str, least: float | None, most: float | None) -> tuple[float, float]:
+    """The range of budgets. Raises ValueError for one outside the space, or an empty one."""
+    space = job.supernet.space
+    smallest, largest = (table.exact(genome) for genome in (space.smallest, space.largest))
+    found = []
+    for name, value, default in (("least_budget", least, smallest), ("most_budget", most, largest)):
+        value = default if value is None else value
+        if not smallest <= value <= largest:
+            raise ValueError(
+                f"generator.{name} is {value:g} {unit}, outside the space, whose subnets take {smallest:g} to {largest:g}"
+            )
+        found.append(float(value))
+    if not found[0] < found[1]:
+        raise ValueError(f"generator: least_budget {found[0]:g} must be below most_budget {found[1]:g}")
+    return found[0], found[1]
+
+
+def tasks(groups: Superclasses, unions: Sequence = ()) -> Tasks:
+    """Every superclass, and the unions, each by its own logits. Raises ValueError for an unknown superclass."""
+    single = np.eye(len(groups.names), dtype=bool)
+    members = np.stack([*single, *(groups.members(union) for union in unions)])
+    return Tasks(members, np.stack([groups.task(row) for row in members]))
+
+
+def alike(groups: Superclasses) -> Tasks:
+    """One task for all: every image by the logits of its own superclass, and nothing told of it."""
+    return Tasks(np.ones((1, 1), bool), groups.apart[None])
+
+
+def check(
+    job: Job,
+    *,
+    least_budget: float | None = None,
+    most_budget: float | None = None,
+    unions: tuple = (),
+    latency_table: str | None = None,
+    **options,
+) -> None:
+    """Raises ValueError for what would end the stage at its first step."""
+    if not len(job.images.holdout):
+        raise ValueError(NO_HELD_OUT)
+    if "steps" not in options:
+        raise ValueError("generator.steps is missing; give it a value")
+    table, unit = _table(job, latency_table)
+    _ends(job, table, unit, least_budget, most_budget)
+    tasks(job.superclasses, unions)
+    generator.shape_of(job.supernet.space, 1, **{key: options[key] for key in _OF_SHAPE if key in options})
+
+
+class Trained(NamedTuple):
+    """The generators of a run."""
+
+    facts: dict  # of `generator.json`
+    params: dict  # by name of the generator
+    superclasses: Superclasses
+    table: macs.CostTable  # in the unit of the budgets
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range of budgets."""
+        return self.facts["least_budget"], self.facts["most_budget"]
+
+    def answerer(self, supernet: Supernet, name: str = OWN, samples: int = generator.SAMPLES) -> Any:
+        """`generator.answerer` of one of the generators, its params filled in: answer(members, budgets, key)."""
+        shape = generator.from_json(self.facts["generators"][name]["shape"])
+        program = generator.answerer(shape, supernet.space, self.table, self.ends, samples)
+        params = jax.tree.map(jax.numpy.asarray, self.params[name])
+        return lambda members, budgets, key: program(params, members, budgets, key)
+
+    def check_budget(self, supernet: Supernet, budget: float) -> None:
+        """Raises ValueError for a budget that no subnet keeps, or that is beyond all of them."""
+        ends = (self.table.exact(genome) for genome in (supernet.space.smallest, supernet.space.largest))
+        generator.check_budget(budget, *ends, "MACs" if self.facts["unit"] == "macs" else "ms")
+
+
+def load(path: Path, supernet: Supernet, target: str) -> Trained:
+    """The generators of a run's directory.
+
+    Raises:
+      ValueError: where they have not been trained, a file is damaged, or they are of another space.
+    """
+    folder = path / "generator"
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{path}: stage 'generator' is not done; `dynnas run` must come to it first")
+    facts = read_json(folder / FILE)
+    if facts["space"] != supernet.space.fingerprint:
+        raise ValueError(
+            f"{folder}: a generator of space {facts['space']!r}, but this space is {supernet.space.fingerprint!r}; "
+            "pass --redo=generator"
+        )
+    groups = superclasses.Superclasses(
+        tuple(facts["superclasses"]), tuple(tuple(group) for group in facts["superclasses"].values())
+    )
+    measured = folder / TABLE if facts["unit"] == "latency_ms" else None
+    table = cost_tables(supernet, measured, target)[facts["unit"]]
+    return Trained(facts, load_variables(folder / WEIGHTS), groups, table)

@@ -1,0 +1,279 @@
+"""The stages of a run of superclasses, on one tiny run."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dynnas_jax import job, pipeline, records, settings
+from dynnas_jax.__main__ import main
+from dynnas_jax.costs import macs
+from dynnas_jax.export import specialists
+from dynnas_jax.stages import superclass_generator, superclass_predict
+from dynnas_jax.train import calibration
+from dynnas_jax.workdir import Workdir
+
+GROUPS = {"open": (2, 3, 5), "round": (0, 6, 8, 9), "straight": (1, 4, 7)}  # as a config orders them
+TRAIN = {
+    **{"steps": 3, "batch_size": 64, "checkpoint_every": 2, "log_every": 2, "trackers": ()},
+    "optimizer": {"learning_rate": 0.1},
+}
+SPACE = {
+    **{"network": "small_images", "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 8},
+    **{"depths": (1, 2), "kernels": (3, 5), "expands": (1, 2), "widths": (1.0,), "divisor": 4},
+}
+
+
+def config_of(**sections):
+    content = {
+        "data": {"name": "digits", "holdout": 120, "train_limit": 400, "test_limit": 96},
+        "superclasses": {"groups": GROUPS},
+        "eas": SPACE,
+        "teacher": TRAIN,
+        "train": {
+            **{**TRAIN, "steps": 4, "sandwich_rule": {"random_subnets": 1}},
+            "progressive_shrinking": {"largest_share": 0.0, "order": ("kernel", "depth", "expand")},
+        },
+        "collect": {"subnets": 14, "calibration_images": 64},
+        "predict": {"epochs": 4},
+        "generator": {
+            **{"steps": 6, "batch_size": 16, "cost_scenarios": 7, "embedding": 8, "units": 8},
+            "unions": ("round+open",),
+        },
+        "search": {"budgets": 2, "samples": 6, "population": 8, "generations": 3, "calibration_images": 64},
+        "evaluate": {"calibration_images": 64},
+        "export": {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1},
+    }
+    return settings.as_dict(ConfigDict({**content, **sections}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The working directory of a whole run. Copy it before changing it."""
+    path = tmp_path_factory.mktemp("superclasses") / "run"
+    pipeline.run(config_of(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ready(run):
+    config = config_of()
+    return job.prepare(Workdir(run, pipeline.kinds.of(config).stages, config), config)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def sliced_logits(ready, genome, images):
+    """Logits of the extracted subnet with its own statistics: not by masks."""
+    calibrated = ready.calibration_batches(64)
+    variables = job.supernet_variables(ready)
+    net, own = calibration.extract_calibrated(ready.supernet, variables, genome, calibrated)
+    return np.asarray(jax.jit(net.apply)(own, images)[0])
+
+
+def right_within(logits, labels, classes):
+    """Image by image, by the best of the logits of some classes."""
+    return [max(classes, key=lambda c: logits[row, c]) == label for row, label in enumerate(labels) if label in classes]
+
+
+def test_records_are_by_the_logits_of_the_superclass_alone(run, ready):
+    store = records.open(run / "collect" / "records.zarr", ready.supernet.space.fingerprint)
+    holdout = ready.images.holdout
+    for row in (0, 5):
+        logits = sliced_logits(ready, store.read("genome", [row])[0], holdout.images)
+        expected = np.zeros(len(holdout), bool)
+        for group in GROUPS.values():
+            mine = np.isin(holdout.labels, group)
+            expected[mine] = right_within(logits, holdout.labels, group)
+        assert (store.read("correct", [row])[0, :, 0] == expected).mean() > 0.98
+    told = superclass_predict.accuracies(ready, store.read("correct")[..., -1])
+    own = [told[name][0] for name in GROUPS]
+    assert told["all"][0] == pytest.approx(np.mean(own))
+
+
+def test_every_method_answers_every_scenario_within_its_budget(run, ready):
+    found, table = read(run / "search" / "found.json"), macs.table(ready.supernet)
+    scenarios = [(name, budget) for name in GROUPS for budget in found["budgets"]]
+    assert found["least_budget"] < found["budgets"][0] < found["budgets"][1] < found["most_budget"]
+    for told in found["methods"].values():
+        assert [(net["superclass"], net["budget"]) for net in told["nets"]] == scenarios
+        for net in told["nets"]:
+            assert net["macs"] == net["cost"] == table.exact(ready.supernet.space.from_json(net["genome"]))
+            assert net["cost"] <= net["budget"]
+        assert told["search_s"] > 0
+    for single in ("eas_v", "ofa_v"):
+        nets = found["methods"][single]["nets"]
+        assert len({(net["budget"], str(net["genome"])) for net in nets}) == 2
+    assert found["methods"]["ofa_t"]["train_s"] == found["methods"]["ofa_v"]["train_s"] > 0
+    assert (
+        found["methods"]["eas"]["train_s"]
+        == read(run / "generator" / "generator.json")["generators"]["superclasses"]["seconds"]
+    )
+    assert found["answering"]["scenarios"] == 50
+
+
+def test_the_evaluation_is_that_of_the_sliced_subnets(run, ready):
+    told, test = read(run / "evaluate" / "evaluation.json"), ready.images.test
+    found = read(run / "search" / "found.json")
+    for method, place in (("eas", 1), ("ofa_t", 4)):
+        net = found["methods"][method]["nets"][place]
+        (entry,) = [
+            row
+            for row in told["nets"]
+            if (row["method"], row["superclass"], row["budget"]) == (method, net["superclass"], net["budget"])
+        ]
+        logits = sliced_logits(ready, ready.supernet.space.from_json(net["genome"]), test.images)
+        expected = np.mean(right_within(logits, test.labels, GROUPS[net["superclass"]]))
+        assert entry["accuracy"] == pytest.approx(expected, abs=0.04)
+
+
+def test_unions_are_those_that_were_not_trained(run, ready):
+    told = read(run / "evaluate" / "evaluation.json")
+    assert [row["union"] for row in told["unions"]] == ["open+straight", "round+straight"]
+    row = told["unions"][0]
+    classes = GROUPS["straight"] + GROUPS["open"]
+    assert row["images"] == np.isin(ready.images.test.labels, classes).sum()
+    assert row["eas"]["cost"] <= row["budget"]
+
+
+def test_an_unknown_superclass_is_told_by_the_smallest_net(run, ready):
+    told = read(run / "evaluate" / "evaluation.json")["unknown"]
+    found, labels = read(run / "search" / "found.json"), ready.images.test.labels
+    space, owner = ready.supernet.space, ready.superclasses.of_class
+    first = sliced_logits(ready, space.smallest, ready.images.test.images)
+    own = {
+        net["superclass"]: sliced_logits(ready, space.from_json(net["genome"]), ready.images.test.images)
+        for net in found["methods"]["eas"]["nets"]
+        if net["budget"] == told["budget"]
+    }
+    chances = np.exp(first - first.max(axis=1, keepdims=True))
+    right, spent = [], []
+    nets = {net["superclass"]: net for net in found["methods"]["eas"]["nets"] if net["budget"] == told["budget"]}
+    for row, label in enumerate(labels):
+        name = max(GROUPS, key=lambda n: chances[row, list(GROUPS[n])].sum())
+        answer = max(GROUPS[name], key=lambda c: own[name][row, c])
+        right.append((name, answer == label, list(GROUPS).index(name) == owner[label]))
+        spent.append(nets[name]["macs"] + macs.table(ready.supernet).exact(space.smallest))
+    assert told["two_steps"]["accuracy"] == pytest.approx(np.mean([r for _, r, _ in right]), abs=0.04)
+    assert told["superclass_accuracy"] == pytest.approx(np.mean([r for _, _, r in right]), abs=0.04)
+    assert told["two_steps"]["macs"] == pytest.approx(np.mean(spent), rel=0.02)
+    assert told["general"]["macs"] <= told["first_macs"] + max(net["macs"] for net in nets.values())
+
+
+def test_the_exported_files_know_their_classes_alone(run, ready):
+    nets = specialists.Specialists(run / "export" / "x86")
+    assert nets.names == ("open", "round", "straight")
+    found, test = read(run / "search" / "found.json"), ready.images.test
+    for name in ("round", "open", "round"):
+        assert nets.switch(name).classifier.labels == [str(c) for c in GROUPS[name]]
+        (net,) = [
+            n for n in found["methods"]["eas"]["nets"] if (n["superclass"], n["budget"]) == (name, found["budgets"][1])
+        ]
+        images = test.images[:8]
+        logits = sliced_logits(ready, ready.supernet.space.from_json(net["genome"]), images)
+        for image, row in zip(images, logits, strict=True):
+            assert nets.predict(image).label == str(max(GROUPS[name], key=lambda c: row[c]))
+        told = read(run / "export" / "x86" / name / "export.json")
+        assert told["files"]["net_fp32"]["macs"] < net["macs"], "the head has fewer logits"
+    with pytest.raises(ValueError, match="'rond' is not here, did you mean 'round'"):
+        nets.switch("rond")
+    assert nets.current == "round"
+
+
+def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):
+    from PIL import Image
+
+    shutil.copytree(run / "export" / "x86", tmp_path / "device")
+    Image.fromarray(ready.images.test.images[0, :, :, 0]).save(tmp_path / "digit.png")
+    command = [sys.executable, "specialists.py", "open", str(tmp_path / "digit.png")]
+    told = subprocess.run(command, cwd=tmp_path / "device", capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split(": ")[1][0] in "235"
+    wrong = subprocess.run([*command[:2], "opne", command[3]], cwd=tmp_path / "device", capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_the_report_shows_every_part(run):
+    page = (run / "report.html").read_text()
+    assert page.count("not run") == 1, "superclass dropout needs another run beside this one"
+    rows = (run / "report" / "tables" / "accuracies.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 5
+    for name in ("methods", "generators", "archs_of_budgets", "archs_of_superclasses", "similarity"):
+        assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_specialize_writes_a_file_for_a_set(run, ready, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    table = macs.table(ready.supernet)
+    least, most = (table.exact(getattr(ready.supernet.space, end)) for end in ("smallest", "largest"))
+    budget = (least + most) // 2
+    main(["specialize", f"--workdir={path}", "--superclass=straight+open", f"--max_macs={budget}"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["superclass"] == "open+straight"
+    assert told["macs"] <= budget
+    nets = specialists.Specialists(path / "specialize").switch("open+straight")
+    assert nets.classifier.labels == [str(c) for c in sorted(GROUPS["straight"] + GROUPS["open"])]
+    for arguments, message in (
+        (["--superclass=opne", f"--max_macs={budget}"], "superclass 'opne' is unknown, did you mean 'open'"),
+        (["--superclass=open", f"--max_macs={least - 1}"], "no subnet of this space is that cheap"),
+        (["--superclass=open", f"--max_macs={most + 1}"], "outside the space"),
+        (["--superclass=open", "--max_latency_ms=1"], "its generator is for budgets in macs"),
+        (["--superclass=open", f"--max_macs={budget}", "--name=a/b"], "cannot be the name of a folder"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["specialize", f"--workdir={path}", *arguments])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run / "generator", path / "generator")
+    facts = read(path / "generator" / "generator.json")
+    (path / "generator" / "generator.json").write_text(json.dumps({**facts, "space": "0" * 16}))
+    with pytest.raises(ValueError, match="a generator of space '0+', but this space is"):
+        superclass_generator.load(path, ready.supernet, "x86")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"superclasses": {"groups": {**GROUPS, "open": (2, 3, 5, 0)}}}, "class '0' is in 'open' and in 'round'"),
+        ({"superclasses": {"groups": {**GROUPS, "open": (2, 3)}}}, "class '5' is in no group"),
+        ({"train": {**TRAIN, "superclass_dropout": 1.5}}, "superclass_dropout is 1.5"),
+        ({"generator": {"steps": 2, "least_budget": 1.0}}, "generator.least_budget is 1 macs, outside the space"),
+        ({"generator": {"steps": 2, "unions": ("round+closed",)}}, "superclass 'closed' is unknown"),
+        ({"generator": {}}, "generator.steps is missing"),
+        ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
+        ({"export": {"budget": 7}}, "export.budget is 7"),
+    ],
+)
+def test_bad_input_is_told_before_training(sections, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(config_of(**sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_groups_from_a_file_are_kept_in_the_run(tmp_path):
+    file = tmp_path / "groups.txt"
+    file.write_text("".join(f"[{name}]\n" + "\n".join(map(str, group)) + "\n" for name, group in GROUPS.items()))
+    opened = pipeline.opened(config_of(superclasses={"file": str(file)}), tmp_path / "run")
+    assert {name: [int(c) for c in g] for name, g in opened.config["superclasses"]["groups"].items()} == {
+        name: list(group) for name, group in GROUPS.items()
+    }
