@@ -15,7 +15,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little, fixed, multi_supernet
+from dynnas_jax.networks import big_little, ds_net, fixed, multi_supernet
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -118,6 +118,8 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     height, width, _ = facts["image_shape"]
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))
+    if kind is kinds.SLIMMABLE:
+        return ds_net.of_section(config["slimmable"], facts)
     return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
 
 

@@ -118,8 +118,22 @@ EXIT_NETWORK = Kind(
     {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},
     "search",
 )
+SLIMMABLE = Kind(
+    "slimmable",
+    "a dynamic slimmable network",
+    ("data", "slimmable", "dynamic", *_SHARED, "train", "gate", "evaluate", "export", "report"),
+    (
+        Stage("train", (*_data("slimmable"), "train"), ()),
+        Stage("gate", (*_data("slimmable"), "gate", "dynamic"), ("train",)),
+        Stage("evaluate", (*_data("slimmable"), "evaluate"), ("gate",)),
+        Stage("export", (*_data("slimmable"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("slimmable"), "report"), ("train", "gate", "evaluate", "export")),
+    ),
+    {"train": "slimmable_train", "gate": "slimmable_gate", "evaluate": "slimmable_evaluate"},
+    "gate",
+)
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK)}
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, SLIMMABLE)}
 
 
 def of(sections: Iterable[str]) -> Kind:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from dynnas_jax import networks
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.networks.chains import ChainNet
 from dynnas_jax.networks.gate import GateSpec
@@ -27,6 +28,21 @@ def net_from_arch_file(made_by: Any, content: dict, **options) -> ChainNet:
     """The net of the path that an arch file describes. Raises ValueError where the file does not fit the space."""
     supernet = made_by(**options)
     return supernet.net(supernet.arch.from_file(content))
+
+
+def of_section(section: dict, facts: dict) -> Supernet:
+    """The network of a config's section `slimmable` for images of these facts.
+
+    Raises:
+      ValueError: for a network without gates, or where section and images do not fit each other.
+    """
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    loader, (height, _, channels) = networks.slimmable(options.pop("network", None)), facts["image_shape"]
+    options = {"depthwise": "auto", **options, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
+    try:
+        return loader(resolution=height, channels=channels, classes=len(facts["classes"]), **options)
+    except TypeError as error:
+        raise ValueError(f"slimmable: a value has another type ({error})") from error
 
 
 def ds_resnet50(
