@@ -25,7 +25,7 @@ def get_config(mode: str = "") -> ConfigDict:
         "fixed": ((12, 1, 1),),
         "gated": ((32, 2, 2), (48, 1, 1)),
     }
-    config.dynamic = {"target_macs_fraction": 0.3}
+    config.dynamic = {"target_macs_fraction": 0.6}
     config.train = {
         "steps": 600,
         "batch_size": 128,

@@ -269,12 +269,15 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, exit_tables, tables
+    from dynnas_jax.reports import artifacts, exit_tables, gate_sections, tables
 
     found_artifacts = artifacts.read(path)
     if found_artifacts.kind in kinds.OF_EXITS:
         rows, found = exit_tables.summary(found_artifacts), None
         print(tables.text(rows, exit_tables.summary_columns(rows)))
+    elif found_artifacts.kind is kinds.SLIMMABLE:
+        found = None
+        print(tables.text(gate_sections.summary(found_artifacts), gate_sections.SUMMARY))
     else:
         found = found_artifacts.found
         print(tables.text(tables.summary(found_artifacts)))

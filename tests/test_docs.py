@@ -41,6 +41,9 @@ def known():
     """Every dotted key that a config of some space may hold, sections included."""
     found = {"target", "seed"}
     for network, loader in networks.NETWORKS.items():
+        if loader.gated:
+            found |= names_in(recipe.options({"slimmable": {"network": network}}))
+            continue
         if loader.has_space:
             found |= names_in(recipe.options({"supernet": {"network": network}}))
             found |= names_in(recipe.options({"multi_exit": {"network": network}}))

@@ -41,12 +41,14 @@ def asked(
     least, most = (table.exact(end) for end in (supernet.space.smallest, supernet.space.largest))
     target = float(target_macs) if target_macs is not None else target_macs_fraction * most
     if not least <= target <= most:
-        raise ValueError(f"dynamic: a target of {target:.0f} average MACs is outside what the paths span, {least} to {most}")
+        raise ValueError(
+            f"dynamic: a target of {target:.0f} average MACs is outside what the paths span, {least} to {most}"
+        )
     return target
 
 
 def tilts(supernet: Supernet) -> dict[str, np.ndarray]:
-    """What a tilt of 1 adds to every gate's scores, by its block: less the more the choice costs, the other gates at their widest."""
+    """What a tilt of 1 adds to every gate's scores, by its block: less, the more a choice costs."""
     table, found = macs.table(supernet), {}
     most = table.exact(supernet.space.largest)
     for segment in supernet.arch.segments[1:]:

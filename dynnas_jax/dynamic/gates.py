@@ -86,6 +86,28 @@ def grouped(supernet: Supernet, *, capacity: int | None = None) -> Callable[[dic
     return answer
 
 
+def parts(supernet: Supernet) -> tuple[Callable, dict[str, Callable]]:
+    """A network of one gate in parts, for export: what stands in front of the gate with it, and each path behind it, by name.
+
+    Returns:
+      (variables, images) -> (scores[b, choices], features), and (variables, features) -> logits of each path, narrowest first.
+    """
+    segments = supernet.arch.segments
+    if len(segments) != 2:
+        raise ValueError(f"the network has {len(segments) - 1} gates, must be one")
+
+    def front(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features = gated.run_segment(supernet, variables, 0, 0, 0, images)
+        return gated.scores(supernet, variables, 1, features), features
+
+    behind = [
+        functools.partial(gated.run_segment, supernet, number=1, before=0, own=choice)
+        for choice in range(supernet.space.sizes[0])
+    ]
+    steps = {f"path{n}": lambda v, x, run=run: run(variables=v, carry=x) for n, run in enumerate(behind, 1)}
+    return front, steps
+
+
 def _pairs(supernet: Supernet, number: int) -> list[tuple[int, int]]:
     """What the gate before and a segment's own can have picked, in the order of `_index`."""
     segments, sizes = supernet.arch.segments, supernet.space.sizes

@@ -6,12 +6,16 @@ paper's appendix A asks, so that no slice cuts a group of a group norm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from dynnas_jax import networks
-from dynnas_jax.elastic import Supernet
+from dynnas_jax.costs import macs
+from dynnas_jax.elastic import Supernet, traced_blocks
 from dynnas_jax.networks.chains import ChainNet
 from dynnas_jax.networks.gate import GateSpec
 from dynnas_jax.networks.mobilenets import efficientnet_b0
@@ -19,7 +23,10 @@ from dynnas_jax.networks.slimmable_blocks import Arch, BlockSpec
 from dynnas_jax.networks.slimmable_space import Link, Template, Width, build, check_head, checked_ratios, sliced_width
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
-PATHS = {14: (224, 736, 32), 18: (232, 464, 24)}  # of ds_mobilenet_v1: narrowest layers of 512 and 1024, first of the steps
+PATHS = {
+    14: (224, 736, 32),
+    18: (232, 464, 24),
+}  # of ds_mobilenet_v1: narrowest layers of 512 and 1024, first of the steps
 _GENE = "gate.ratio"  # where there is one gate
 _REDUCTION = 4  # input channels of a gate for one unit of its dense layer
 
@@ -43,6 +50,22 @@ def of_section(section: dict, facts: dict) -> Supernet:
         return loader(resolution=height, channels=channels, classes=len(facts["classes"]), **options)
     except TypeError as error:
         raise ValueError(f"slimmable: a value has another type ({error})") from error
+
+
+def macs_as_published(supernet: Supernet, genome: np.ndarray) -> int:
+    """MACs of a path of separable convolutions as the code of DS-Net counts them: every value that is pooled counts as one.
+
+    The slimming head is left out: paths are counted on their own there. Elsewhere here MACs are those of `costs.macs`.
+    """
+    arch = supernet.arch(genome)
+    outputs = {name: traced.output.shape for name, (_, traced) in traced_blocks(supernet, arch).items()}
+    pooled = 0
+    for name, spec in arch.blocks:
+        # A gate stands behind the depthwise convolution, which has the pixels of the block's output.
+        pooled += math.prod(outputs[name][1:3]) * spec.inner if spec.gate else 0
+    pooled += math.prod(outputs[arch.blocks[-1][0]][1:])
+    net = supernet.net(arch)
+    return macs.net_cost(net, (arch.resolution, arch.resolution, arch.channels))[0] + pooled
 
 
 def ds_resnet50(
@@ -163,7 +186,9 @@ def ds_mobilenet_v1(
         raise ValueError(f"paths is {paths!r}, choose from {list(PATHS)}")
     middle, last, step = PATHS[paths]
     last_step = step if paths == 14 else 2 * step
-    widths = [Width(tuple(first + by * i for i in range(paths)), _GENE) for first, by in ((middle, step), (last, last_step))]
+    widths = [
+        Width(tuple(first + by * i for i in range(paths)), _GENE) for first, by in ((middle, step), (last, last_step))
+    ]
     fixed = [(Width((out,)), count, stride) for out, count, stride in ((32, 1, 1), (48, 2, 2), (96, 2, 2))]
     plan = [*fixed, (widths[0], 6, 2), (widths[1], 2, 2)]
     # The published code sizes a gate's dense layer by the widest that it lists for its input, used or not.
@@ -274,5 +299,8 @@ def ds_efficientnet_b0(
 def _equal_steps(channels: int, paths: int) -> Width:
     """`paths` widths that end near 1.75 of the channels, their distance the multiple of 8 that starts nearest to 0.75."""
     last = round(1.75 * channels / 8) * 8
-    step = min((s for s in range(8, channels, 8) if last > s * (paths - 1)), key=lambda s: abs(last - s * (paths - 1) - 0.75 * channels))
+    step = min(
+        (s for s in range(8, channels, 8) if last > s * (paths - 1)),
+        key=lambda s: abs(last - s * (paths - 1) - 0.75 * channels),
+    )
     return Width(tuple(last - step * (paths - 1 - i) for i in range(paths)), _GENE)

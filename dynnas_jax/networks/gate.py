@@ -30,7 +30,7 @@ class GateSpec:
 
 
 class Gate(nn.Module):
-    """Called as gate(x[b, h, w, c]) -> x scaled by 1 + tanh(.); `scores` are those of the widths. All layers are 1x1 convolutions."""
+    """Called as gate(x[b, h, w, c]) -> x scaled by 1 + tanh(.); `scores` are those of the widths. All layers are 1x1."""
 
     spec: GateSpec
 

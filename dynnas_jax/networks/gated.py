@@ -57,7 +57,9 @@ def masked(supernet: Supernet, variables: dict, images: jax.Array, key: jax.Arra
     return Ran(found.logits[:, 0], tuple(score[:, 0] for score in found.scores), found.genome)
 
 
-def _masked_one(supernet: Supernet, variables: dict, image: jax.Array, key: jax.Array | None, temperature: float) -> Ran:
+def _masked_one(
+    supernet: Supernet, variables: dict, image: jax.Array, key: jax.Array | None, temperature: float
+) -> Ran:
     chain = {block.name: block.module.clone(name=None, parent=None) for block in supernet.largest_net().chain()}
     genome, carry, scores = relaxed.one_hot(supernet.space, jnp.asarray(supernet.space.largest)), image[None], []
     for segment in supernet.arch.segments:
@@ -88,9 +90,13 @@ def straight_through(scores: jax.Array, key: jax.Array | None, temperature: floa
 
 def choose(supernet: Supernet, variables: dict, number: int, carry: jax.Array) -> jax.Array:
     """int32[b]: the ratio, by its index, that the gate in front of segment `number` picks for what the one before left."""
+    return scores(supernet, variables, number, carry).argmax(-1).astype(jnp.int32)
+
+
+def scores(supernet: Supernet, variables: dict, number: int, carry: jax.Array) -> jax.Array:
+    """float32[b, choices]: what the gate in front of segment `number` gives each ratio."""
     segment = supernet.arch.segments[number]
-    params = variables["params"][segment.blocks[0]][gate.NAME]
-    return gate.scores(segment.gate, params, carry).argmax(-1).astype(jnp.int32)
+    return gate.scores(segment.gate, variables["params"][segment.blocks[0]][gate.NAME], carry)
 
 
 def run_segment(supernet: Supernet, variables: dict, number: int, before: int, own: int, carry: jax.Array) -> jax.Array:

@@ -186,11 +186,6 @@ class SlimmableBlock(nn.Module):
         return x + y if identity else y
 
 
-def pooled_positions(spec: BlockSpec, height: int, width: int, channels: int) -> int:
-    """Values that a link's gate takes the mean of: what the published code of DS-Net counts as MACs of pooling."""
-    return height * width * channels if spec.gate else 0
-
-
 def zeros_behind(x: jax.Array, channels: int) -> jax.Array:
     """[..., c] with zeros behind, up to so many channels."""
     missing = channels - x.shape[-1]

@@ -32,6 +32,12 @@ _OF_EXITS = {  # instead
     _EVALUATION: ("images", "nets", "deployed"),
 }
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
+_OF_SLIMMABLE = {_EVALUATION: ("images", "paths", "gates", "dynamic.accuracy", "dynamic.macs", "one_by_one", "seconds")}
+_OF_KIND = {
+    "network": _OF_NET,
+    "slimmable": _OF_SLIMMABLE,
+    **dict.fromkeys((kind.name for kind in kinds.OF_EXITS), _OF_EXITS),
+}
 BASELINES = "baselines"  # folder of what other runs measured
 BENCHES = "bench"  # folder of results that were measured elsewhere
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
@@ -71,7 +77,7 @@ def read(workdir: str | Path) -> Artifacts:
         raise ValueError(f"workdir {workdir} does not exist; give the folder that `dynnas run --workdir=...` wrote")
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
-    required = REQUIRED | (_OF_NET if kind is kinds.NETWORK else _OF_EXITS if kind in kinds.OF_EXITS else {})
+    required = REQUIRED | _OF_KIND.get(kind.name, {})
     named = {name: _json(workdir, name, keys) for name, keys in required.items()}
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}

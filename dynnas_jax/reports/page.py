@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from dynnas_jax import kinds
-from dynnas_jax.reports import artifacts, chapters, exit_sections, sections, tables, threshold_control
+from dynnas_jax.reports import artifacts, chapters, exit_sections, gate_sections, sections, tables, threshold_control
 from dynnas_jax.workdir import write_bytes
 
 
@@ -58,6 +58,8 @@ def _headline(found: artifacts.Artifacts) -> str:
         return f'<p class="headline">The {what} has not been evaluated yet.</p>'
     if found.kind in kinds.OF_EXITS:
         return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
+    if found.kind is kinds.SLIMMABLE:
+        return f'<p class="headline">{gate_sections.headline(evaluation)}</p>'
     if found.kind is kinds.NETWORK:
         net = evaluation["net"]
         return (

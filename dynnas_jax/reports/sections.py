@@ -9,7 +9,16 @@ from collections.abc import Callable
 import numpy as np
 
 from dynnas_jax.dynamic import thresholds
-from dynnas_jax.reports import artifacts, devices, exit_sections, plots, routing_sections, tables, threshold_control
+from dynnas_jax.reports import (
+    artifacts,
+    devices,
+    exit_sections,
+    gate_sections,
+    plots,
+    routing_sections,
+    tables,
+    threshold_control,
+)
 from dynnas_jax.reports.source import Source
 from dynnas_jax.reports.source import figure as _figure
 from dynnas_jax.reports.source import table as _table
@@ -182,6 +191,7 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "thresholds": _thresholds,
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
+    **gate_sections.BUILDERS,
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from dynnas_jax import kinds
+from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
+from dynnas_jax.dynamic import gates
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_exits, found_pair, trained_net
 from dynnas_jax.networks import big_little
+from dynnas_jax.stages import slimmable
 from dynnas_jax.workdir import read_arrays, write_json
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ CALIBRATION_IMAGES = 256
 LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
 _ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
+_GATE = "to_gate"
 _LINES = 3  # layers that a message names
 
 
@@ -75,11 +79,18 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """What a run exports as functions of float images, in its target's form, and what the files promise of it."""
     if job.kind in kinds.OF_EXITS:
         return _exits(job)
+    if job.kind is kinds.SLIMMABLE:
+        return _gated(job)
     return _single(job) if job.kind is kinds.NETWORK else _pair(job)
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
     """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
+    if job.kind is kinds.SLIMMABLE and len(job.supernet.space.genes) > 1:
+        raise ValueError(
+            f"export: the network has {len(job.supernet.space.genes)} gates, and files are made of one; leave the stage out of "
+            "--stages, or take a network with one gate"
+        )
     classes, labels = job.images.classes, job.images.train.labels
     absent = np.setdiff1d(np.arange(len(classes)), labels)
     if len(absent):
@@ -129,6 +140,20 @@ def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     network = functions.from_steps(steps, variables, (arch.resolution, arch.resolution, arch.channels))
     limits = tuple(whole.found["nets"][number]["thresholds"])
     return network, _promise(job, network, net.cost, limits, whole.found["score"])
+
+
+def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """What stands in front of a slimmable network's gate, and each of its paths behind it."""
+    from dynnas_jax.export import functions
+
+    supernet = job.supernet
+    form = targets.target(job.target).depthwise
+    whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
+    router, steps = gates.parts(whole)
+    arch = supernet.arch(supernet.space.largest)
+    shape = (arch.resolution, arch.resolution, arch.channels)
+    network = functions.picked(router, steps, slimmable.trained(job), shape, names=(_GATE, "features"))
+    return network, _promise(job, network, gates.cost(supernet), (), DEFAULT_SCORE)
 
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
@@ -187,6 +212,8 @@ def _reference(job: Job):
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
     answers = prediction[np.arange(len(choice)), choice]
+    if job.kind is kinds.SLIMMABLE:
+        return measuring.Reference({}, answers)
     if job.kind is kinds.NETWORK:
         return measuring.Reference({functions.SINGLE: answers}, answers)
     if job.kind in kinds.OF_EXITS:

@@ -62,7 +62,11 @@ def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray
     found = jax.jit(lambda genomes: jax.lax.map(of_path, genomes))(jnp.asarray(gates.paths(supernet)))
     # Nothing in front of the gate depends on the path: rounding must not either.
     front = supernet.arch.segments[0].blocks
-    alike = {name: jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], len(leaf), axis=0), found[name]) for name in front if name in found}
+    alike = {
+        name: jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], len(leaf), axis=0), found[name])
+        for name in front
+        if name in found
+    }
     return {**variables, gated.PATHS: {**found, **alike}}
 
 

@@ -41,7 +41,11 @@ def run(
     out = _outputs(answers.logits, split.labels)
     number = gates.number_of(supernet, answers.path)
     cost = np.asarray(gates.cost(supernet), np.float64)
-    summary: dict[str, Any] = {"split": "test", "images": len(split), "gates": _spread(supernet, answers, split, classes)}
+    summary: dict[str, Any] = {
+        "split": "test",
+        "images": len(split),
+        "gates": _spread(supernet, answers, split, classes),
+    }
     average = float(cost[number].mean())
     summary["dynamic"] = evaluate.measured(out, classes) | {"macs": average}
     summary["paths"] = _paths(job, cost, calibration_images)
@@ -54,7 +58,13 @@ def run(
     write_json(folder / "evaluation.json", summary)
     kept = {name: leaf[:, None] for name, leaf in out._asdict().items()}
     zeros = np.zeros(len(split), np.int32)
-    about = {"choice": zeros, "label": split.labels, "image_id": split.image_id, "path": answers.path, "macs": cost[number]}
+    about = {
+        "choice": zeros,
+        "label": split.labels,
+        "image_id": split.image_id,
+        "path": answers.path,
+        "macs": cost[number],
+    }
     np.savez(folder / "outputs.npz", **kept, **about, logits=answers.logits)
     order = np.argsort(cost[number], kind="stable")
     rows = np.unique(np.concatenate([order[:SHOWN], order[-SHOWN:]]))
@@ -75,7 +85,9 @@ def _spread(supernet: Supernet, answers: gates.Answers, split: Any, classes: int
     for index, gene in enumerate(supernet.space.genes):
         choice = answers.path[:, index]
         whole = gates.Spread.of(choice, len(gene.choices))
-        by_class = [gates.Spread.of(choice[split.labels == label], len(gene.choices)).share.tolist() for label in range(classes)]
+        by_class = [
+            gates.Spread.of(choice[split.labels == label], len(gene.choices)).share.tolist() for label in range(classes)
+        ]
         row = {"gate": gene.name, "ratios": list(gene.choices), "share": whole.share.tolist(), "entropy": whole.entropy}
         rows.append(row | {"largest_entropy": whole.largest_entropy, "by_class": by_class})
     return rows
@@ -106,7 +118,10 @@ def _one_by_one(supernet: Supernet, variables: dict, split: Any, answers: gates.
     """How many images run alone pick the same path as in the batch, and how far their logits lie apart."""
     count, run = min(count, len(split)), jax.jit(gates.switched(supernet))
     alone = [run(variables, split.images[row : row + 1]) for row in range(count)]
-    path, logits = (np.concatenate([np.asarray(leaf) for leaf in leaves]) for leaves in zip(*((a.path, a.logits) for a in alone), strict=True))
+    path, logits = (
+        np.concatenate([np.asarray(leaf) for leaf in leaves])
+        for leaves in zip(*((a.path, a.logits) for a in alone), strict=True)
+    )
     same = (path == answers.path[:count]).all(axis=1)
     apart = np.abs(logits - answers.logits[:count]).max()
     return {"images": count, "same_path": int(same.sum()), "largest_logit_difference": float(apart)}

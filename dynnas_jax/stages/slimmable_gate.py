@@ -10,7 +10,7 @@ from dynnas_jax import devices, processes
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.job import Job, load_variables, save_variables, trained_file
-from dynnas_jax.networks import gate, gated
+from dynnas_jax.networks import gate
 from dynnas_jax.stages import slimmable, slimmable_transfer
 from dynnas_jax.train import distillation, loop, sparsification
 from dynnas_jax.workdir import write_json
@@ -48,7 +48,11 @@ def run(
     initial = start if moved is None else moved.variables
     options = {"steps": steps, "batch_size": batch_size, "ema_decay": ema_decay, "log_every": log_every}
     options |= {"optimizer": {"learning_rate": 0.05, **(optimizer or {}), "weight_decay": 0.0}}
-    params = _learned(job, folder, initial, frozen, sparsification, checkpoint_every, options) if steps else initial["params"]
+    params = (
+        _learned(job, folder, initial, frozen, sparsification, checkpoint_every, options)
+        if steps
+        else initial["params"]
+    )
     variables = {**frozen, "params": gate.with_trained(frozen["params"], gate.trained(params))}
     variables, found = _met(job, variables)
     if processes.is_first():
@@ -115,9 +119,7 @@ def _met(job: Job, variables: dict) -> tuple[dict, dict]:
     return variables, told | {"holdout": {"accuracy": float(correct.mean()), "average_macs": average}}
 
 
-def check(
-    job: Job, *, steps: int, batch_size: int = loop.BATCH_SIZE, transfer_from: str | None = None, **_
-) -> None:
+def check(job: Job, *, steps: int, batch_size: int = loop.BATCH_SIZE, transfer_from: str | None = None, **_) -> None:
     """Raises ValueError for a target that no path meets, a batch that does not fit, or gates that do not."""
     gate_targets.asked(job.supernet, **job.dynamic)
     if steps:

@@ -105,7 +105,11 @@ class _Step(NamedTuple):
         from_labels = jax.value_and_grad(self._labelled, has_aux=True)
         (loss, (own, new_stats)), gradient = from_labels(params, stats, images, learned)
         several = options.random_paths
-        drawn = list(self.space.sample(key, several, None if given.allowed is None else given.allowed.least)) if several else []
+        drawn = (
+            list(self.space.sample(key, several, None if given.allowed is None else given.allowed.least))
+            if several
+            else []
+        )
         widest, others = self._target(given, images, own, drawn)
         learn, total = jax.value_and_grad(self._distilled), rules.Sum(loss, gradient)
         narrowest = learn(

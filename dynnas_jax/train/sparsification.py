@@ -146,7 +146,11 @@ class _Step(NamedTuple):
         wanted = 0.0 if options.target_macs is None else options.target_macs / network.most_macs
         classification = losses.cross_entropy(logits, learned)
         complexity, sandwich = jnp.square(spent - wanted), sandwich_loss(scores, target)
-        terms = ((options.classification, classification), (options.complexity, complexity), (options.sandwich, sandwich))
+        terms = (
+            (options.classification, classification),
+            (options.complexity, complexity),
+            (options.sandwich, sandwich),
+        )
         loss = sum(weight * term for weight, term in terms)
         metrics = {"loss_classification": classification, "loss_complexity": complexity, "loss_sandwich": sandwich}
         metrics |= {"macs_share": spent, "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32).mean()}
