@@ -27,17 +27,17 @@ def get_config(mode: str = "") -> ConfigDict:
     }
     config.dynamic = {"target_macs_fraction": 0.6}
     config.train = {
-        "steps": 600,
+        "steps": 1500,
         "batch_size": 128,
         "ema_decay": 0.99,
         "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "warm_up": 0.05},
         "bootstrapping": {"random_paths": 2},
-        "evaluate_every": 200,
+        "evaluate_every": 250,
         "checkpoint_every": 100,
         "log_every": 20,
     }
     config.gate = {
-        "steps": 200,
+        "steps": 300,
         "batch_size": 128,
         "optimizer": {"learning_rate": 0.05, "warm_up": 0.0},
         "log_every": 20,

@@ -28,7 +28,7 @@ _LEAST = {
         "ema_decay": (0, 1),
         "calibration_images": 1,
     },
-    "gate": {"steps": 1, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
+    "gate": {"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
     "search": {

@@ -11,7 +11,7 @@ import pytest
 
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
-from dynnas_jax.dynamic import exit_targets
+from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits
 from dynnas_jax.reports import study_tables
 from dynnas_jax.stages import train
@@ -39,8 +39,11 @@ OTHERS = (
     "enas4d_digits.py",
     "enas4d_cifar10.py",
     "msdnet.py",
+    "ds_net_digits.py",
+    "ds_net_cifar10.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
+SLIMMABLE = [f"{file}{mode}" for file in ("ds_net_digits.py", "ds_net_cifar10.py") for mode in ("", ":tiny")]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)
 CASES = [f"{file}{mode}" for file in FILES for mode in ("", ":tiny")]
@@ -106,6 +109,17 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
     exit_targets.check_reachable(exit_targets.asked(spent.macs[-1], **asked), cheapest.macs[0])
+
+
+@pytest.mark.parametrize("name", SLIMMABLE)
+def test_networks_of_gates_build_and_reach_their_target(name):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / name}"]))
+    recipe.check(config)
+    facts = FACTS["digits" if "digits" in name else "cifar10"]
+    supernet = job.build(config, facts)
+    target = gate_targets.asked(supernet, **config["dynamic"])
+    table = macs.table(supernet)
+    assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
 
 
 @pytest.mark.parametrize("file", PODS)

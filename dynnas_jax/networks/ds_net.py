@@ -6,21 +6,18 @@ paper's appendix A asks, so that no slice cuts a group of a group norm.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from dynnas_jax import networks
-from dynnas_jax.costs import macs
-from dynnas_jax.elastic import Supernet, traced_blocks
+from dynnas_jax.elastic import Supernet
 from dynnas_jax.networks.chains import ChainNet
 from dynnas_jax.networks.gate import GateSpec
 from dynnas_jax.networks.mobilenets import efficientnet_b0
 from dynnas_jax.networks.slimmable_blocks import Arch, BlockSpec
 from dynnas_jax.networks.slimmable_space import Link, Template, Width, build, check_head, checked_ratios, sliced_width
+from dynnas_jax.search_space import make_divisible
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 PATHS = {
@@ -50,22 +47,6 @@ def of_section(section: dict, facts: dict) -> Supernet:
         return loader(resolution=height, channels=channels, classes=len(facts["classes"]), **options)
     except TypeError as error:
         raise ValueError(f"slimmable: a value has another type ({error})") from error
-
-
-def macs_as_published(supernet: Supernet, genome: np.ndarray) -> int:
-    """MACs of a path of separable convolutions as the code of DS-Net counts them: every value that is pooled counts as one.
-
-    The slimming head is left out: paths are counted on their own there. Elsewhere here MACs are those of `costs.macs`.
-    """
-    arch = supernet.arch(genome)
-    outputs = {name: traced.output.shape for name, (_, traced) in traced_blocks(supernet, arch).items()}
-    pooled = 0
-    for name, spec in arch.blocks:
-        # A gate stands behind the depthwise convolution, which has the pixels of the block's output.
-        pooled += math.prod(outputs[name][1:3]) * spec.inner if spec.gate else 0
-    pooled += math.prod(outputs[arch.blocks[-1][0]][1:])
-    net = supernet.net(arch)
-    return macs.net_cost(net, (arch.resolution, arch.resolution, arch.channels))[0] + pooled
 
 
 def ds_resnet50(
@@ -284,7 +265,7 @@ def ds_efficientnet_b0(
     links, before = [], Width((16,))
     ratios: tuple[float, ...] = ()
     for number, (name, spec) in enumerate(published.named_blocks()):
-        out = Width((max(8, spec.out // 16 * 8),)) if number < 8 else _equal_steps(spec.out, paths)
+        out = Width((make_divisible(spec.out / 2),)) if number < 8 else _equal_steps(spec.out, paths)
         ratios = ratios or (tuple(width / spec.out for width in out.choices) if number >= 8 else ())
         inner = before.times(6) if spec.expand else before
         decides = number == 8
