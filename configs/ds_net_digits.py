@@ -22,8 +22,8 @@ def get_config(mode: str = "") -> ConfigDict:
         "network": "ds_mobilenet_small",
         "ratios": (0.25, 0.5, 0.75, 1.0),
         "stem": 8,
-        "fixed": ((12, 1, 1),),
-        "gated": ((32, 2, 2), (48, 1, 1)),
+        "fixed": ((16, 1, 1), (24, 1, 2)),
+        "gated": ((48, 2, 1), (64, 1, 1)),
     }
     config.dynamic = {"target_macs_fraction": 0.6}
     config.train = {
@@ -39,7 +39,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.gate = {
         "steps": 300,
         "batch_size": 128,
-        "optimizer": {"learning_rate": 0.05, "warm_up": 0.0},
+        "optimizer": {"learning_rate": 0.5, "warm_up": 0.0},
         "log_every": 20,
     }
     config.evaluate = {"one_by_one_images": 360}

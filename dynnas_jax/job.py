@@ -290,8 +290,8 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    if (kind := kinds.of_run(path)) is kinds.NETWORK:
-        raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
+    if (kind := kinds.of_run(path)) in (kinds.NETWORK, kinds.SLIMMABLE):
+        raise ValueError(f"{path} is a run of {kind.words}: it has none that exits")
     supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
     if kind in kinds.OF_EXITS:
         exits = _read_exits(supernet, path, kind, "`dynnas run` with its config makes it")

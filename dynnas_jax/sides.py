@@ -48,7 +48,7 @@ def _read(path: str | None, which: str) -> Side:
         kind = kinds.of_run(folder)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    if kind is kinds.CASCADE:
+    if kind not in (kinds.NETWORK, kinds.SUPERNET):
         raise ValueError(f"{key}: {folder} is {kind.words}; give a run of a network or of a supernet")
     if not kinds.net_manifest(folder).is_file():
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -86,25 +86,30 @@ def grouped(supernet: Supernet, *, capacity: int | None = None) -> Callable[[dic
     return answer
 
 
-def parts(supernet: Supernet) -> tuple[Callable, dict[str, Callable]]:
+def parts(supernet: Supernet, kept: Sequence[int] | None = None) -> tuple[Callable, dict[str, Callable]]:
     """A network of one gate in parts, for export: what stands in front of the gate with it, and each path behind it, by name.
 
+    Args:
+      kept: indices of the paths that there shall be, ascending; None for all.
+
     Returns:
-      (variables, images) -> (scores[b, choices], features), and (variables, features) -> logits of each path, narrowest first.
+      (variables, images) -> (scores[b, kept], features), and (variables, features) -> logits of each path, narrowest first.
     """
+    every = range(supernet.space.sizes[0])
+    kept = tuple(every if kept is None else kept)
     segments = supernet.arch.segments
     if len(segments) != 2:
         raise ValueError(f"the network has {len(segments) - 1} gates, must be one")
 
     def front(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = gated.run_segment(supernet, variables, 0, 0, 0, images)
-        return gated.scores(supernet, variables, 1, features), features
+        told = gated.scores(supernet, variables, 1, features)
+        # Slices, which every converter knows; a gather it may not.
+        told = told if len(kept) == len(every) else jnp.concatenate([told[:, n : n + 1] for n in kept], axis=1)
+        return told, features
 
-    behind = [
-        functools.partial(gated.run_segment, supernet, number=1, before=0, own=choice)
-        for choice in range(supernet.space.sizes[0])
-    ]
-    steps = {f"path{n}": lambda v, x, run=run: run(variables=v, carry=x) for n, run in enumerate(behind, 1)}
+    behind = {n: functools.partial(gated.run_segment, supernet, number=1, before=0, own=n) for n in kept}
+    steps = {f"path{n + 1}": lambda v, x, run=run: run(variables=v, carry=x) for n, run in behind.items()}
     return front, steps
 
 

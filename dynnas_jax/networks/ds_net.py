@@ -88,6 +88,7 @@ def ds_resnet_small(
     strides: tuple[int, ...] = (1, 2, 2),
     stem: int = 16,
     groups: int = 8,
+    gate_units: int = 16,
     gate_head: str = "one_hot",
     gate_shared: bool = True,
     classes: int = 10,
@@ -100,6 +101,7 @@ def ds_resnet_small(
     Args:
       widths: channels of each stage at ratio 1; stem: channels of the stem, which no gate sizes.
       groups: of a group norm at ratio 1, and of the stem's.
+      gate_units: least units of a gate's dense layer.
 
     Raises:
       ValueError: for ratios that do not ascend or cut a group, or stages that are not described alike.
@@ -109,12 +111,13 @@ def ds_resnet_small(
     plan = [(*stage[:2], *stage[1:]) for stage in zip(depths, widths, strides, strict=True)]
     first = {"stem_out": stem, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, **options}
-    template = _residual("basic", plan, first, ratios, groups, (gate_head, gate_shared), shared)
+    head = (gate_head, gate_shared)
+    template = _residual("basic", plan, first, ratios, groups, head, shared, gate_units)
     return build(template, depthwise)
 
 
 def _residual(
-    kind: str, plan: Sequence[tuple], stem: dict, ratios: Any, groups: int, head: tuple, shared: dict
+    kind: str, plan: Sequence[tuple], stem: dict, ratios: Any, groups: int, head: tuple, shared: dict, units: int = 1
 ) -> Template:
     """Stages of (depth, inner channels, channels put out, stride), each with a gate at the start of its first block."""
     ratios, act = checked_ratios(ratios), shared.pop("act", "relu")
@@ -128,7 +131,7 @@ def _residual(
         sized = sliced_width(inner, ratios, gene, inner_group, f"stage {stage}"), None
         sized = sized[0], sliced_width(out, ratios, gene, out_group, f"stage {stage}")
         for block in range(depth):
-            gate = GateSpec(max(1, before.choices[-1] // _REDUCTION), 0 if block else len(ratios), *head)
+            gate = GateSpec(max(units, before.choices[-1] // _REDUCTION), 0 if block else len(ratios), *head)
             # A projection also where the largest path needs none: a narrower one before or here does.
             shortcut = "identity" if block else "projection"
             spec = BlockSpec(kind, 1, 1, 1 if block else stride, 3, gate, shortcut, inner_group, out_group)
@@ -187,6 +190,7 @@ def ds_mobilenet_small(
     fixed: tuple[tuple[int, int, int], ...] = ((16, 1, 1), (32, 1, 2)),
     gated: tuple[tuple[int, int, int], ...] = ((64, 2, 1), (128, 1, 2)),
     act: str = "relu6",
+    gate_units: int = 16,
     gate_head: str = "one_hot",
     gate_shared: bool = True,
     classes: int = 10,
@@ -198,6 +202,7 @@ def ds_mobilenet_small(
 
     Args:
       fixed, gated: stages of (channels at ratio 1, blocks, stride) in front of the gate and behind.
+      gate_units: least units of a gate's dense layer.
 
     Raises:
       ValueError: for ratios that do not ascend or give no whole channels.
@@ -207,11 +212,18 @@ def ds_mobilenet_small(
     plan += [(sliced_width(out, ratios, _GENE, 0, "the gated part"), *rest) for out, *rest in gated]
     first = {"stem_out": stem, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, "act": act, **options}
-    return build(_separable(plan, first, ratios, {}, (gate_head, gate_shared), shared), depthwise)
+    head = (gate_head, gate_shared)
+    return build(_separable(plan, first, ratios, {}, head, shared, gate_units), depthwise)
 
 
 def _separable(
-    plan: Sequence[tuple], stem: dict, ratios: tuple, hidden: dict[int, int], head: tuple, shared: dict
+    plan: Sequence[tuple],
+    stem: dict,
+    ratios: tuple,
+    hidden: dict[int, int],
+    head: tuple,
+    shared: dict,
+    units: int = 1,
 ) -> Template:
     """Stages of (width, blocks, stride); the first block whose width is a gate's has the gate."""
     check_head(head[0])
@@ -220,7 +232,7 @@ def _separable(
     for stage, (out, count, stride) in enumerate(plan, 1):
         for block in range(count):
             widest, decides = before.choices[-1], bool(out.gene) and not before.gene
-            gate = GateSpec(hidden.get(widest, max(1, widest // _REDUCTION)), len(ratios) if decides else 0, *head)
+            gate = GateSpec(hidden.get(widest, max(units, widest // _REDUCTION)), len(ratios) if decides else 0, *head)
             spec = BlockSpec("separable", 1, 1, 1 if block else stride, 3, gate)
             links += _divided(Link(f"stage{stage}_block{block}", spec, before, out), decides)
             before = out

@@ -18,7 +18,7 @@ from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_exits, found_pair, trained_net
 from dynnas_jax.networks import big_little
 from dynnas_jax.stages import slimmable
-from dynnas_jax.workdir import read_arrays, write_json
+from dynnas_jax.workdir import read_arrays, read_json, write_json
 
 if TYPE_CHECKING:
     from dynnas_jax.export import dynamic, functions
@@ -28,6 +28,7 @@ LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
 _ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
 _GATE = "to_gate"
+_SEPARATE_PATHS = 3  # of a gated network, where each is a file
 _LINES = 3  # layers that a message names
 
 
@@ -70,7 +71,8 @@ def run(
         if lossy := measuring.losses(measured, max_accuracy_loss):
             layers = measuring.lossy_layers(network, [loss.function for loss in lossy], calibration)
             raise ValueError(_too_lossy(lossy, layers, max_accuracy_loss, where))
-        write_json(unchecked / "export.json", measured | _compiled(unchecked, facts, network, where))
+        own = {"kept": _kept(job)} if job.kind is kinds.SLIMMABLE else {}
+        write_json(unchecked / "export.json", measured | own | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
     return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
 
@@ -149,11 +151,21 @@ def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     supernet = job.supernet
     form = targets.target(job.target).depthwise
     whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
-    router, steps = gates.parts(whole)
+    kept = _kept(job)["paths"]
+    router, steps = gates.parts(whole, kept)
     arch = supernet.arch(supernet.space.largest)
     shape = (arch.resolution, arch.resolution, arch.channels)
     network = functions.picked(router, steps, slimmable.trained(job), shape, names=(_GATE, "features"))
-    return network, _promise(job, network, gates.cost(supernet), (), DEFAULT_SCORE)
+    costs = gates.cost(supernet)
+    return network, _promise(job, network, tuple(costs[path] for path in kept), (), DEFAULT_SCORE)
+
+
+def _kept(job: Job) -> dict:
+    """Which paths are exported, and the share of the test images that take them: of separate files the ones used most."""
+    (gate,) = read_json(job.workdir.folder("evaluate") / "evaluation.json")["gates"]
+    most = len(gate["share"]) if targets.target(job.target).one_file else _SEPARATE_PATHS
+    paths = sorted(sorted(range(len(gate["share"])), key=lambda path: -gate["share"][path])[:most])
+    return {"paths": paths, "share": sum(gate["share"][path] for path in paths)}
 
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
