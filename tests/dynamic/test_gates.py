@@ -18,6 +18,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module", params=SMALL)
 def network(request, noisy_variables):
     """(supernet, variables, images) whose gates pick every ratio for some image."""

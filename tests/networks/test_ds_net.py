@@ -20,6 +20,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module", params=SMALL)
 def small(request, noisy_variables):
     """(supernet, variables of a trained kind with statistics of every path, uint8[12, 8, 8, 1])."""

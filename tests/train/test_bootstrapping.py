@@ -10,6 +10,12 @@ from dynnas_jax.train import bootstrapping
 from dynnas_jax.train.rules import Given
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
 def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
@@ -40,7 +46,7 @@ def test_each_path_learns_what_the_equations_say(tiny, options):
 
     def answers(params, genome):
         net, own = extract(supernet, {"params": params, "batch_stats": stats}, genome)
-        return np.float64(net.apply(own, images, True, mutable=["batch_stats"])[0][0])
+        return np.float64(jax.jit(lambda v: net.apply(v, images, True, mutable=["batch_stats"])[0][0])(own))
 
     online = [answers(tiny.variables["params"], genome) for genome in (space.largest, drawn, space.smallest)]
     target = ema if options.get("target", "ema") == "ema" else tiny.variables["params"]
