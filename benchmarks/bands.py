@@ -23,7 +23,7 @@ def part(kernel: int, side: int, stride: int, form: str) -> latency_table.Part:
     module = blocks.Depthwise(kernel, stride, form)
     weights = {"params": {"kernel": jax.random.normal(jax.random.key(0), (kernel, kernel, 1, CHANNELS))}}
     name = f"{kernel}x{kernel}, {side} pixels, stride {stride}, {form}"
-    return latency_table.Part(name, lambda x: module.apply(weights, x), (1, side, side, CHANNELS))
+    return latency_table.block(name, lambda x: module.apply(weights, x), [(1, side, side, CHANNELS)])
 
 
 def main() -> None:

@@ -53,13 +53,14 @@ def main() -> None:
     cost, counted = found.of(supernet), macs.table(supernet)
     genomes = table.stratified(supernet, cost, known.nets, jax.random.key(1))
     form = targets.target(found.target).depthwise
-    parts = [table.net_part(supernet, genome, form) for genome in genomes]
+    parts = [part for genome in genomes for part in table.net_parts(supernet, genome, form)]
     with tempfile.TemporaryDirectory() as folder:
         samples = latency_table.timed(
             parts,
             Path(folder) / "nets",
             plan={},
             precision=found.device["precision"],
+            runtime=latency_table.JAX if found.device["runtime"].startswith("JAX") else latency_table.LITERT,
             threads=found.device["threads"],
             rounds=known.rounds,
         )

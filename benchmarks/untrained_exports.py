@@ -64,6 +64,7 @@ NOTHING_TO_EXPORT = ("study_digits",)  # a study of the others
 NOT_COVERED = (
     "enas4d_digits",
     "enas4d_cifar10",
+    "enas4d_imagenet",
     "msdnet",
 )  # nets of several exits: their runs are not made up here yet
 CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")

@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
     lint.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
     lint.add_argument("--target", required=True, metavar="NAME")
+    lint.add_argument("--compile", action="store_true", help="of the Edge TPU: fail where its compiler is not here")
     lint.set_defaults(command=_lint)
 
     _add_bench(commands)
@@ -120,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="time the blocks of a config's space on this machine", allow_abbrev=False)
     table.add_argument("--target", required=True, help="whose table it is; this machine must be one")
     table.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    table.add_argument(
+        "--runtime", default=argparse.SUPPRESS, help="litert (default), or jax: on this machine's GPU, say"
+    )
     table.add_argument("--precision", help="of the files; by default the one that the target runs")
     table.add_argument("--threads", type=int, default=argparse.SUPPRESS, help="of LiteRT")
     table.add_argument("--nets", type=int, default=argparse.SUPPRESS, help="whole nets that the blocks are fitted to")
@@ -229,7 +233,7 @@ def _table(known: argparse.Namespace, rest: list[str]) -> None:
 
     config = {**_config(rest), "target": known.target}
     recipe.check(config)
-    asked = {name: getattr(known, name) for name in ("threads", "nets", "rounds") if hasattr(known, name)}
+    asked = {name: getattr(known, name) for name in ("runtime", "threads", "nets", "rounds") if hasattr(known, name)}
     built = table.build(config, known.output, target=known.target, precision=known.precision, **asked)
     print(f"table: {known.output} ({len(built.rows)} blocks, overhead {built.overhead_ms:.4f} ms)")
 
@@ -245,11 +249,13 @@ def _export(known: argparse.Namespace, _: list[str]) -> None:
 def _lint(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.export import edgetpu, lint
 
+    if known.compile and known.target != "edgetpu":
+        raise ValueError(f"--compile is of the Edge TPU's compiler; target {known.target} has none")
     found = lint.lint(known.files, known.target)
     print(found.text())
     found.insist()
     if known.target == "edgetpu":
-        print(edgetpu.compiled_or_command(known.files))
+        print(edgetpu.compiled_or_command(known.files, must=known.compile))
 
 
 def _bench(known: argparse.Namespace, _: list[str]) -> None:

@@ -95,6 +95,7 @@ class Traced(NamedTuple):
     output: Any  # shapes of the carry behind it
     variables: dict  # shapes of its {"params", "batch_stats"}
     jaxpr: Any  # of its forward pass and initialisation
+    reads: Any  # the tree of what it reads, whose leaves are those of `jaxpr`
 
 
 class Position(NamedTuple):
@@ -145,7 +146,7 @@ def _trace(module: nn.Module, treedef: Any, leaves: tuple) -> Traced:
     closed, (output, variables) = jax.make_jaxpr(
         lambda x: module.init_with_output(jax.random.key(0), x), return_shape=True
     )(carry)
-    return Traced(output, variables, closed)
+    return Traced(output, variables, closed, treedef)
 
 
 def walk(blocks: tuple[Block, ...], carry: Any) -> dict[str, Traced]:

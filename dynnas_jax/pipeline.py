@@ -248,8 +248,9 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         _say(f"{name} ...")
         if first:
             workdir.start(name)
+        # Training gives signs of life of its own.
         told = contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
-        with told, _folder(workdir, name) as folder:  # training gives signs of life of its own
+        with progress.timed(workdir.folder(name)), told, _folder(workdir, name) as folder:
             stage = recipe.stage(name, kinds.of(workdir.config))
             files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
@@ -280,7 +281,7 @@ def _print_summary(path: Path) -> None:
     found_artifacts = artifacts.read(path)
     if found_artifacts.kind in kinds.OF_EXITS:
         rows, found = exit_tables.summary(found_artifacts), None
-        print(tables.text(rows, exit_tables.summary_columns(rows)))
+        print(tables.text(rows, exit_tables.summary_columns(rows, exit_tables.unit(found_artifacts))))
     elif found_artifacts.kind is kinds.SLIMMABLE:
         found = None
         print(tables.text(gate_sections.summary(found_artifacts), gate_sections.SUMMARY))

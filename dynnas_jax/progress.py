@@ -19,6 +19,7 @@ from dynnas_jax import processes
 from dynnas_jax.workdir import write_json
 
 FILE = "progress.json"  # in the folder of a stage
+TIMES = "times.jsonl"  # there too: how long each call was at it
 LINE_EVERY_S, FILE_EVERY_S = 60.0, 5.0
 _NUMBERS = ("done", "of", "per_s", "time_left_s")  # null while nothing is counted, or not known yet
 
@@ -122,6 +123,26 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextlib.contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Adds how long the block took, to its end or its failure, to what the stage of this folder has taken before."""
+    begin_s = time.monotonic()
+    try:
+        yield
+    finally:
+        if processes.is_first() and folder.is_dir():
+            with contextlib.suppress(OSError), (folder / TIMES).open("a") as file:
+                file.write(json.dumps({"seconds": round(time.monotonic() - begin_s, 3)}) + "\n")
+
+
+def spent_s(folder: Path) -> float | None:
+    """Seconds that the stage of this folder has taken in all, interrupted calls too; None where nothing tells."""
+    try:
+        return sum(json.loads(line)["seconds"] for line in (folder / TIMES).read_text().splitlines())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def sources(config: dict) -> dict[str, str | None]:
         files["train.transfer_from"] = Path(str(transfer)) / "train" / "manifest.json"
     if transfer := config.get("gate", {}).get("transfer_from"):
         files["gate.transfer_from"] = Path(str(transfer)) / "gate" / "manifest.json"
-    files["search.latency_table"] = config.get("search", {}).get("latency_table")
+    files |= {f"{name}.latency_table": config.get(name, {}).get("latency_table") for name in ("search", "dynamic")}
     files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
@@ -193,7 +193,7 @@ def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
     if kind is kinds.SLIMMABLE:
         return {}  # beside what the section of the kind says
     if kind in kinds.OF_EXITS:
-        return {"dynamic": settings.parameters(exit_targets.asked, given=("most_macs",), also=("score",))}
+        return {"dynamic": settings.parameters(exit_targets.asked, given=("most",), also=("score",))}
     # Of a cascade both nets are given, no latency table tells what they take, and their confidence routes.
     given = ("big_net", "max_latency_fraction")
     return {"dynamic": settings.parameters(pairs.choose_pair, protocol.confident_pair, given=given)}

@@ -151,6 +151,8 @@ def _default(name: str, parameter: inspect.Parameter) -> Any:
     for kind in (int, float, str):
         if kind.__name__ in annotation.split(" | "):
             return placeholder(kind)
+    if annotation.startswith(("Sequence[", "tuple[")):
+        return placeholder(tuple)
     raise ValueError(f"--config.{name}: can be set in the config file only")
 
 

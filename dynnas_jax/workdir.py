@@ -145,9 +145,8 @@ class Workdir:
         read = {key: self._read(key) for key in stage.reads}
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
         # What a later stage's section names is no part of what stands before it.
-        sections = {key: key.partition(".")[0] for key in (self.sources if "data" in stage.reads else {})}
-        mine = {key for key, s in sections.items() if s not in self.stages or s == "train" or s in stage.reads}
-        sources = {key: found for key, found in self.sources.items() if key in mine}
+        mine = ("train", *stage.reads) if "data" in stage.reads else ()
+        sources = {key: found for key, found in self.sources.items() if key.partition(".")[0] in mine}
         return {"schema": SCHEMA, "stage": name, "config": digest(read), "sources": sources, "inputs": inputs}
 
     def complete(self, name: str) -> bool:

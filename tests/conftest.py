@@ -125,8 +125,8 @@ def made_up_table():
     def make(supernet, overhead_ms):
         generator, rows = np.random.default_rng(0), []
         for built in latency.distinct(supernet).values():
-            shape, block = latency.input_shape(built.traced), latency.spec(built.block.module)
-            rows.append(latency.Row(shape, block, float(generator.uniform(0.01, 1)), 0.001))
+            shapes, block = latency.input_shapes(built.traced), latency.spec(built.block.module)
+            rows.append(latency.Row(shapes, block, float(generator.uniform(0.01, 1)), 0.001))
         device = {
             "board": "a board",
             "runtime": "LiteRT",

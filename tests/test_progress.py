@@ -110,3 +110,16 @@ def test_other_processes_say_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("seconds", [(0, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (11_100, "3 h 5 min")])
 def test_durations(seconds):
     assert progress.duration(seconds[0]) == seconds[1]
+
+
+def test_the_time_of_a_stage_is_that_of_all_its_calls(tmp_path, monkeypatch):
+    clock = iter([10.0, 12.5, 100.0, 101.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert progress.spent_s(tmp_path) is None
+    with progress.timed(tmp_path):
+        pass
+    with pytest.raises(KeyboardInterrupt), progress.timed(tmp_path):
+        raise KeyboardInterrupt
+    assert progress.spent_s(tmp_path) == 3.5
+    (tmp_path / progress.TIMES).write_text("12 s\n")
+    assert progress.spent_s(tmp_path) is None

@@ -111,7 +111,15 @@ def test_unknown_keys_name_the_nearest():
             settings.check_options("section", {filled_in: 3}, known)
 
 
-def knob(*, limit: int | None = None, rate: "float | None" = None, momentum=0.9, sizes=(1, 2), other=None): ...
+def knob(
+    *,
+    limit: int | None = None,
+    rate: "float | None" = None,
+    momentum=0.9,
+    sizes=(1, 2),
+    limits: "tuple[float, ...] | None" = None,
+    other=None,
+): ...
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,7 @@ def knob(*, limit: int | None = None, rate: "float | None" = None, momentum=0.9,
         ("train.knob.rate=3", 3.0),
         ("train.knob.momentum=0.5", 0.5),
         ("train.knob.sizes=(3,)", (3,)),
+        ("train.knob.limits=(0.5, 2)", (0.5, 2)),
     ],
 )
 def test_what_the_file_does_not_set_can_be_overridden(tmp_path, override, value):

@@ -1,6 +1,6 @@
 """Latency tables: what each distinct block of a space takes on a device, and a genome's latency as a gather and a sum.
 
-A table is a JSON file: the device it was measured on, one row a block (input shape, spec, milliseconds) and one overhead.
+A table is a JSON file: the device it was measured on, one row a block (shapes it reads, spec, milliseconds) and one overhead.
 The latency of a net is the sum of its blocks' rows plus the overhead.
 """
 
@@ -16,7 +16,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet, Traced
 from dynnas_jax.workdir import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 DEVICE = {"board": str, "runtime": str, "threads": int, "precision": str, "versions": dict}
 _KEYS = ("version", "target", "device", "space", "overhead_ms", "fit", "rows")
 
@@ -24,7 +24,7 @@ _KEYS = ("version", "target", "device", "space", "overhead_ms", "fit", "rows")
 class Row(NamedTuple):
     """One block that stands somewhere in the space."""
 
-    input: tuple[int, ...]  # shape of what it reads, the batch of 1 included
+    inputs: tuple[tuple[int, ...], ...]  # shapes of the arrays that it reads, the batch of 1 included
     block: dict  # see `spec`
     latency_ms: float  # what it adds to a net
     spread_ms: float  # standard deviation of the measurements
@@ -56,7 +56,7 @@ class LatencyTable(NamedTuple):
           ValueError: if the table is of another space, or lacks a block.
         """
         self.check_space(supernet)
-        latency_ms = {(row.resolution, identity(row.input, row.block)): row.latency_ms for row in self.rows}
+        latency_ms = {(row.resolution, identity(row.inputs, row.block)): row.latency_ms for row in self.rows}
 
         def cost(built: macs.Built) -> float:
             name = of_block(built)
@@ -73,8 +73,8 @@ class LatencyTable(NamedTuple):
         Args:
           shape: of the feature map that it looks at, the batch of 1 included; router: `router_spec`.
         """
-        wanted = identity(shape, router)
-        return next((row.latency_ms for row in self.rows if identity(row.input, row.block) == wanted), None)
+        wanted = identity((shape,), router)
+        return next((row.latency_ms for row in self.rows if identity(row.inputs, row.block) == wanted), None)
 
 
 def router_spec(fields: dict) -> dict:
@@ -101,21 +101,19 @@ def _fields(module: Any) -> dict:
     return {name: value for name, value in found.items() if value != {}}
 
 
-def input_shape(traced: Traced) -> tuple[int, ...]:
-    """Shape of the one array that a block reads. Raises ValueError for a block that reads several."""
-    if len(traced.jaxpr.in_avals) != 1:
-        raise ValueError(f"a block reads {len(traced.jaxpr.in_avals)} arrays; latency tables know blocks that read one")
-    return tuple(traced.jaxpr.in_avals[0].shape)
+def input_shapes(traced: Traced) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the arrays that a block reads: the leaves of its carry."""
+    return tuple(tuple(leaf.shape) for leaf in traced.jaxpr.in_avals)
 
 
-def identity(shape: tuple[int, ...], block: dict) -> str:
+def identity(shapes: tuple[tuple[int, ...], ...], block: dict) -> str:
     """What tells the rows of a table apart."""
-    return json.dumps([list(shape), block], sort_keys=True)
+    return json.dumps([[list(shape) for shape in shapes], block], sort_keys=True)
 
 
 def of_block(built: macs.Built) -> str:
     """A block's `identity`."""
-    return identity(input_shape(built.traced), spec(built.block.module))
+    return identity(input_shapes(built.traced), spec(built.block.module))
 
 
 def distinct(supernet: Supernet) -> dict[str, macs.Built]:
@@ -142,7 +140,7 @@ def load(path: str | Path) -> LatencyTable:
         raise ValueError(f"{path} is no latency table of version {VERSION}; {remedy}")
     if wrong := _first_wrong(content):
         raise ValueError(f"{path} is no whole latency table ({wrong}); {remedy}")
-    rows = tuple(Row(**{**row, "input": tuple(row["input"])}) for row in content["rows"])
+    rows = tuple(Row(**{**row, "inputs": tuple(map(tuple, row["inputs"]))}) for row in content["rows"])
     fields = ("target", "device", "space", "overhead_ms", "fit")
     return LatencyTable(*(content[name] for name in fields), rows)
 
@@ -168,9 +166,13 @@ def _is_row(row: Any) -> bool:
         return False
     if type(row.get("resolution", 1)) is not int:
         return False
-    shape = row["input"]
-    sizes = isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)
-    return bool(sizes) and _is_time(row["latency_ms"]) and _is_time(row["spread_ms"])
+    shapes = row["inputs"]
+    whole = isinstance(shapes, list) and shapes and all(map(_is_shape, shapes))
+    return bool(whole) and _is_time(row["latency_ms"]) and _is_time(row["spread_ms"])
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and bool(shape) and all(type(size) is int and size > 0 for size in shape)
 
 
 def _is_time(value: Any) -> bool:

@@ -131,7 +131,8 @@ class CostTable:
         joint = product(genome.astype(xp.float32), xp.asarray(self._strides.T)).astype(xp.int32)
         lead = (1,) * (joint.ndim - 1)
         offsets, minimum = xp.asarray(self._offsets).reshape(*lead, -1), xp.asarray(self._minimum).reshape(*lead, -1)
-        return xp.where(genome[..., self._gate] >= minimum, joint + offsets, offsets - 1)
+        chosen = genome[..., self._gate] if genome.shape[-1] else 0  # a space of one net has no genes
+        return xp.where(chosen >= minimum, joint + offsets, offsets - 1)
 
     def __call__(self, genome: jax.Array) -> jax.Array:
         flat = jnp.asarray(self._flat, jnp.float32)
@@ -141,9 +142,11 @@ class CostTable:
         """The cost of one genome as a Python number."""
         return self._flat[self._entries(np.asarray(genome), np)].sum().item() + self.overhead
 
-    def only(self, names: Collection[str]) -> CostTable:
-        """The table of these positions alone, without the overhead."""
-        return CostTable(self._strides.shape[1], tuple(row for row in self.rows if row.position.name in names))
+    def only(self, names: Collection[str], overhead: float = 0) -> CostTable:
+        """The table of these positions alone, with another overhead."""
+        return CostTable(
+            self._strides.shape[1], tuple(row for row in self.rows if row.position.name in names), overhead
+        )
 
 
 @functools.lru_cache(maxsize=16)

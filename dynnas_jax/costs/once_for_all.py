@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax.costs import macs
-from dynnas_jax.costs.latency import LatencyTable, Row, identity, input_shape, spec
+from dynnas_jax.costs.latency import LatencyTable, Row, identity, input_shapes, spec
 from dynnas_jax.elastic import Supernet
 
 SUFFIX = "_lookup_table.yaml"
@@ -30,7 +30,7 @@ def read(folder: str | Path, supernet: Supernet) -> LatencyTable:
     for _, everywhere in macs.every_block(supernet):
         for built in everywhere:
             row = _row(built, entries, folder)
-            rows[row.resolution, identity(row.input, row.block)] = row
+            rows[row.resolution, identity(row.inputs, row.block)] = row
     device = {
         "board": folder.resolve().name,
         "runtime": "once-for-all's tables",
@@ -43,7 +43,8 @@ def read(folder: str | Path, supernet: Supernet) -> LatencyTable:
 
 def _row(built: macs.Built, entries: dict[int, dict], folder: Path) -> Row:
     """A block's row: the sum of its layers in the file of the net's resolution."""
-    resolution, shape, content = built.arch.resolution, input_shape(built.traced), spec(built.block.module)
+    resolution, content = built.arch.resolution, spec(built.block.module)
+    (shape,) = input_shapes(built.traced)
     if resolution not in entries:
         raise ValueError(f"{folder} has tables for {sorted(entries)} pixels, but the space has nets for {resolution}")
     found = []
@@ -52,7 +53,7 @@ def _row(built: macs.Built, entries: dict[int, dict], folder: Path) -> Row:
             raise ValueError(f"{folder}/{resolution}{SUFFIX} has no {name!r}: it is a table of another space")
         found.append(entries[resolution][name])
     means, deviations = zip(*found, strict=True)
-    return Row(shape, content, sum(means), math.hypot(*deviations), resolution)
+    return Row((shape,), content, sum(means), math.hypot(*deviations), resolution)
 
 
 def layers(block: dict, given: tuple[int, ...], made: tuple[int, ...]) -> list[str]:

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dynnas_jax.dynamic import metric
+
+MACS, LATENCY = "macs", "latency_ms"  # units, by their names in files
 
 
 class Targets(NamedTuple):
     """Average costs of an image that nets are made for, by the reward of `metric`."""
 
-    macs: tuple[float, ...]
+    costs: tuple[float, ...]
     omega: float
     deployed: int  # which of them the exported net is for
+    unit: str  # of the costs: `MACS` or `LATENCY`
 
 
 def asked(
-    most_macs: int,
+    most: Mapping[str, float],
     *,
     target_macs: Sequence[float] | None = None,
     target_macs_fractions: Sequence[float] | None = None,
+    target_latency_ms: Sequence[float] | None = None,
+    target_latency_fractions: Sequence[float] | None = None,
+    latency_table: str | None = None,
     omega: float = metric.OMEGA,
     deployed: int = 0,
 ) -> Targets:
     """The targets of a config's section `dynamic`.
 
     Args:
-      most_macs: of the largest net.
+      most: all that the largest net costs up to its last exit, by unit; `LATENCY` where there is a table.
       target_macs: average MACs of an image; the paper's are 90, 120, 150 and 180 million.
       target_macs_fractions: in their place, parts of the largest net's.
+      target_latency_ms, target_latency_fractions: the same in milliseconds of `latency_table`.
+      latency_table: a file of `dynnas table`.
       omega: how much the cost weighs in the reward; 0 leaves it out.
       deployed: which of the targets, from 0, the exported net is for.
 
     Raises:
-      ValueError: unless exactly one of the two lists is given, for a target not above 0, an omega below 0, or a number of no
-        target.
+      ValueError: unless exactly one of the four lists is given, for latencies without a table, a target not above 0, an omega
+        below 0, or a number of no target.
     """
     given = {"target_macs": target_macs, "target_macs_fractions": target_macs_fractions}
+    given |= {"target_latency_ms": target_latency_ms, "target_latency_fractions": target_latency_fractions}
     named = [name for name, values in given.items() if values]
     if len(named) != 1:
-        raise ValueError("dynamic: give exactly one of target_macs and target_macs_fractions, a list of targets")
+        raise ValueError(f"dynamic: give exactly one of {', '.join(given)}, a list of targets")
     values = tuple(float(value) for value in given[named[0]])
     if wrong := [value for value in values if not value > 0]:
         raise ValueError(f"dynamic.{named[0]}: {wrong[0]} must be above 0")
@@ -48,22 +57,30 @@ def asked(
         raise ValueError(f"dynamic.omega is {omega}, must not be negative")
     if not 0 <= deployed < len(values):
         raise ValueError(f"dynamic.deployed is {deployed}, must be the number of a target, from 0 to {len(values) - 1}")
-    scale = 1 if named[0] == "target_macs" else most_macs
-    return Targets(tuple(value * scale for value in values), float(omega), int(deployed))
+    unit = LATENCY if "latency" in named[0] else MACS
+    if unit == LATENCY and not latency_table:
+        raise ValueError(f"dynamic.{named[0]} needs dynamic.latency_table; `dynnas table` builds one")
+    scale = most[unit] if named[0].endswith("_fractions") else 1
+    return Targets(tuple(value * scale for value in values), float(omega), int(deployed), unit)
 
 
 def check(**options: object) -> None:
     """Raises ValueError for options that `asked` does not take."""
     try:
-        asked(1, **options)
+        asked({MACS: 1, LATENCY: 1}, **options)
     except TypeError as error:
         raise ValueError(f"dynamic: a value has another type ({error})") from error
 
 
-def check_reachable(targets: Targets, least_macs: int) -> None:
-    """Raises ValueError for a target that even the cheapest answer exceeds."""
-    if (lowest := min(targets.macs)) < least_macs:
+def told(cost: float, unit: str) -> str:
+    """A cost in words."""
+    return f"{cost:.0f} MACs" if unit == MACS else f"{cost:.4g} ms"
+
+
+def check_reachable(targets: Targets, least: float) -> None:
+    """Raises ValueError for a target that even the cheapest answer, which costs `least`, exceeds."""
+    if (lowest := min(targets.costs)) < least:
         raise ValueError(
-            f"a target of {lowest:.0f} average MACs is below the {least_macs} of the cheapest net's first exit; "
-            "give a higher one"
+            f"a target of {told(lowest, targets.unit)} on average is below the {told(least, targets.unit)} of the cheapest net's "
+            "first exit; give a higher one"
         )

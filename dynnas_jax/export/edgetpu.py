@@ -191,12 +191,12 @@ def run_compiler(paths: list[Path], folder: Path, *, timeout_s: float = 600) -> 
     return compiled
 
 
-def compiled_or_command(paths: list[Path]) -> str:
+def compiled_or_command(paths: list[Path], *, must: bool = False) -> str:
     """What the compiler makes of files together, in lines to read and kept nowhere; without it, how to run it.
 
-    Raises: ValueError if it refuses them, or leaves operators to the CPU.
+    Raises: ValueError if it refuses them, or leaves operators to the CPU; if it `must` be here, where it is not.
     """
-    if not is_installed():
+    if not is_installed() and not must:
         return f"there is no {COMPILER} here ({INSTALL}); then run\n  {command(paths, Path(paths[0]).parent)}"
     with tempfile.TemporaryDirectory() as folder:
         compiled = run_compiler(paths, Path(folder))

@@ -6,21 +6,25 @@ left of it in a net is fitted to whole nets, timed in the same rounds (see `fit`
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy.optimize import nnls
 from tqdm import tqdm
 
+from dynnas_jax.export import functions, tflite
 from dynnas_jax.export import rounds as timing
-from dynnas_jax.export import tflite
+from dynnas_jax.export.functions import Function
 
+LITERT, JAX = RUNTIMES = ("litert", "jax")
 AT_ONCE = 32  # blocks of one conversion, whose start takes longer than a block
 FEWEST_NETS = 4  # for the three unknowns of the fit
-HIGHEST = 2.0  # of a block's random inputs
+HIGHEST, BRIGHTEST = 2.0, 255.0  # of random inputs, which are drawn from 0 on: of feature maps, and of images
 SAMPLES = 4  # random inputs that set the int8 scales; no time depends on them
 
 
@@ -28,13 +32,28 @@ class Part(NamedTuple):
     """A block, or a whole net, to be timed."""
 
     name: str
-    function: Callable[[np.ndarray], Any]  # float32 of `shape` -> array
-    shape: tuple[int, ...]  # the batch of 1 included
+    function: Function
     blocks: tuple[str, ...] = ()  # of a net: the names of what it consists of
-    highest: float = HIGHEST  # of its inputs, which are drawn from 0 on
 
 
-EMPTY = Part("a call of LiteRT", lambda x: x + np.float32(1), (1, 1))
+def block(name: str, run: Callable[..., Any], shapes: Sequence[tuple[int, ...]], images: bool = False) -> Part:
+    """A block as a part of its own.
+
+    Args:
+      run: float32 arrays of `shapes`, each the batch of 1 included -> any pytree of arrays.
+      images: whether the first of what it reads are images.
+    """
+    first = functions.IMAGE if images else "input0"
+    names = [first, *(f"input{place}" for place in range(1, len(shapes)))]
+
+    def call(arrays: dict) -> dict:
+        outputs = jax.tree.leaves(run(*(arrays[each] for each in names)))
+        return {f"output{place}": output for place, output in enumerate(outputs)}
+
+    return Part(name, Function(call, dict(zip(names, map(tuple, shapes), strict=True))))
+
+
+EMPTY = block("a call of LiteRT", lambda x: x + np.float32(1), [(1, 1)])
 
 
 class Fit(NamedTuple):
@@ -51,6 +70,7 @@ def timed(
     *,
     plan: dict,
     precision: str,
+    runtime: str = LITERT,
     threads: int = 1,
     rounds: int = 30,
     open_model: Callable[[bytes, int], Callable[[], object]] = lambda content, threads: (
@@ -64,13 +84,16 @@ def timed(
 
     Args:
       plan: JSON-able, what the folder must have been begun for.
+      runtime: `LITERT`, or `JAX`: programs on the device that JAX runs on, in float32.
 
     Raises:
       ValueError: for a folder that was begun for something else, or a part that TFLite cannot express.
     """
     _claim(folder, {**plan, "parts": [part.name for part in parts]})
-    contents = _converted(parts, folder, precision)
-    runs = [open_model(content, threads) for content in contents]
+    if runtime == JAX:
+        runs = _compiled(parts)
+    else:
+        runs = [open_model(content, threads) for content in _converted(parts, folder, precision)]
     with tqdm(total=rounds * len(runs), desc="timing", unit="burst", disable=None) as bar:
         return timing.measure(runs, folder / "rounds.jsonl", rounds=rounds, tick=bar.update, **clock)
 
@@ -86,6 +109,19 @@ def _claim(folder: Path, plan: dict) -> None:
     if any(folder.iterdir()):
         raise ValueError(f"{folder} was not made by dynnas; choose another --output")
     file.write_text(text)
+
+
+def _compiled(parts: Sequence[Part]) -> list[Callable[[], object]]:
+    """Every part as a call of its JAX program, which returns when the device is done; the inputs are on the device."""
+    runs = []
+    for part in tqdm(parts, desc="compiling", unit="part", disable=None):
+        inputs = jax.device_put({name: values[:1] for name, values in drawn_inputs(part).items()})
+        runs.append(functools.partial(_done, jax.jit(part.function.call).lower(inputs).compile(), inputs))
+    return runs
+
+
+def _done(program: Callable[[dict], Any], inputs: dict) -> None:
+    jax.block_until_ready(program(inputs))
 
 
 def _converted(parts: Sequence[Part], folder: Path, precision: str) -> list[bytes]:
@@ -111,17 +147,22 @@ def _converted(parts: Sequence[Part], folder: Path, precision: str) -> list[byte
 
 def _convert(parts: Sequence[Part], path: Path, precision: str) -> None:
     """One file of several parts, its signatures numbered."""
-    generator, signatures = np.random.default_rng(0), {}
-    for place, part in enumerate(parts):
-        inputs = generator.uniform(0, part.highest, (SAMPLES, *part.shape[1:])).astype(np.float32)
-
-        def function(arrays: dict, part: Part = part) -> dict:
-            return {"output": part.function(arrays[tflite.INPUT_NAME])}
-
-        name = tflite.INPUT_NAME
-        signatures[f"part{place}"] = tflite.Signature(function, {name: part.shape}, {name: inputs})
+    signatures = {
+        f"part{place}": tflite.Signature(*part.function, drawn_inputs(part)) for place, part in enumerate(parts)
+    }
     with tflite.saved(signatures) as traced:
         traced.write(path, precision=precision)
+
+
+def drawn_inputs(part: Part) -> dict[str, np.ndarray]:
+    """float32[SAMPLES, ...] for every input of a part, by its name."""
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.uniform(0, BRIGHTEST if name == functions.IMAGE else HIGHEST, (SAMPLES, *shape[1:])).astype(
+            np.float32
+        )
+        for name, shape in part.function.shapes.items()
+    }
 
 
 def fit(parts: Sequence[Part], samples: np.ndarray) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,14 @@ class Segment(NamedTuple):
 
     blocks: tuple[Block, ...]
     exit: Block
+
+
+def whole_chain(segments: Sequence[Segment]) -> tuple[Block, ...]:
+    """The blocks of all segments and, behind those of each, its exit, past which the carry goes on."""
+    found: list[Block] = []
+    for blocks, end in segments:
+        found += [*blocks, end._replace(leaves=lambda carry, _: carry)]
+    return tuple(found)
 
 
 class ExitNet(ChainNet):

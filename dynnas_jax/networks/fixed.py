@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax import networks
-from dynnas_jax.elastic import Supernet
-from dynnas_jax.networks.exits import ExitNet
+from dynnas_jax.elastic import Block, Supernet
+from dynnas_jax.networks import exits
 from dynnas_jax.networks.mbconv import Net
 from dynnas_jax.networks.template import form_here
 from dynnas_jax.search_space import SearchSpace
@@ -118,6 +118,11 @@ def of_net(net: Net) -> Supernet:
         SearchSpace((), meaning=repr(meaning)),
         arch=lambda genome: net.arch,
         net=lambda arch: net.clone(arch=arch),
-        blocks=lambda arch: net.clone(arch=arch, depthwise="conv").chain(),
-        exits=tuple(segment.exit.name for segment in net.segments()) if isinstance(net, ExitNet) else (),
+        blocks=lambda arch: _blocks(net.clone(arch=arch, depthwise="conv")),
+        exits=tuple(segment.exit.name for segment in net.segments()) if isinstance(net, exits.ExitNet) else (),
     )
+
+
+def _blocks(net: Net) -> tuple[Block, ...]:
+    """The chain from images to logits, the exits on its way too."""
+    return exits.whole_chain(net.segments()) if isinstance(net, exits.ExitNet) else net.chain()

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.networks.multi_space import ExitSpace, gene
+from dynnas_jax.search_space import SearchSpace
 
 
-@functools.lru_cache(maxsize=16)
-def exit_tables(supernet: Supernet) -> tuple[macs.CostTable, ...]:
-    """Of every exit the table of all MACs of a genome up to its answer, the heads of the exits before it too."""
-    whole, found = macs.table(supernet), []
-    names = [row.position.name for row in whole.rows]
-    for exit in range(1, supernet.space.exits + 1):
-        first = {f"exit{number}" for number in range(1, exit + 1)}
-        found.append(whole.only({name for name in names if name.partition("_")[0] in first}))
+def by_exit(supernet: Supernet, blocks: Iterable[str]) -> list[list[str]]:
+    """The names of the blocks of a net in order, in a list for each exit, which ends with the exit's own."""
+    found: list[list[str]] = [[]]
+    for name in blocks:
+        found[-1].append(name)
+        if name in supernet.exits:
+            found.append([])
+    return found[:-1]
+
+
+def exit_tables(supernet: Supernet, whole: macs.CostTable | None = None) -> tuple[macs.CostTable, ...]:
+    """Of every exit the table of all that a genome costs up to its answer, the heads of the exits before it too.
+
+    Args:
+      whole: of the whole net, MACs if None; every exit is a call of its own, and has its overhead.
+    """
+    whole, names, found = whole or macs.table(supernet), set(), []
+    for exit, own in enumerate(by_exit(supernet, (row.position.name for row in whole.rows)), 1):
+        names |= set(own)
+        found.append(whole.only(names, exit * whole.overhead))
     return tuple(found)
 
 
-def spent(supernet: Supernet) -> Callable[[np.ndarray], list[int]]:
-    """genome -> all MACs spent up to each exit, by its `settled` net."""
-    tables = exit_tables(supernet)
+def spent(supernet: Supernet, tables: Sequence[macs.CostTable] | None = None) -> Callable[[np.ndarray], list[float]]:
+    """genome -> all that is spent up to each exit, by its `settled` net and the `exit_tables`, of MACs if None."""
+    tables = tables or exit_tables(supernet)
 
-    def cost(genome: np.ndarray) -> list[int]:
+    def cost(genome: np.ndarray) -> list[float]:
         genome = settled(supernet, genome)
         return [table.exact(genome) for table in tables]
 
@@ -40,7 +52,9 @@ def settled(supernet: Supernet, genome: np.ndarray) -> np.ndarray:
 
     Exits beyond the live ones of a stage have there what the last live one has, and so add nothing.
     """
-    space: ExitSpace = supernet.space
+    space: SearchSpace = supernet.space
+    if not isinstance(space, ExitSpace):
+        return np.array(genome, np.int32)  # one fixed net
     genome, live = np.array(genome, np.int32), supernet.arch(genome).live_exits()
     for stage in space.stages:
         last = live[stage.name]

@@ -109,6 +109,8 @@ class Arch:
             made.append(Block(name, module, reads=_images, leaves=functools.partial(_behind_stem, last)))
         for i, (block, spec, start) in enumerate(self.parts(exit)):
             name = block_name(exit, block)
+            # Equal parts must be told to be: without channels of its own a part has no kernel.
+            spec = spec if spec.hidden > start else replace(spec, kernel=1)
             module = part(spec, start, block in self.reuse, arch.se_act, arch.se_gate, numerics, name=name)
             reads = functools.partial(_inputs, block, "maps" if i else "stem")
             made.append(Block(name, module, reads=reads, leaves=functools.partial(_behind_part, block)))

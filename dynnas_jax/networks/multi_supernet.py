@@ -221,6 +221,7 @@ def multi_exit(
     exits: int = EXITS,
     kernel: tuple[tuple[tuple[int, ...], ...], ...] = (),
     ratio: tuple[tuple[tuple[float, ...], ...], ...] = (),
+    reuse: tuple[str, ...] = (),
     width: float | None = None,
     **options,
 ) -> ExitNet:
@@ -232,6 +233,7 @@ def multi_exit(
       network: "ofa_mobilenet_v3", as in ENAS4D, or "small_images".
       resolution: in pixels; 0 for the network's largest.
       classes: 0 for as many as the network has.
+      reuse: blocks, such as "stage2_block0", whose expansion in each exit reads the feature maps of the exits before it too.
       width: of "ofa_mobilenet_v3", by default its least.
       options: of the network's function.
 
@@ -243,12 +245,13 @@ def multi_exit(
     if not kernel and not ratio:
         genes = supernet.space.genes
         genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
-        return supernet.net(supernet.arch(np.asarray(genome, np.int32)))
+        return supernet.net(replace(supernet.arch(np.asarray(genome, np.int32)), reuse=tuple(reuse)))
     for name, lists in (("kernel", kernel), ("ratio", ratio)):
         if len(lists) != exits:
             raise ValueError(f"{name} is of {len(lists)} exits, must be of {exits}: a list for each stage of each exit")
     resolution = supernet.arch.template.resolutions[-1]
-    return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
+    arch = supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio})
+    return supernet.net(replace(arch, reuse=tuple(reuse)))
 
 
 def _base(network: str, resolution: int, classes: int, width: float | None, options: dict) -> Supernet:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax import kinds, records
+from dynnas_jax import kinds, progress, records
 from dynnas_jax.export import bench
 from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, read_json, write_json
 
@@ -59,6 +59,7 @@ class Artifacts(NamedTuple):
     exports: dict[str, dict]  # by name of the target
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
+    times: dict[str, float]  # seconds that each stage has taken, in order; without those that nothing tells of
 
     @property
     def kind(self) -> kinds.Kind:
@@ -95,7 +96,12 @@ def read(workdir: str | Path) -> Artifacts:
         exports={path.parent.name: _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports},
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
+        times=_times(workdir, kind),
     )
+
+
+def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:
+    return {name: spent for name in kind.names if (spent := progress.spent_s(workdir / name)) is not None}
 
 
 def _kind(config: dict | None) -> kinds.Kind:

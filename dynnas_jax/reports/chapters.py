@@ -105,6 +105,11 @@ _SUPERNET = (
         "devices",
     ),
     Chapter("Configuration", "All settings of the run.", "settings"),
+    Chapter(
+        "How long it took",
+        "Each stage from its start to its end, calls that were interrupted too; the report is being made.",
+        "times",
+    ),
     Chapter("Machine and versions", "Where the exported files were measured, and with which software.", "machine"),
 )
 _BY_SECTION = {chapter.section: chapter for chapter in _SUPERNET}
@@ -133,8 +138,7 @@ _NETWORK = (
         explanation="What was measured on this machine when the files were written, and what <code>dynnas bench</code> measured "
         "of the same files, here or on a board. Accuracies are of the files, on the test images."
     ),
-    _BY_SECTION["settings"],
-    _BY_SECTION["machine"],
+    *(_BY_SECTION[name] for name in ("settings", "times", "machine")),
 )
 _CASCADE = (
     Chapter(
@@ -156,7 +160,7 @@ _CASCADE = (
         "by</i> is the largest difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate "
         "than JAX."
     ),
-    *(_BY_SECTION[name] for name in ("devices", "settings", "machine")),
+    *(_BY_SECTION[name] for name in ("devices", "settings", "times", "machine")),
 )
 _EXPORTED = _BY_SECTION["exports"]._replace(
     explanation="What each exit adds is a function of its own, which goes on from what the exits before it computed; all share "
@@ -176,7 +180,7 @@ _EXIT_SHARES = Chapter(
 _EXIT_SAMPLES = Chapter(
     "Which images are easy?", "Test images that left at each exit of the exported network.", "exit_samples"
 )
-_EXIT_END = (_EXPORTED, _ON_DEVICES, _BY_SECTION["settings"], _BY_SECTION["machine"])
+_EXIT_END = (_EXPORTED, _ON_DEVICES, *(_BY_SECTION[name] for name in ("settings", "times", "machine")))
 _MULTI_EXIT = (
     Chapter(
         "Result",

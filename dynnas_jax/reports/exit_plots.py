@@ -13,7 +13,7 @@ SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, fr
 
 
 class Line(NamedTuple):
-    """Points of (average MACs, accuracy in [0, 1]) that belong together."""
+    """Points of (average cost, accuracy in [0, 1]) that belong together."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -22,8 +22,12 @@ class Line(NamedTuple):
 
 
 @plots.styled
-def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = ()):
-    """Accuracy against average MACs on the test images: (average MACs, accuracy) of nets of several exits by name, and others."""
+def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = (), unit: str = "macs"):
+    """Accuracy against average cost on the test images: (cost, accuracy) of nets of several exits by name, and others.
+
+    Costs are MACs, or milliseconds for `unit` "latency_ms".
+    """
+    scale, label = (1e6, "average MACs of one image (millions)") if unit == "macs" else (1, "average latency (ms)")
     figure, (axes,) = plots.panels(1, height=4.3)
     colours = (plots.COLOURS["little"], plots.GREY, *plots.EXTRA, plots.COLOURS["big"])
     lines = [Line("several exits, a net for each target", list(nets.values()), "D", "-"), *others]
@@ -31,11 +35,12 @@ def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = ()):
         colour = colours[(number - 1) % len(colours)] if number else plots.COLOURS["dynamic"]
         x, y = np.asarray(sorted(line.points), np.float64).T
         look = {"marker": line.marker, "linestyle": line.style, "color": colour, "zorder": 3 if number else 4}
-        axes.plot(x / 1e6, 100 * y, label=line.label, markersize=7, markeredgecolor="white", **look)
-    for name, (macs, accuracy) in nets.items():
-        axes.annotate(name, (macs / 1e6, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
+        axes.plot(x / scale, 100 * y, label=line.label, markersize=7, markeredgecolor="white", **look)
+    for cost, accuracy in dict.fromkeys(nets.values()):
+        name = ", ".join(name for name, point in nets.items() if point == (cost, accuracy))
+        axes.annotate(name, (cost / scale, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
     axes.margins(0.08)
-    axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
+    axes.set(xlabel=label, ylabel="accuracy on test images (%)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

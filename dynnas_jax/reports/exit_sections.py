@@ -26,7 +26,7 @@ def _summary(source: Source) -> str | None:
     rows = exit_tables.summary(source.found)
     if not rows:
         return None
-    body = table(source, "summary", rows, exit_tables.summary_columns(rows))
+    body = table(source, "summary", rows, exit_tables.summary_columns(rows, exit_tables.unit(source.found)))
     nets = {row["network"]: (row["macs"], row["accuracy"]) for row in rows}
     single = [(row["single_macs"], row["single_accuracy"]) for row in rows if row["single_macs"]]
     lines = (
@@ -46,9 +46,23 @@ def _summary(source: Source) -> str | None:
         lines += (
             [_anytime(f"{name}, each exit alone", taken["evaluation"])] if "nets" in taken.get("evaluation", {}) else []
         )
+    for label, points in exit_tables.published(source.found.config).items():
+        lines.append(Line(f"{label} (published)", points, "x", "None"))
     if rivals:
         body += "<p>Other runs on the same test images:</p>" + table(source, "rivals", rivals, exit_tables.RIVALS)
-    return body + figure(source, "accuracy_against_macs", exit_plots.front(nets, lines), caption)
+    body += figure(source, "accuracy_against_macs", exit_plots.front(nets, lines), caption)
+    return body + _against_latency(source, rows)
+
+
+def _against_latency(source: Source, rows: list[dict]) -> str:
+    """The same over milliseconds, where there is a latency table."""
+    if any(row["latency_ms"] == "" for row in rows):
+        return ""
+    nets = {row["network"]: (row["latency_ms"], row["accuracy"]) for row in rows}
+    single = [(row["single_latency_ms"], row["single_accuracy"]) for row in rows if row["single_latency_ms"] != ""]
+    lines = [Line("single nets of the same supernet", single)] if single else []
+    caption = "Latencies by the table that the run names, every exit a call of its own."
+    return figure(source, "accuracy_against_latency", exit_plots.front(nets, lines, "latency_ms"), caption)
 
 
 def _anytime(label: str, evaluation: dict) -> Line:
@@ -63,7 +77,8 @@ def _exits(source: Source) -> str | None:
         return None
     nets = {exit_tables.name(i): net for i, net in enumerate(source.found.evaluation["nets"])}
     caption = "On the test images. Images that leave late are the hard ones: the later exits are less accurate on them."
-    return figure(source, "exits", exit_plots.exits(nets), caption) + table(source, "exits", rows, exit_tables.EXITS)
+    columns = exit_tables.with_latency(exit_tables.EXITS, rows)
+    return figure(source, "exits", exit_plots.exits(nets), caption) + table(source, "exits", rows, columns)
 
 
 def _samples(source: Source) -> str | None:
@@ -106,7 +121,13 @@ def _predictors(source: Source) -> str | None:
             f"<p>Rewards are told from thresholds on quantiles of the scores. On {gap['subnets']} records the best thresholds "
             f"reach {100 * gap['mean']:.2f} points more on average, {100 * gap['most']:.2f} at most.</p>"
         )
-    return body + table(source, "predictors", rows, exit_tables.PREDICTORS)
+    unit = exit_tables.unit(source.found)
+    return body + table(
+        source,
+        "predictors",
+        rows,
+        (exit_tables.PREDICTORS[0], exit_tables.target_column(unit), *exit_tables.PREDICTORS[1:]),
+    )
 
 
 BUILDERS: dict[str, Callable[[Source], str | None]] = {

@@ -22,19 +22,39 @@ def summary(artifacts: Artifacts) -> list[dict]:
     for row, net in enumerate((artifacts.evaluation or {}).get("nets", ())):
         low, high = tables.interval(net["accuracy"], net["images"])
         single = net.get("single", {})
-        told = {"network": name(row), "target_macs": net["target_macs"], "accuracy": net["accuracy"]}
+        told = {"network": name(row), "target": net["target"], "accuracy": net["accuracy"]}
         told |= {"accuracy_low": low, "accuracy_high": high, "macs": net["average_macs"]}
+        told |= {"latency_ms": tables.known(net.get("average_latency_ms"))}
         told |= {f"macs_exit{exit}": macs for exit, macs in enumerate(net["macs"], 1)}
-        rows.append(told | {"single_accuracy": single.get("accuracy", ""), "single_macs": single.get("macs", "")})
+        alone = {f"single_{key}": tables.known(single.get(key)) for key in ("accuracy", "macs", "latency_ms")}
+        rows.append(told | alone)
     return rows
 
 
-def summary_columns(rows: Sequence[dict]) -> tuple[Column, ...]:
-    """The columns of `summary`; those of single nets where there are any."""
+def unit(artifacts: Artifacts) -> str:
+    """What the targets are told in: "macs" or "latency_ms"."""
+    return (artifacts.found or artifacts.evaluation or {}).get("cost", "macs")
+
+
+def summary_columns(rows: Sequence[dict], unit: str) -> tuple[Column, ...]:
+    """The columns of `summary`, for targets in a unit; latencies and single nets where there are any."""
     exits = [key for key in rows[0] if key.startswith("macs_exit")] if rows else []
     spent = tuple(Column(key, f"up to exit {key.removeprefix('macs_exit')}", number(key, 3, 1e6)) for key in exits)
     alone = SINGLE if any(row["single_macs"] for row in rows) else ()
-    return (*SUMMARY, *spent, *alone)
+    return with_latency((SUMMARY[0], target_column(unit), *SUMMARY[1:], *spent, *alone), rows)
+
+
+def target_column(unit: str) -> Column:
+    """The column of targets in a unit."""
+    if unit == "macs":
+        return Column("target", "target (M MACs)", number("target", 3, 1e6))
+    return Column("target", "target (ms)", number("target", 4))
+
+
+def with_latency(columns: Sequence[Column], rows: Sequence[dict]) -> tuple[Column, ...]:
+    """Columns without those of latencies that no row has."""
+    known = any(row["latency_ms"] != "" for row in rows)
+    return tuple(column for column in columns if known or "latency" not in column.key)
 
 
 def exits(artifacts: Artifacts) -> list[dict]:
@@ -42,12 +62,15 @@ def exits(artifacts: Artifacts) -> list[dict]:
     found = []
     for row, net in enumerate((artifacts.evaluation or {}).get("nets", ())):
         limits = [*net["thresholds"], ""]
+        latency = net.get("latency_ms", [""] * len(limits))
         columns = zip(
-            net["macs"], limits, net["exit_rate"], net["exit_accuracy"], net["all_images_accuracy"], strict=True
+            *(net["macs"], latency, limits, net["exit_rate"], net["exit_accuracy"], net["all_images_accuracy"]),
+            strict=True,
         )
-        for exit, (macs, threshold, rate, accuracy, all_images) in enumerate(columns, 1):
-            told = {"network": name(row), "exit": exit, "macs": macs, "threshold": threshold, "exit_rate": rate}
-            found.append(told | {"accuracy": tables.known(accuracy), "all_images_accuracy": all_images})
+        for exit, (macs, spent_ms, threshold, rate, accuracy, all_images) in enumerate(columns, 1):
+            told = {"network": name(row), "exit": exit, "macs": macs, "latency_ms": spent_ms, "threshold": threshold}
+            told |= {"exit_rate": rate, "accuracy": tables.known(accuracy), "all_images_accuracy": all_images}
+            found.append(told)
     return found
 
 
@@ -66,29 +89,48 @@ def rivals(artifacts: Artifacts) -> list[dict]:
     return found
 
 
+def published(config: dict | None) -> dict[str, list[tuple[float, float]]]:
+    """By label, (MACs, accuracy in [0, 1]) of the points that a config gives as others have published them.
+
+    Raises:
+      ValueError: for a point without a label, MACs or an accuracy.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in ((config or {}).get("report") or {}).get("published") or ():
+        try:
+            label, macs, accuracy = str(point["label"]), float(point["macs"]), float(point["accuracy"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"report.published: {point!r} is no point of label, macs and accuracy") from error
+        if not (macs > 0 and 0 <= accuracy <= 1):
+            raise ValueError(f"report.published: {point!r} must have macs above 0 and an accuracy from 0 to 1")
+        found.setdefault(label, []).append((macs, accuracy))
+    return found
+
+
 def predictors(artifacts: Artifacts) -> list[dict]:
     """One row for each target: how well the reward of a net is predicted, on records that were not learned from."""
     told, found = artifacts.predictor or {}, []
     for row, target in enumerate(told.get("targets", ())):
-        entry = {"predicts": f"reward of {name(row)}", "target_macs": target["target_macs"]}
+        entry = {"predicts": f"reward of {name(row)}", "target": target["target"]}
         found.append(entry | {key: target[key] for key in ("kendall_tau", "rmse", "fitted", "held_out")})
     if "single" in told:
-        found.append({"predicts": "accuracy of a single net", "target_macs": "", **told["single"]})
+        found.append({"predicts": "accuracy of a single net", "target": "", **told["single"]})
     return found
 
 
 SUMMARY = (
     Column("network", "network", plain("network"), numeric=False),
-    Column("target_macs", "target (M MACs)", number("target_macs", 3, 1e6)),
     Column("accuracy", "accuracy", percent("accuracy")),
     Column(
         "accuracy_low", "95 % interval", lambda row: f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
     ),
     Column("macs", "average MACs (M)", number("macs", 3, 1e6)),
+    Column("latency_ms", "average latency (ms)", number("latency_ms", 4)),
 )
 SINGLE = (
     Column("single_accuracy", "single net: accuracy", percent("single_accuracy")),
     Column("single_macs", "its MACs (M)", number("single_macs", 3, 1e6)),
+    Column("single_latency_ms", "its latency (ms)", number("single_latency_ms", 4)),
 )
 RIVALS = (
     Column("run", "run", plain("run"), numeric=False),
@@ -100,6 +142,7 @@ EXITS = (
     Column("network", "network", plain("network"), numeric=False),
     Column("exit", "exit", number("exit")),
     Column("macs", "MACs up to it (M)", number("macs", 3, 1e6)),
+    Column("latency_ms", "latency up to it (ms)", number("latency_ms", 4)),
     Column("threshold", "threshold", number("threshold", 4)),
     Column("exit_rate", "images it answers", percent("exit_rate", 1)),
     Column("accuracy", "accuracy on these", percent("accuracy")),
@@ -107,7 +150,6 @@ EXITS = (
 )
 PREDICTORS = (
     Column("predicts", "predicts", plain("predicts"), numeric=False),
-    Column("target_macs", "target (M MACs)", number("target_macs", 3, 1e6)),
     Column("kendall_tau", "Kendall's tau", number("kendall_tau", 3)),
     Column("rmse", "RMSE (points)", number("rmse", 2, 0.01)),
     Column("fitted", "records learned from", number("fitted")),

@@ -186,6 +186,15 @@ def _machine(source: Source) -> str | None:
 
 
 # By the name that a chapter gives.
+def _times(source: Source) -> str | None:
+    rows = [{"stage": stage, "seconds": round(spent, 1)} for stage, spent in source.found.times.items()]
+    columns = (
+        tables.Column("stage", "stage", tables.plain("stage"), numeric=False),
+        tables.Column("seconds", "seconds", tables.number("seconds", 1)),
+    )
+    return _table(source, "times", rows, columns) if rows else None
+
+
 BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "summary": _summary,
     "thresholds": _thresholds,
@@ -199,5 +208,6 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "exports": _exports,
     "devices": _devices,
     "settings": _settings,
+    "times": _times,
     "machine": _machine,
 }

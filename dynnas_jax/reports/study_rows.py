@@ -19,6 +19,9 @@ from dynnas_jax.workdir import read_arrays
 
 ALONE = ("net", "little", "big")  # networks that decide nothing
 PRECISION = "fp32"  # of the files whose latency, memory, energy and size are told
+# What targets of nets of several exits are told in: a factor, and words.
+_TARGETS = {"macs": (1e-6, "M MACs"), "latency_ms": (1, "ms"), "macs_fractions": (100, "% of the MACs")}
+_TARGETS |= {"latency_fractions": (100, "% of the latency")}
 _ROUTED = ("router", "little_after_stem", "big_after_stem")  # files of a pair whose router comes first
 
 
@@ -95,8 +98,9 @@ def networks(row: Row) -> dict[str, str]:
     if row.asked.kind is kinds.NETWORK:
         return {"net": ""}
     if row.asked.kind in kinds.OF_EXITS:
-        targets = row.asked.settings["dynamic.target_macs"]
-        return {f"target {number}": f"dynamic for {macs / 1e6:g} M MACs" for number, macs in enumerate(targets)}
+        asked = {unit: row.asked.settings.get(f"dynamic.target_{key}") for key, unit in _TARGETS.items()}
+        (scale, words), values = next((unit, values) for unit, values in asked.items() if values)
+        return {f"target {number}": f"dynamic for {value * scale:g} {words}" for number, value in enumerate(values)}
     fixed = {f"at {threshold}": f"dynamic at {threshold}" for threshold in quality.THRESHOLDS}
     return {"little": "little", "big": "big", **fixed, "dynamic": "dynamic, chosen threshold"}
 

@@ -33,7 +33,7 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
     out, split = outputs[str(entry["genome"])], job.images.test
     choice = thresholds.choices(out.score, entry["thresholds"])
     np.savez(folder / "outputs.npz", **out._asdict(), choice=choice, label=split.labels, image_id=split.image_id)
-    told = {"split": "test", "images": len(split), "deployed": number, "nets": nets}
+    told = {"split": "test", "images": len(split), "deployed": number, "cost": whole.found["cost"], "nets": nets}
     told["calibration"] = evaluate.calibration({"dynamic": out.taken(choice)})
     write_json(folder / "evaluation.json", told)
     rows = shown_rows(choice, len(entry["macs"]))
@@ -49,12 +49,13 @@ def _answers(whole: FoundExits, number: int, job: Job) -> protocol.Outputs:
 
 def _tested(job: Job, entry: dict, out: protocol.Outputs, number: int) -> dict[str, Any]:
     """A row of `evaluation.json`."""
-    told = exits.measured(out.score, out.correct, entry["macs"], entry["thresholds"])
+    spent = exits.spent_of(entry)
+    told = exits.measured(out.score, out.correct, spent, entry["thresholds"])
     choice = thresholds.choices(out.score, entry["thresholds"])
-    told |= {"target_macs": entry["target_macs"], "macs": entry["macs"], "thresholds": entry["thresholds"]}
+    told |= {"target": entry["target"], **spent, "thresholds": entry["thresholds"]}
     told["dynamic"] = evaluate.measured(out.taken(choice), len(job.images.classes))
     if single := entry.get("single"):
-        told["single"] = {"macs": single["macs"]} | _single(job, single, number)
+        told["single"] = {unit: single[unit] for unit in spent} | _single(job, single, number)
     return told
 
 

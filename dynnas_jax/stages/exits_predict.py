@@ -8,7 +8,6 @@ import numpy as np
 
 from dynnas_jax import records
 from dynnas_jax.job import Job
-from dynnas_jax.networks import multi_costs
 from dynnas_jax.search import exit_rewards, predictor
 from dynnas_jax.stages import exits
 from dynnas_jax.workdir import write_json
@@ -23,24 +22,25 @@ def run(job: Job, folder: Path, *, gap_subnets: int = 16, **options) -> tuple[st
       gap_subnets: records on which the thresholds on quantiles, that rewards are told from, are compared with the best ones.
       options: of `predictor.fit`.
     """
-    store, targets = _store(job), exits.targets(job)
+    store, aims = _store(job), exits.of_job(job)
+    targets = aims.targets
     rows = np.flatnonzero(store.done())
-    genomes, cost = store.read("genome", rows), store.read("cost", rows)
-    rewards = exit_rewards.of_records(store, rows, cost, targets.macs, targets.omega)
-    told = {"omega": targets.omega, "targets": []}
-    for number, (target, reward) in enumerate(zip(targets.macs, rewards, strict=True)):
+    genomes, cost = store.read("genome", rows), aims.of_records(job.supernet, store, rows)
+    rewards = exit_rewards.of_records(store, rows, cost, targets.costs, targets.omega)
+    told = {"omega": targets.omega, "cost": targets.unit, "targets": []}
+    for number, (target, reward) in enumerate(zip(targets.costs, rewards, strict=True)):
         fitted = predictor.fit(job.supernet.space, genomes, reward, key=job.key(2), **options)
         predictor.save(fitted, folder / target_folder(number))
-        told["targets"].append({"target_macs": target, **_quality(fitted)})
+        told["targets"].append({"target": target, **_quality(fitted)})
     single = predictor.fit(job.supernet.space, genomes, store.accuracy()[rows, 0], key=job.key(2), **options)
     predictor.save(single, folder / SINGLE)
     told["single"] = _quality(single)
     few = rows[np.linspace(0, len(rows) - 1, min(gap_subnets, len(rows))).astype(int)]
-    if len(few) and store.read("cost", few).shape[1] in (2, 3):
-        of_few = store.read("cost", few)
-        told["quantile_gap"] = exit_rewards.gap(store, few, of_few, targets.macs, targets.omega)._asdict()
+    of_few = aims.of_records(job.supernet, store, few)
+    if len(few) and of_few.shape[1] in (2, 3):
+        told["quantile_gap"] = exit_rewards.gap(store, few, of_few, targets.costs, targets.omega)._asdict()
     write_json(folder / "predictors.json", told)
-    names = [*(target_folder(number) for number in range(len(targets.macs))), SINGLE]
+    names = [*(target_folder(number) for number in range(len(targets.costs))), SINGLE]
     return "predictors.json", *(f"{name}/{file}" for name in names for file in ("predictor.json", "params.npz"))
 
 
@@ -63,5 +63,5 @@ def _quality(fitted: predictor.Predictor) -> dict:
 
 
 def check(job: Job, **_) -> None:
-    """Raises ValueError for a target that no net of the space can meet."""
-    exits.check_targets(job, multi_costs.spent(job.supernet)(job.supernet.space.smallest)[0])
+    """Raises ValueError for a target that no net of the space can meet, or a latency table that does not serve."""
+    exits.of_job(job)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dynnas_jax import records
-from dynnas_jax.dynamic import exit_targets, metric
+from dynnas_jax.dynamic import metric
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, evaluator, save_variables, supernet_of_run, supernet_variables
 from dynnas_jax.networks import exits as exit_nets
@@ -44,23 +44,23 @@ def run(
       recorded_candidates: of each target, records that compete with what evolution finds.
       aging, options: of `evolution.run`.
     """
-    tables, options = multi_costs.exit_tables(job.supernet), options | {"aging": aging}
-    evolve = [_program(job.supernet, table, options) for table in (tables[-1], tables[0])]
+    aims, options = exits.of_job(job), options | {"aging": aging}
+    evolve = [_program(job.supernet, table, options) for table in (aims.own[-1], aims.own[0])]
     evaluate = evaluator(job, calibration_images, recorded_candidates + 1)
-    search = _Search(job, exits.targets(job), supernet_variables(job), evaluate, *evolve)
+    search = _Search(job, aims, supernet_variables(job), evaluate, *evolve)
     nets, kept = [], {}
-    for number, target in enumerate(search.targets.macs):
+    for number, target in enumerate(aims.targets.costs):
         candidates, predicted = _candidates(search, number, recorded_candidates)
         judged = search.judged(candidates, target)
         best = max(range(len(judged)), key=lambda place: judged[place].reward)
-        entry = exits.described(job, judged[best], target)
+        entry = exits.described(job, judged[best], target, aims)
         entry |= {"origin": "evolution" if best == 0 else "records", "predicted_reward": float(predicted[best])}
-        single = _single(search, entry["holdout"]["average_macs"])
+        single = _single(search, entry["holdout"][f"average_{aims.targets.unit}"])
         nets.append(entry | {"single": search.described_single(single)})
         kept[str(number)] = _variables(search, judged[best].genome, calibration_images)
         kept[f"{SINGLE}{number}"] = _variables(search, single, calibration_images)
     save_variables(folder / "nets.msgpack", kept)
-    write_json(folder / "found.json", exits.found(job, search.targets, nets))
+    write_json(folder / "found.json", exits.found(job, aims, nets))
     return "found.json", "nets.msgpack"
 
 
@@ -68,7 +68,7 @@ class _Search(NamedTuple):
     """What the search of every target needs."""
 
     job: Job
-    targets: exit_targets.Targets
+    aims: exits.Aims
     variables: dict  # the supernet's
     evaluate: collect.Evaluator
     evolve: Callable  # of `_program`, by what is spent up to the last exit
@@ -76,10 +76,10 @@ class _Search(NamedTuple):
 
     def judged(self, genomes: np.ndarray, target: float) -> list[exits.Judged]:
         """Genomes evaluated on the held-out images, each with its best thresholds."""
-        answers, spent = self.evaluate(self.variables, genomes), multi_costs.spent(self.job.supernet)
+        answers, spent = self.evaluate(self.variables, genomes), self.aims.spent(self.job.supernet)
         rows = zip(genomes, answers.score, answers.correct, strict=True)
         return [
-            exits.judged(genome, (score, correct), np.asarray(spent(genome)), target, self.targets.omega)
+            exits.judged(genome, (score, correct), np.asarray(spent(genome)), target, self.aims.targets.omega)
             for genome, score, correct in rows
         ]
 
@@ -91,6 +91,7 @@ class _Search(NamedTuple):
         return {
             "genome": supernet.space.to_json(genome),
             "macs": costs.macs[0],
+            **{unit: spent[0] for unit, spent in self.aims.others(supernet, genome).items()},
             "params": costs.params[0],
             "holdout_accuracy": float(answers.correct[0, :, 0].mean()),
         }
@@ -105,24 +106,24 @@ def first_alone(arch: multi_exit.Arch) -> multi_exit.Arch:
 
 def _candidates(search: _Search, number: int, recorded: int) -> tuple[np.ndarray, np.ndarray]:
     """(genomes int32[1 + n, genes]: what evolution finds for a target, and the best records; their predicted rewards)."""
-    job, space = search.job, search.job.supernet.space
+    job, space, targets = search.job, search.job.supernet.space, search.aims.targets
     fitted = predictor.load(job.workdir.folder("predict") / target_folder(number), space)
     # The reward has the cost in it: there is no budget beside.
     found = search.evolve(jax.random.fold_in(job.key(3), number), fitted, np.inf)
     store = records.open(job.workdir.folder("collect") / "records.zarr", space.fingerprint)
     rows = np.flatnonzero(store.done())
-    wanted = (search.targets.macs[number],), search.targets.omega
-    rewards = exit_rewards.of_records(store, rows, store.read("cost", rows), *wanted)[0]
+    cost = search.aims.of_records(job.supernet, store, rows)
+    rewards = exit_rewards.of_records(store, rows, cost, (targets.costs[number],), targets.omega)[0]
     best = store.read("genome", np.sort(rows[np.argsort(-rewards, kind="stable")[:recorded]]))
     genomes = np.stack([multi_costs.settled(job.supernet, genome) for genome in (found, *best)])
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
 
-def _single(search: _Search, most_macs: float) -> np.ndarray:
+def _single(search: _Search, most: float) -> np.ndarray:
     """The first exit that is predicted to be the most accurate within a cost."""
     job = search.job
     fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
-    return search.evolve_single(jax.random.fold_in(job.key(3), len(search.targets.macs)), fitted, most_macs)
+    return search.evolve_single(jax.random.fold_in(job.key(3), len(search.aims.targets.costs)), fitted, most)
 
 
 def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:
@@ -139,48 +140,53 @@ def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:
     return evolve
 
 
-def best(path: Path, config: dict, max_macs: float) -> dict:
+def best(path: Path, config: dict, wanted: dict, target: str) -> dict:
     """The net of a finished run for one more target, and the best of the recorded ones, which has thresholds.
 
     Rewards are told anew from the records, a predictor is fitted to them, and evolution asks it; no net is run.
 
+    Args:
+      wanted: as a section `dynamic` has it, one target.
+      target: of the latency table.
+
     Raises:
-      ValueError: for a run whose records are not complete, or a target below the cheapest net's first exit.
+      ValueError: for a run whose records are not complete, a target below the cheapest net's first exit, or a latency table that
+        does not serve.
     """
     if not (path / "collect" / "manifest.json").is_file():
         raise ValueError(f"{path}: stage 'collect' is not done; `dynnas run` must come to it first")
     supernet, omega = supernet_of_run(path), config["dynamic"].get("omega", metric.OMEGA)
-    space, spent = supernet.space, multi_costs.spent(supernet)
-    exit_targets.check_reachable(exit_targets.Targets((max_macs,), omega, 0), spent(space.smallest)[0])
+    aims, space = exits.aims(supernet, {**wanted, "omega": omega}, target), supernet.space
+    (limit,) = aims.targets.costs
     store = records.open(path / "collect" / "records.zarr", space.fingerprint)
     rows = np.flatnonzero(store.done())
-    genomes, cost = store.read("genome", rows), store.read("cost", rows)
-    reward = exit_rewards.of_records(store, rows, cost, (max_macs,), omega)[0]
+    genomes, cost = store.read("genome", rows), aims.of_records(supernet, store, rows)
+    reward = exit_rewards.of_records(store, rows, cost, (limit,), omega)[0]
     known = [inspect.signature(one).parameters for one in (predictor.fit, evolution.run)]
     fit, evolve = (
         {key: value for key, value in config[section].items() if key in of}
         for section, of in zip(("predict", "search"), known, strict=True)
     )
     fitted = predictor.fit(space, genomes, reward, key=jax.random.key(0), **fit)
-    run = _program(supernet, multi_costs.exit_tables(supernet)[-1], {"aging": True, **evolve})
+    run = _program(supernet, aims.own[-1], {"aging": True, **evolve})
     genome = run(jax.random.key(1), fitted, np.inf)
     place = int(reward.argmax())
     answers = (store.read(name, rows[place : place + 1])[0] for name in ("score", "correct"))
-    judged = exits.judged(genomes[place], tuple(answers), cost[place], max_macs, omega)
+    judged = exits.judged(genomes[place], tuple(answers), cost[place], limit, omega)
     told = {"predicted_reward": float(fitted(genome)), "kendall_tau": fitted.kendall_tau}
     recorded = {"reward": judged.reward, "holdout_accuracy": judged.point.accuracy}
-    recorded |= {"average_macs": judged.point.average_cost, "thresholds": list(judged.point.thresholds)}
+    recorded |= {f"average_{aims.targets.unit}": judged.point.average_cost, "thresholds": list(judged.point.thresholds)}
     return {
-        **_named(supernet, genome),
+        **_named(supernet, genome, aims),
         **told,
-        "recorded": {**_named(supernet, judged.genome), **recorded},
+        "recorded": {**_named(supernet, judged.genome, aims), **recorded},
     }
 
 
-def _named(supernet: Supernet, genome: np.ndarray) -> dict:
+def _named(supernet: Supernet, genome: np.ndarray, aims: exits.Aims) -> dict:
     genome = multi_costs.settled(supernet, genome)
-    spent = multi_costs.spent(supernet)(genome)
-    return {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome), "macs": spent}
+    told = {"genome": supernet.space.to_json(genome), "arch": supernet.arch.file(genome)}
+    return told | {unit: multi_costs.spent(supernet, tables)(genome) for unit, tables in aims.tables.items()}
 
 
 def _variables(search: _Search, genome: np.ndarray, calibration_images: int) -> dict:
@@ -188,8 +194,3 @@ def _variables(search: _Search, genome: np.ndarray, calibration_images: int) -> 
     job = search.job
     images = job.calibration_batches(calibration_images)
     return calibration.extract_calibrated(job.supernet, search.variables, genome, images)[1]
-
-
-def check(job: Job, **_) -> None:
-    """Raises ValueError for a target that no net of the space can meet."""
-    exits.check_targets(job, multi_costs.spent(job.supernet)(job.supernet.space.smallest)[0])

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 
 from dynnas_jax import devices, kinds, records
-from dynnas_jax.costs import latency, macs, once_for_all
+from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.export import targets
 from dynnas_jax.job import Job, evaluator, supernet_of_run, supernet_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import evolution, pairs, predictor
@@ -21,6 +20,7 @@ from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.stages import exits_search, strategies
 from dynnas_jax.stages import pair as pair_of
+from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table
 from dynnas_jax.workdir import read_config, write_json
 
 CALIBRATION_IMAGES = 1024
@@ -117,34 +117,6 @@ def check(
     strategies.check_effort(job, strategy, calibration_images, effort_images, options.get(strategy))
 
 
-def cost_tables(supernet: Supernet, latency_table: str | Path | None, target: str) -> dict[str, macs.CostTable]:
-    """What a genome costs, by unit: "macs", "params", and "latency_ms" where a table of latencies is named.
-
-    Raises:
-      ValueError: for a table that cannot be read, or is of another space or target.
-    """
-    tables = {"macs": macs.table(supernet), "params": macs.params_table(supernet)}
-    if latency_table:
-        tables["latency_ms"] = read_latency_table(latency_table, supernet, target).of(supernet)
-    return tables
-
-
-def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> latency.LatencyTable:
-    """The latency table of a file of ours, or of a folder of once-for-all's.
-
-    Raises:
-      ValueError: as their readers do, and for a table of another space or target.
-    """
-    path = Path(path).expanduser()
-    table = once_for_all.read(path, supernet) if path.is_dir() else latency.load(path)
-    if table.target != targets.target(target).name:
-        raise ValueError(
-            f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one"
-        )
-    table.check_space(supernet)
-    return table
-
-
 def _smallest(space: SearchSpace) -> np.ndarray:
     """int32[resolutions, genes]: the smallest subnet at every resolution, so that big has a partner at its own."""
     if "resolution" not in space:
@@ -178,7 +150,7 @@ def best(
     """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
 
     Args:
-      max_macs, max_latency_ms: one of the two; of nets of several exits `max_macs`, their average (see `exits_search.best`).
+      max_macs, max_latency_ms: one of the two; of nets of several exits the average (see `exits_search.best`).
       target: of the latency table; the run's own if None.
       table: a latency table; the run's `search.latency_table` if None.
       pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
@@ -193,23 +165,28 @@ def best(
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
     if (kind := kinds.of(config)) is kinds.MULTI_EXIT:
-        if unit != "macs" or pair:
-            raise ValueError(
-                f"{path} is a run of {kind.words}: give max_macs, an average, and neither a latency nor a pair"
-            )
-        return exits_search.best(path, config, budget)
+        if pair:
+            raise ValueError(f"{path} is a run of {kind.words}: there are no pairs in it; leave out --pair")
+        wanted = {"target_macs": (budget,)} if unit == "macs" else {"target_latency_ms": (budget,)}
+        wanted["latency_table"] = _table_for(unit, table or config["dynamic"].get("latency_table"))
+        return exits_search.best(path, config, wanted, target or config["target"])
     if kind is not kinds.SUPERNET:
         raise ValueError(f"{path} is a run of {kind.words}: there is nothing to search in it")
     for name in ("train", "collect" if pair else "predict"):
         if not (path / name / "manifest.json").is_file():
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
-    table = table or config["search"].get("latency_table")
-    if unit == "latency_ms" and not table:
-        raise ValueError("max_latency_ms needs a latency table: pass --table=FILE; `dynnas table` builds one")
+    table = _table_for(unit, table or config["search"].get("latency_table"))
     supernet = supernet_of_run(path)
     costs = cost_tables(supernet, table, target or config["target"])
     run = _Trained(path, config, supernet, costs, unit, budget)
     return _best_pair(run) if pair else _best_subnet(run)
+
+
+def _table_for(unit: str, table: str | Path | None) -> str | Path | None:
+    """The latency table. Raises ValueError where a budget needs one and there is none."""
+    if unit == "latency_ms" and not table:
+        raise ValueError("max_latency_ms needs a latency table: pass --table=FILE; `dynnas table` builds one")
+    return table
 
 
 def _best_subnet(run: _Trained) -> dict:

@@ -15,19 +15,19 @@ import numpy as np
 from dynnas_jax import job, kinds
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import sources
-from dynnas_jax.dynamic import routing
+from dynnas_jax.dynamic import protocol, routing
 from dynnas_jax.dynamic.routers import Router
 from dynnas_jax.elastic import Supernet, image_struct, walk
-from dynnas_jax.export import latency_table, machine, targets
+from dynnas_jax.export import functions, latency_table, machine, targets
 from dynnas_jax.export.latency_table import Part
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, multi_costs
+from dynnas_jax.networks.template import form_here
 from dynnas_jax.stages import routers as routing_stage
 
 ARCHITECTURES = {"x86": ("x86_64", "amd64")}  # where a target's table can be measured; all others are ARM's
 ARM = ("aarch64", "arm64")
 NO_LITERT = ("edgetpu",)  # LiteRT runs on these, but not what they are bought for
 DRAWN = 4096  # genomes that whole nets are chosen from
-BRIGHTEST = 255.0
 
 
 def build(
@@ -35,44 +35,61 @@ def build(
     output: Path,
     *,
     target: str,
+    runtime: str = latency_table.LITERT,
     precision: str | None = None,
     threads: int = 1,
     nets: int = 40,
     rounds: int = 25,
 ) -> latency.LatencyTable:
-    """Times every distinct block of the config's space, and its routers, in LiteRT and writes the table to `output`.
+    """Times every distinct block of the config's space, and its routers, and writes the table to `output`.
 
     What is done stands in `output` + ".partial" meanwhile; the same call goes on from there.
 
     Args:
       target: whose table it is; this machine must be one.
+      runtime: "litert", or "jax" for the device that JAX runs on here, such as a GPU, in float32.
       precision: of the files; the target's own (the last of its `precisions`) if None.
       nets: whole nets that the blocks' times are fitted to.
       rounds: bursts of each block and net.
 
     Raises:
-      ValueError: for an unknown target, a machine that is none, a file that stands at `output`, or data that are missing.
+      ValueError: for an unknown target or runtime, a precision that JAX does not compute in, a machine that is none of the
+        target's, a file that stands at `output`, or data that are missing.
     """
-    known = targets.target(target)
-    _check_machine(known.name, machine.facts()["architecture"])
+    known, kind = targets.target(target), kinds.of(config)
+    if runtime not in latency_table.RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}, choose from {list(latency_table.RUNTIMES)}")
+    if runtime == latency_table.JAX:
+        if precision not in (None, "fp32") or threads != 1:
+            raise ValueError(
+                "runtime jax times blocks in fp32 and with threads of its own: leave --precision and --threads out"
+            )
+        precision = "fp32"
+    else:
+        _check_machine(known.name, machine.facts()["architecture"])
     if output.exists():
         raise ValueError(f"{output} exists already; remove it, or choose another --output")
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     supernet = supernet_of({**config, "target": target})
     precision = precision or known.precisions[-1]
-    wanted = routing.tried(routing_stage.asked(config.get("dynamic", {}))[0])
-    options = {"precision": precision, "threads": threads, "nets": nets, "rounds": rounds}
+    asked = routing_stage.asked(config.get("dynamic", {}))[0] if kind is kinds.SUPERNET else None
+    wanted = routing.tried(asked) if asked else ()
+    options = {"runtime": runtime, "precision": precision, "threads": threads, "nets": nets, "rounds": rounds}
     return of_supernet(supernet, output, target, routers=wanted, **options)
 
 
 def supernet_of(config: dict) -> Supernet:
-    """The supernet that a config's data and target make; nothing is trained. Raises ValueError for data that are missing."""
-    if (kind := kinds.of(config)) is not kinds.SUPERNET:
-        raise ValueError(f"config: a latency table is of a supernet's blocks, and this is {kind.words}")
+    """The supernet that a config's data and target make; nothing is trained.
+
+    Raises:
+      ValueError: for data that are missing, or a config whose nets are too few to fit a table to.
+    """
+    if (kind := kinds.of(config)) not in (kinds.SUPERNET, *kinds.OF_EXITS):
+        raise ValueError(f"config: a latency table is of the blocks of many nets, and this is {kind.words}")
     data = {key: value for key, value in config["data"].items() if key != "augment"}
     images = sources.load(seed=config["seed"], **data)
-    return job.build_supernet(config["supernet"], job.facts_of(images), config["target"])
+    return job.build(config, job.facts_of(images))
 
 
 def _check_machine(target: str, architecture: str) -> None:
@@ -89,6 +106,7 @@ def of_supernet(
     output: Path,
     target: str,
     *,
+    runtime: str = latency_table.LITERT,
     precision: str,
     threads: int,
     nets: int,
@@ -97,46 +115,49 @@ def of_supernet(
     **measurement: Any,
 ) -> latency.LatencyTable:
     """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
-    blocks, form = latency.distinct(supernet), targets.target(target).depthwise
+    in_jax = runtime == latency_table.JAX
+    blocks, form = latency.distinct(supernet), form_here("auto") if in_jax else targets.target(target).depthwise
     beside = {part.name: (part, router) for router in routers for part in _router_parts(supernet, blocks, router)}
     parts = [latency_table.EMPTY, *(_block_part(name, built, form) for name, built in blocks.items())]
     parts += [part for part, _ in beside.values()]
     genomes = stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
-    parts += [net_part(supernet, genome, form) for genome in genomes]
+    parts += [part for genome in genomes for part in net_parts(supernet, genome, form)]
     partial = output.with_name(f"{output.name}.partial")
-    plan = {"space": supernet.space.fingerprint, "target": target, "precision": precision, "threads": threads}
-    samples = latency_table.timed(
-        parts, partial, plan=plan, precision=precision, threads=threads, rounds=rounds, **measurement
-    )
+    how = {"runtime": runtime, "precision": precision, "threads": threads}
+    plan = {"space": supernet.space.fingerprint, "target": target, **how}
+    samples = latency_table.timed(parts, partial, plan=plan, rounds=rounds, **how, **measurement)
     fit = latency_table.fit(parts, samples)
     rows = tuple(
-        latency.Row(latency.input_shape(built.traced), latency.spec(built.block.module), *fit.block_ms[name])
+        latency.Row(latency.input_shapes(built.traced), latency.spec(built.block.module), *fit.block_ms[name])
         for name, built in blocks.items()
     )
     rows += tuple(
-        latency.Row(part.shape, latency.router_spec(router.to_json()), *fit.block_ms[name])
+        latency.Row(tuple(part.function.shapes.values()), latency.router_spec(router.to_json()), *fit.block_ms[name])
         for name, (part, router) in beside.items()
     )
-    facts = machine.facts()
-    device = {
-        "board": facts["board"] or facts["cpu"] or "unknown",
-        "runtime": "LiteRT",
-        "threads": threads,
-        "precision": precision,
-        "versions": machine.versions(),
-    }
+    device = {**_device(in_jax), "threads": threads, "precision": precision}
     table = latency.LatencyTable(target, device, supernet.space.fingerprint, fit.overhead_ms, fit.how, rows)
     latency.save(table, output)
     shutil.rmtree(partial)
     return table
 
 
+def _device(in_jax: bool) -> dict:
+    """What the table was measured on, in words."""
+    facts, versions = machine.facts(), machine.versions()
+    if in_jax:
+        device, versions = jax.devices()[0], {**versions, "jax": jax.__version__}
+        return {"board": device.device_kind, "runtime": f"JAX on {device.platform}", "versions": versions}
+    return {"board": facts["board"] or facts["cpu"] or "unknown", "runtime": "LiteRT", "versions": versions}
+
+
 def _block_part(name: str, built: macs.Built, form: str) -> Part:
     module = built.block.module
     module = module.clone(name=None, parent=None, numerics=dataclasses.replace(module.numerics, depthwise=form))
-    variables = drawn_variables(built.traced.variables)
-    shape = latency.input_shape(built.traced)
-    return Part(name, lambda x: module.apply(variables, x), shape, highest=_highest(shape, built.arch))
+    variables, tree = drawn_variables(built.traced.variables), built.traced.reads
+    shapes = latency.input_shapes(built.traced)
+    images = shapes[0] == tuple(image_struct(built.arch).shape)
+    return latency_table.block(name, lambda *read: module.apply(variables, tree.unflatten(read)), shapes, images)
 
 
 def _router_parts(supernet: Supernet, blocks: dict[str, macs.Built], router: Router) -> list[Part]:
@@ -150,12 +171,12 @@ def _router_parts(supernet: Supernet, blocks: dict[str, macs.Built], router: Rou
     if router.place == "stem":
         shapes = [built.traced.output.shape for built in blocks.values() if built.block.name == stem]
     else:
-        shapes = [latency.input_shape(built.traced) for built in blocks.values() if built.block.name == "head"]
+        shapes = [shape for b in blocks.values() if b.block.name == "head" for shape in latency.input_shapes(b.traced)]
     spec, parts = latency.router_spec(router.to_json()), []
     for shape in dict.fromkeys(map(tuple, shapes)):
         params = drawn_variables(_router_shapes(router, shape))
         score = lambda x, params=params: router.score(params, x, None)  # noqa: E731
-        parts.append(Part(latency.identity(shape, spec), score, shape))
+        parts.append(latency_table.block(latency.identity((shape,), spec), score, [shape]))
     return parts
 
 
@@ -172,23 +193,27 @@ def _router_shapes(router: Router, shape: tuple[int, ...]) -> dict:
     return {"kernels": {name: leaf(size, 1) for name, size in sizes.items()}, "bias": leaf(1)}
 
 
-def _highest(shape: tuple[int, ...], arch: Any) -> float:
-    """The greatest input that is drawn: an image's values are bytes."""
-    return BRIGHTEST if shape == tuple(image_struct(arch).shape) else latency_table.HIGHEST
+def net_parts(supernet: Supernet, genome: np.ndarray, form: str) -> list[Part]:
+    """A whole subnet with drawn weights, its depthwise convolutions in a target's form, as what a device is given of it.
 
-
-def net_part(supernet: Supernet, genome: np.ndarray, form: str) -> Part:
-    """A whole subnet with drawn weights, from images to logits, its depthwise convolutions in a target's form."""
-    arch = supernet.arch(genome)
+    That is one function from images to logits, or one for each exit, which goes on from what the one before left.
+    """
+    arch = supernet.arch(multi_costs.settled(supernet, genome) if supernet.exits else genome)
     traced = walk(blocks := supernet.blocks(arch), image_struct(arch))
     variables: dict = {}
     for name, one in traced.items():
         for collection, leaves in drawn_variables(one.variables).items():
             variables.setdefault(collection, {})[name] = leaves
-    net = supernet.net(arch).clone(depthwise=form)
-    inside = tuple(latency.of_block(macs.Built(arch, block, traced[block.name])) for block in blocks)
-    shape = tuple(image_struct(arch).shape)
-    return Part(json.dumps(genome.tolist()), lambda x: net.apply(variables, x)[0], shape, inside, BRIGHTEST)
+    net, shape = supernet.net(arch).clone(depthwise=form), image_struct(arch).shape[1:]
+    inside = {block.name: latency.of_block(macs.Built(arch, block, traced[block.name])) for block in blocks}
+    name = json.dumps(genome.tolist())
+    if not supernet.exits:
+        whole = functions.whole(lambda images: net.apply(variables, images)[0], shape)
+        return [Part(name, whole, tuple(inside.values()))]
+    steps = dict(zip(supernet.exits, protocol.multi_exit(net).steps, strict=True))
+    network = functions.from_steps(steps, variables, shape)
+    of_exits = zip(network.steps.items(), multi_costs.by_exit(supernet, inside), strict=True)
+    return [Part(f"{name} {exit}", call, tuple(inside[block] for block in own)) for (exit, call), own in of_exits]
 
 
 def drawn_variables(shapes: dict) -> dict:

@@ -9,7 +9,7 @@ import pytest
 
 from dynnas_jax.costs import latency
 from dynnas_jax.elastic import image_struct, walk
-from dynnas_jax.networks import ofa
+from dynnas_jax.networks import fixed, multi_costs, multi_supernet, ofa
 from dynnas_jax.search import evolution
 
 OVERHEAD_MS = 0.0625
@@ -42,7 +42,7 @@ def by_hand(supernet, table, genome):
         (row,) = [
             row
             for row in table.rows
-            if (list(row.input), row.block) == (list(traced.jaxpr.in_avals[0].shape), latency.spec(block.module))
+            if (row.inputs, row.block) == (tuple(a.shape for a in traced.jaxpr.in_avals), latency.spec(block.module))
         ]
         total += row.latency_ms
     return total
@@ -58,6 +58,26 @@ def test_the_latency_of_a_genome_is_that_of_its_blocks(made_up_table, two_resolu
     np.testing.assert_allclose(jax.jit(cost)(genomes), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.vmap(cost))(genomes), expected, rtol=1e-6)
     assert {supernet.arch(genome).resolution for genome in genomes} == {8, 10}
+
+
+@pytest.mark.parametrize("made", ["searched", "fixed"])
+def test_an_exit_takes_what_all_blocks_before_it_take_and_a_call_for_each_exit(made_up_table, two_resolutions, made):
+    several = multi_supernet.build(two_resolutions, exits=2, ratios=(0.5, 1.0))
+    if made == "fixed":
+        several = fixed.of_net(several.net(several.arch(several.space.largest)))
+    table, space = made_up_table(several, OVERHEAD_MS), several.space
+    ms = {(row.inputs, json.dumps(row.block)): row.latency_ms for row in table.rows}
+    spent = multi_costs.spent(several, multi_costs.exit_tables(several, table.of(several)))
+    for genome in (space.smallest, space.largest, *np.asarray(space.sample(jax.random.key(0), 6))):
+        genome = multi_costs.settled(several, genome)
+        arch, total, expected = several.arch(genome), 0.0, []
+        blocks = several.blocks(arch)
+        for block, traced in zip(blocks, walk(blocks, image_struct(arch)).values(), strict=True):
+            total += ms[tuple(a.shape for a in traced.jaxpr.in_avals), json.dumps(latency.spec(block.module))]
+            if block.name in ("exit1", "exit2"):
+                total += OVERHEAD_MS
+                expected.append(total)
+        np.testing.assert_allclose(spent(genome), expected, rtol=1e-12)
 
 
 def test_every_distinct_block_stands_in_the_table_once(two_resolutions):
@@ -127,7 +147,7 @@ def test_a_router_is_known_by_its_weights_and_what_it_looks_at(made_up_table, tm
     fields = {"name": "learned", "place": "little", "confidence": "max_softmax", "statistics": [], "units": 16}
     own, shape = latency.router_spec(fields), (1, 4, 4, 24)
     table = made_up_table(tiny.supernet, OVERHEAD_MS)
-    with_router = table._replace(rows=(*table.rows, latency.Row(shape, own, 0.125, 0.01)))
+    with_router = table._replace(rows=(*table.rows, latency.Row((shape,), own, 0.125, 0.01)))
     latency.save(with_router, tmp_path / "table.json")
     read = latency.load(tmp_path / "table.json")
     assert read.router_ms(shape, latency.router_spec({**fields, "confidence": "margin"})) == 0.125
@@ -158,12 +178,13 @@ def change(content, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("version",), 2, "no latency table of version 1"),
+        (("version",), 1, "no latency table of version 2"),
         (("rows",), [], "it has no rows"),
         (("rows",), {}, "rows is {}"),
         (("rows", 1, "latency_ms"), -1, "row 1 is"),
         (("rows", 1, "latency_ms"), "fast", "row 1 is"),
-        (("rows", 2, "input"), [1, 0, 8], "row 2 is"),
+        (("rows", 2, "inputs"), [[1, 0, 8]], "row 2 is"),
+        (("rows", 2, "inputs"), [1, 8], "row 2 is"),
         (("rows", 0, "resolution"), "large", "row 0 is"),
         (("rows", 3), 7, "row 3 is 7"),
         (("device", "threads"), None, "device.threads is None"),

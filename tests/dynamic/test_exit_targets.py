@@ -6,17 +6,27 @@ from dynnas_jax.dynamic import exit_targets
 
 
 def test_parts_of_the_largest_net_are_macs_of_it():
-    found = exit_targets.asked(2000, target_macs_fractions=(0.25, 0.5), omega=0.1, deployed=1)
-    assert found == exit_targets.Targets((500.0, 1000.0), 0.1, 1)
-    assert exit_targets.asked(2000, target_macs=(500, 1000), omega=0.1, deployed=1) == found
+    most = {"macs": 2000}
+    found = exit_targets.asked(most, target_macs_fractions=(0.25, 0.5), omega=0.1, deployed=1)
+    assert found == exit_targets.Targets((500.0, 1000.0), 0.1, 1, "macs")
+    assert exit_targets.asked(most, target_macs=(500, 1000), omega=0.1, deployed=1) == found
+
+
+def test_parts_of_the_largest_net_are_milliseconds_of_it():
+    most = {"macs": 2000, "latency_ms": 8.0}
+    found = exit_targets.asked(most, target_latency_fractions=(0.25,), latency_table="table.json", omega=0)
+    assert found == exit_targets.Targets((2.0,), 0.0, 0, "latency_ms")
+    assert exit_targets.asked(most, target_latency_ms=(2,), latency_table="table.json", omega=0) == found
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "exactly one of target_macs and target_macs_fractions"),
+        ({}, "exactly one of target_macs, target_macs_fractions, target_latency_ms, target_latency_fractions"),
         ({"target_macs": (1,), "target_macs_fractions": (1,)}, "exactly one of"),
         ({"target_macs": (5, 0)}, "dynamic.target_macs: 0.0 must be above 0"),
+        ({"target_macs": (1,), "target_latency_ms": (1,), "latency_table": "x"}, "exactly one of"),
+        ({"target_latency_ms": (5,)}, "dynamic.target_latency_ms needs dynamic.latency_table; `dynnas table`"),
         ({"target_macs": (5,), "omega": -1}, "omega is -1, must not be negative"),
         ({"target_macs": (5,), "deployed": 1}, "deployed is 1, must be the number of a target, from 0 to 0"),
         ({"target_macs": (5,), "omega": "x"}, "a value has another type"),
@@ -28,9 +38,14 @@ def test_impossible_targets(options, said):
         exit_targets.check(**options)
 
 
-def test_a_target_below_the_cheapest_answer():
-    exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0), 90)
-    with pytest.raises(
-        ValueError, match="a target of 90 average MACs is below the 91 of the cheapest net's first exit"
-    ):
-        exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0), 91)
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        ("macs", "a target of 90 MACs on average is below the 91 MACs of the cheapest net's first exit"),
+        ("latency_ms", "a target of 90 ms on average is below the 91 ms of the cheapest net's first exit"),
+    ],
+)
+def test_a_target_below_the_cheapest_answer(unit, said):
+    exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0, unit), 90)
+    with pytest.raises(ValueError, match=said):
+        exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0, unit), 91)

@@ -203,6 +203,16 @@ def test_lint_prints_what_it_finds_and_the_command(pair, tmp_path, monkeypatch, 
     assert f"edgetpu_compiler --show_operations --out_dir {tmp_path} " in text
 
 
+def test_lint_that_must_compile_fails_without_a_compiler(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for target, said in (("edgetpu", "there is no edgetpu_compiler on the PATH"), ("pi4", "target pi4 has none")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["lint", *map(str, pair), f"--target={target}", "--compile"])
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
 def test_lint_asks_the_compiler_where_there_is_one(pair, compiler, capsys):
     compiler((HEADER + WHOLE + FOOTER).format(folder="in", out="OUT"))
     main(["lint", str(pair[0]), "--target=edgetpu"])

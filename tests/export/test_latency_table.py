@@ -12,13 +12,13 @@ def made_up(nets=12, noise=0.0, blocks=20):
     """(parts, samples, what each block adds to a net): alone a block takes CALL more than the work that a net multiplies."""
     generator = np.random.default_rng(0)
     work = generator.uniform(0.1, 3, blocks)
-    parts = [Part(f"b{i}", None, (1,)) for i in range(blocks)]
+    parts = [Part(f"b{i}", None) for i in range(blocks)]
     times = (CALL + work).tolist()
     parts.append(EMPTY)
     times.append(CALL)
     for i in range(nets):
         inside = generator.choice(blocks, generator.integers(2, 9), replace=False)
-        parts.append(Part(f"net{i}", None, (1,), tuple(f"b{j}" for j in inside)))
+        parts.append(Part(f"net{i}", None, tuple(f"b{j}" for j in inside)))
         times.append(OVERHEAD + IN_A_NET * work[inside].sum())
     samples = np.asarray(times) * np.exp(noise * generator.normal(size=(9, len(times))))
     return parts, samples, IN_A_NET * work

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,23 @@ def test_by_default_all_grows_from_exit_to_exit():
         assert (len(net.arch.exits), net.arch.resolution) in ((3, 64), (4, 32))
 
 
+def test_an_expansion_that_reuses_inputs_reads_those_of_the_exits_before_too():
+    """By hand: the expansion of exit s reads the maps of all exits up to it, each as wide as its own."""
+    plain_net, net = (
+        NETWORKS["multi_exit"].from_arch_file({"network": "small_images", "resolution": 16, **more})
+        for more in ({}, {"reuse": ["stage2_block0"]})
+    )
+    names, specs = zip(*net.arch.exits[0].named_blocks(), strict=True)
+    place = names.index("stage2_block0")
+    maps = specs[place - 1].out
+    side = 16 // math.prod(spec.stride for spec in specs[:place]) // net.arch.exits[0].stem_stride
+    hidden = [dict(arch.named_blocks())["stage2_block0"].hidden for arch in net.arch.exits]
+    more = np.cumsum([side**2 * maps * exit * own for exit, own in enumerate(np.diff([0, *hidden]))])
+    found, wanted = (np.asarray(exits.costs(of).macs) for of in (net, plain_net))
+    assert (found - wanted).tolist() == more.tolist()
+    assert more[-1] > more[0] == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -232,6 +250,8 @@ def test_by_default_all_grows_from_exit_to_exit():
         ({"resolution": 31}, "resolution is 31, must be an integer of at least 32"),
         ({"resolution": 64, "classes": -1}, "classes is -1, must be at least 1 and whole"),
         ({"network": "small_images", "width": 1.2}, "width is 1.2, but small_images comes in one"),
+        ({"reuse": ["stage9_block0"]}, "there is no block 'stage9_block0' whose inputs could be reused"),
+        ({"reuse": 3}, "reuse is 3, must be a list of"),
         ({"network": "mobilenet_v2"}, r"network is 'mobilenet_v2', choose from \['ofa_mobilenet_v3', 'small_images'\]"),
     ],
 )

@@ -199,6 +199,7 @@ def workdir(tmp_path, images):
         path.write_text(json.dumps(content))
     lines = "".join(json.dumps(entry) + "\n" for entry in metrics(rng))
     (tmp_path / "train" / "metrics.jsonl").write_text(lines)
+    (tmp_path / "train" / "times.jsonl").write_text('{"seconds": 10.5}\n{"seconds": 2.0}\n')
     np.savez(tmp_path / "evaluate" / "outputs.npz", **arrays)
     np.savez(tmp_path / "evaluate" / "samples.npz", row=np.arange(IMAGES), image=images)
     return tmp_path

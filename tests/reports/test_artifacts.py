@@ -8,7 +8,7 @@ from dynnas_jax.reports import artifacts
 
 def test_absent_artifacts_are_none(tmp_path):
     found = artifacts.read(tmp_path)
-    assert found == artifacts.Artifacts(*[None] * 7, {}, (), {}, {}, {})
+    assert found == artifacts.Artifacts(*[None] * 7, {}, (), {}, {}, {}, {})
 
 
 def test_no_such_workdir(tmp_path):

@@ -51,6 +51,7 @@ def _stands_alone(text):
 
 def _tables_hold_what_was_measured(workdir, records_store):
     folder = workdir / "report" / "tables"
+    assert rows(folder / "times.csv") == [{"stage": "train", "seconds": "12.5"}]
     macs, accuracy = records_store
     recorded = rows(folder / "records.csv")
     np.testing.assert_allclose([float(row["macs"]) for row in recorded], macs)
@@ -65,7 +66,18 @@ def _tables_hold_what_was_measured(workdir, records_store):
         assert float(row["accuracy"]) == pytest.approx(np.where(leaves, *arrays["correct"].T).mean())
         assert float(row["average_macs"]) == pytest.approx(np.where(leaves, *cost).mean())
         assert float(row["exit_rate"]) == pytest.approx(leaves.mean())
-    names = {"cascade_x86", "config", "devices", "export_x86", "front", "machine", "predictor", "records", "summary"}
+    names = {
+        "cascade_x86",
+        "config",
+        "times",
+        "devices",
+        "export_x86",
+        "front",
+        "machine",
+        "predictor",
+        "records",
+        "summary",
+    }
     names |= {"routers", "operating_points", "cases", "by_difficulty", "by_class", "calibration", "reliability"}
     assert {file.stem for file in folder.iterdir()} == names | {"threshold_curve"}
     assert all(rows(file) for file in folder.iterdir())

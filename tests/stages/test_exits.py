@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from dynnas_jax import job, pipeline, records, settings
 from dynnas_jax.__main__ import main
+from dynnas_jax.costs import latency
 from dynnas_jax.data.splits import in_batches
 from dynnas_jax.dynamic import metric, protocol
 from dynnas_jax.elastic import extract
@@ -103,19 +104,17 @@ def test_the_search_keeps_the_best_candidate_with_its_best_thresholds(runs):
     whole = job.found_exits(ready)
     store = records.open(runs.searched / "collect" / "records.zarr")
     rows = np.arange(14)
-    of_records = exit_rewards.of_records(
-        store, rows, store.read("cost"), [n["target_macs"] for n in found["nets"]], 0.2
-    )
+    of_records = exit_rewards.of_records(store, rows, store.read("cost"), [n["target"] for n in found["nets"]], 0.2)
     for number, entry in enumerate(found["nets"]):
         genome = ready.supernet.space.from_json(entry["genome"])
         assert entry["macs"] == spent(genome)
         out = protocol.answers(whole.dynamic(number), whole.variables[number], ready.images.holdout)
-        best = exit_rewards.best(out.score, out.correct, np.asarray(entry["macs"]), entry["target_macs"], 0.2)
+        best = exit_rewards.best(out.score, out.correct, np.asarray(entry["macs"]), entry["target"], 0.2)
         told = entry["holdout"]
-        worth = metric.reward(told["accuracy"], told["average_macs"], entry["target_macs"], 0.2)
+        worth = metric.reward(told["accuracy"], told["average_macs"], entry["target"], 0.2)
         assert entry["reward"] == pytest.approx(worth)
         # Masked and sliced round differently, which moves an image or two of a hundred.
-        assert exit_rewards.worth(best, entry["target_macs"], 0.2) == pytest.approx(entry["reward"], abs=0.03)
+        assert exit_rewards.worth(best, entry["target"], 0.2) == pytest.approx(entry["reward"], abs=0.03)
         assert entry["reward"] >= of_records[number].max() - 0.03
         assert entry["single"]["macs"] <= told["average_macs"]
 
@@ -201,7 +200,7 @@ def test_another_target_needs_the_records_only(runs, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["search", f"--workdir={path}", "--max_macs=10"])
     assert ended.value.code == 2
-    assert "a target of 10 average MACs is below the" in capsys.readouterr().err
+    assert "a target of 10 MACs on average is below the" in capsys.readouterr().err
 
 
 def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
@@ -214,6 +213,60 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
     with pytest.raises(ValueError, match="below the .* of the cheapest net's first exit"):
         pipeline.run(config, tmp_path / "other")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def by_latency(runs, made_up_table):
+    """(a run whose targets are latencies, from the records of the searched one; its table; the milliseconds of the largest)."""
+    path, table = runs.folder / "by_latency", runs.folder / "table.json"
+    shutil.copytree(runs.searched, path)
+    supernet = prepared(path, searched()).supernet
+    latency.save(made_up_table(supernet, 0.25), table)
+    dynamic = {"target_latency_fractions": (0.5, 0.8), "latency_table": str(table), "omega": 0.2, "deployed": 1}
+    before = (path / "collect" / "manifest.json").read_bytes()
+    pipeline.run(searched() | {"dynamic": dynamic}, path, redo="predict")
+    assert (path / "collect" / "manifest.json").read_bytes() == before, "neither trained nor recorded anew"
+    tables = multi_costs.exit_tables(supernet, latency.load(table).of(supernet))
+    return SimpleNamespace(path=path, table=table, spent=multi_costs.spent(supernet, tables), supernet=supernet)
+
+
+def test_targets_may_be_latencies(by_latency):
+    found, evaluation = (read(by_latency.path / name) for name in ("search/found.json", "evaluate/evaluation.json"))
+    whole = by_latency.spent(by_latency.supernet.space.largest)[-1]
+    assert (found["cost"], found["largest_latency_ms"]) == ("latency_ms", pytest.approx(whole))
+    out = np.load(by_latency.path / "evaluate" / "outputs.npz")
+    for part, entry in zip((0.5, 0.8), found["nets"], strict=True):
+        assert entry["target"] == pytest.approx(part * whole)
+        assert entry["latency_ms"] == by_latency.spent(by_latency.supernet.space.from_json(entry["genome"]))
+        told = entry["holdout"]
+        worth = metric.reward(told["accuracy"], told["average_latency_ms"], entry["target"], 0.2)
+        assert entry["reward"] == pytest.approx(worth)
+        assert entry["single"]["latency_ms"] <= told["average_latency_ms"]
+    taken = np.asarray(evaluation["nets"][1]["latency_ms"])[out["choice"]]
+    assert evaluation["nets"][1]["average_latency_ms"] == pytest.approx(taken.mean())
+    page = (by_latency.path / "report.html").read_text()
+    for said in ("target (ms)", "average latency (ms)", "latency up to it (ms)"):
+        assert said in page
+    assert (by_latency.path / "report" / "figures" / "accuracy_against_latency.png").stat().st_size > 1000
+
+
+def test_another_latency_needs_the_records_only(by_latency, runs, capsys):
+    most = by_latency.spent(by_latency.supernet.space.largest)[-1]
+    main(["search", f"--workdir={by_latency.path}", f"--max_latency_ms={0.6 * most}"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["latency_ms"] == by_latency.spent(by_latency.supernet.space.from_json(found["genome"]))
+    assert found["recorded"]["average_latency_ms"] > 0
+    main(["search", f"--workdir={runs.searched}", f"--max_latency_ms={0.6 * most}", f"--table={by_latency.table}"])
+    assert json.loads(capsys.readouterr().out)["recorded"] == found["recorded"]
+    for path, option, said in (
+        (runs.searched, "--max_latency_ms=5", "needs a latency table: pass --table=FILE"),
+        (by_latency.path, "--max_latency_ms=0.001", "a target of 0.001 ms on average is below the"),
+        (by_latency.path, "--pair", "there are no pairs in it"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["search", f"--workdir={path}", option, *(["--max_macs=5"] if option == "--pair" else [])])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_weights_of_single_nets_are_transferred_and_listed(runs, tmp_path):

@@ -12,7 +12,7 @@ from dynnas_jax.costs import latency, macs
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.dynamic.routers import STATISTICS, Router
 from dynnas_jax.export import flatbuffer, rounds
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, multi_supernet
 from dynnas_jax.stages import table
 
 CALL_S, PER_MAC_S, IN_A_NET = 3e-6, 1e-9, 1.25  # in a net its weights are not in the cache any more
@@ -94,6 +94,17 @@ def test_the_sum_of_the_rows_is_the_whole_net(supernet, subnets, built):
         assert cost.exact(genome) == pytest.approx(1e3 * (CALL_S + IN_A_NET * work), rel=1e-5)
 
 
+def test_every_exit_of_a_net_is_a_part_that_its_blocks_add_up_to(supernet):
+    several = multi_supernet.build(supernet, exits=3, ratios=(0.5, 1.0))
+    blocks = {name: macs.jaxpr_macs(one.traced.jaxpr.jaxpr) for name, one in latency.distinct(several).items()}
+    for genome in (several.space.smallest, several.space.largest, several.space.sample(jax.random.key(1))):
+        parts = table.net_parts(several, np.asarray(genome), "conv")
+        assert [part.name.split()[-1] for part in parts] == ["exit1", "exit2", "exit3"]
+        for part in parts:
+            shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in part.function.shapes.items()}
+            assert sum(blocks[name] for name in part.blocks) == macs.macs(part.function.call, shapes) > 0
+
+
 def test_what_was_done_before_an_interruption_is_not_done_again(built):
     output, (none, after_one, after_two), device = built
     assert none == {}
@@ -142,6 +153,28 @@ def test_nets_spread_evenly_over_the_cost(supernet):
 CONFIG = {"seed": 0, "data": {"name": "digits"}, "supernet": {"network": "small_images"}}
 
 
+def test_jax_times_the_blocks_where_there_is_no_litert(supernet, tmp_path):
+    table.of_supernet(supernet, tmp_path / "table.json", "x86", **OPTIONS | {"runtime": "jax", "nets": 4, "rounds": 1})
+    found = latency.load(tmp_path / "table.json")
+    assert found.device["runtime"] == "JAX on cpu"
+    assert "jax" in found.device["versions"]
+    assert len(found.rows) == len(latency.distinct(supernet))
+    assert found.of(supernet).exact(supernet.space.largest) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"runtime": "tensorrt"}, "runtime is 'tensorrt', choose from"),
+        ({"runtime": "jax", "precision": "int8"}, "runtime jax times blocks in fp32"),
+        ({"runtime": "jax", "threads": 2}, "with threads of its own"),
+    ],
+)
+def test_a_runtime_that_cannot_serve(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        table.build({"supernet": {}}, tmp_path / "table.json", target="x86", **options)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -180,12 +213,13 @@ def test_a_router_is_timed_at_every_feature_map_that_it_may_look_at(supernet, su
     for genome in subnets[::5]:
         pair = big_little.build(supernet, genome, supernet.space.largest)
         features, _ = protocol.looked_at(pair, router.place)
-        part = parts[latency.identity(tuple(features.shape), spec)]
+        part = parts[latency.identity((tuple(features.shape),), spec)]
         seen.add(part.name)
         params = table.drawn_variables(table._router_shapes(router, features.shape))
-        work = macs.macs(part.function, jax.ShapeDtypeStruct(part.shape, np.float32))
+        seen_of = {name: np.ones(shape, np.float32) for name, shape in part.function.shapes.items()}
+        work = macs.macs(part.function.call, seen_of)
         assert work == protocol.router_cost(pair, router, params).macs > 0
-        assert part.function(np.ones(part.shape, np.float32)).shape == (1,)
+        assert part.function.call(seen_of)["output0"].shape == (1,)
     assert seen == set(parts)
 
 

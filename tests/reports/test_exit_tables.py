@@ -1,0 +1,26 @@
+"""Rows of nets of several exits that no run tells: what others have published."""
+
+import pytest
+
+from dynnas_jax.reports import exit_tables
+
+
+def test_published_points_of_one_label_belong_together():
+    points = [("A", 92e6, 0.705), ("B", 5e6, 0.5), ("A", 123e6, 0.708)]
+    config = {"report": {"published": [dict(zip(("label", "macs", "accuracy"), p, strict=True)) for p in points]}}
+    assert exit_tables.published(config) == {"A": [(92e6, 0.705), (123e6, 0.708)], "B": [(5e6, 0.5)]}
+    assert exit_tables.published({"report": {}}) == exit_tables.published(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ({"label": "A", "macs": 5}, "is no point of label, macs and accuracy"),
+        ({"label": "A", "macs": 5, "accuracy": 70.5}, "an accuracy from 0 to 1"),
+        ({"label": "A", "macs": "many", "accuracy": 0.7}, "is no point"),
+        ("A", "is no point"),
+    ],
+)
+def test_what_is_no_point(point, said):
+    with pytest.raises(ValueError, match=said):
+        exit_tables.published({"report": {"published": (point,)}})
