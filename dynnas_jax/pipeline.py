@@ -17,13 +17,7 @@ from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-TOGETHER = (
-    "train",
-    "gate",
-    "collect",
-    "predict",
-    "search",
-)  # by all processes of a run; the others are the first's alone
+TOGETHER = ("train", "gate", "collect", "predict", "search")  # by all processes of a run; the others by the first
 SHARED = ("train", "gate", "collect")  # stages that know which process writes what
 
 
@@ -283,8 +277,8 @@ def _print_summary(path: Path) -> None:
         rows, found = exit_tables.summary(found_artifacts), None
         print(tables.text(rows, exit_tables.summary_columns(rows, exit_tables.unit(found_artifacts))))
     elif found_artifacts.kind is kinds.SLIMMABLE:
-        found = None
         print(tables.text(gate_sections.summary(found_artifacts), gate_sections.SUMMARY))
+        found = None
     else:
         found = found_artifacts.found
         print(tables.text(tables.summary(found_artifacts)))
