@@ -74,14 +74,14 @@ class Answering:
     """A gated network on the images of a split: logits float32[m, classes] and path int32[m, gates]; one compiled program."""
 
     def __init__(self, supernet: Supernet, *, batch: int = 256):
-        self._run, self.batch = jax.jit(gates.grouped(supernet)), batch
+        self.run, self.batch = jax.jit(gates.grouped(supernet)), batch
 
     def __call__(self, variables: dict, images: np.ndarray) -> gates.Answers:
         found, count = [], len(images)
         batch = min(self.batch, count)
         for start in range(0, count, batch):
             rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last image fills the last batch
-            found.append(jax.tree.map(np.asarray, self._run(variables, images[rows])))
+            found.append(jax.tree.map(np.asarray, self.run(variables, images[rows])))
         return gates.Answers(*(np.concatenate(leaves)[:count] for leaves in zip(*found, strict=True)))
 
 

@@ -23,6 +23,7 @@ from dynnas_jax.workdir import write_json
 
 SHOWN = 8  # images of each end that the report shows
 MOST_PATHS = 64  # whose accuracy is measured
+_SINGLES = 32  # images that are timed alone
 
 
 def run(
@@ -51,8 +52,10 @@ def run(
     summary["paths"] = _paths(job, cost, calibration_images)
     summary |= {"smallest": summary["paths"][0], "largest": summary["paths"][-1]}
     summary["same_macs"] = {"macs": average, "accuracy": interpolated(summary["paths"], average)}
-    summary["one_by_one"] = _one_by_one(supernet, variables, split, answers, one_by_one_images)
-    summary["seconds"] = _timed(supernet, variables, split.images, answering.batch, timed_batches)
+    switched = jax.jit(gates.switched(supernet))
+    summary["one_by_one"] = _one_by_one(switched, variables, split.images[:one_by_one_images], answers)
+    programs = {"gated": answering.run, "gated_alone": switched}
+    summary["seconds"] = _timed(programs, supernet, variables, split.images[: answering.batch], timed_batches)
     summary["calibration"] = evaluate.calibration({"dynamic": out})
     summary["by_class"] = quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct)
     write_json(folder / "evaluation.json", summary)
@@ -114,32 +117,28 @@ def interpolated(paths: list[dict], macs_wanted: float) -> float:
     return float(np.interp(macs_wanted, cost, best))
 
 
-def _one_by_one(supernet: Supernet, variables: dict, split: Any, answers: gates.Answers, count: int) -> dict[str, Any]:
+def _one_by_one(switched: Callable, variables: dict, images: np.ndarray, answers: gates.Answers) -> dict[str, Any]:
     """How many images run alone pick the same path as in the batch, and how far their logits lie apart."""
-    count, run = min(count, len(split)), jax.jit(gates.switched(supernet))
-    alone = [run(variables, split.images[row : row + 1]) for row in range(count)]
-    path, logits = (
-        np.concatenate([np.asarray(leaf) for leaf in leaves])
-        for leaves in zip(*((a.path, a.logits) for a in alone), strict=True)
-    )
+    count = len(images)
+    alone = [switched(variables, images[row : row + 1]) for row in range(count)]
+    path, logits = (np.concatenate([np.asarray(getattr(one, name)) for one in alone]) for name in ("path", "logits"))
     same = (path == answers.path[:count]).all(axis=1)
     apart = np.abs(logits - answers.logits[:count]).max()
     return {"images": count, "same_path": int(same.sum()), "largest_logit_difference": float(apart)}
 
 
-def _timed(supernet: Supernet, variables: dict, images: np.ndarray, batch: int, runs: int) -> dict[str, float]:
-    """Seconds an image, the median of some runs: gated and the widest path, in batches and one by one."""
-    batch, ends = jnp.asarray(images[:batch]), supernet.space.largest
-    net, own = gated.path(supernet, variables, ends)
+def _timed(programs: dict, supernet: Supernet, variables: dict, images: np.ndarray, runs: int) -> dict[str, float]:
+    """Seconds an image, the median of some runs: gated and the widest path, in a batch and one by one."""
+    net, own = gated.path(supernet, variables, supernet.space.largest)
     widest = jax.jit(lambda v, x: net.apply(v, x)[0])
-    found = {
-        "batch": len(batch),
-        "gated": _median(jax.jit(gates.grouped(supernet)), variables, batch, runs),
-        "largest": _median(widest, own, batch, runs),
-    }
-    singles, switched = [batch[row : row + 1] for row in range(min(32, len(batch)))], jax.jit(gates.switched(supernet))
-    found["gated_alone"] = statistics.mean(_median(switched, variables, image, runs) for image in singles)
-    found["largest_alone"] = statistics.mean(_median(widest, own, image, runs) for image in singles)
+    ways = {name: (run, variables) for name, run in programs.items()}
+    ways |= {"largest": (widest, own), "largest_alone": (widest, own)}
+    batch = jnp.asarray(images)
+    singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
+    found: dict[str, float] = {"batch": len(batch)}
+    for name, (run, given) in ways.items():
+        each = singles if name.endswith("_alone") else [batch]
+        found[name] = statistics.mean(_median(run, given, one, runs) for one in each)
     return found
 
 
