@@ -16,6 +16,7 @@ PUBLISHED = {
     "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
     "MobileNetV1 of one width": ((150, 63.3), (317, 68.4), (569, 70.9)),
 }
+_TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
 @plots.styled
@@ -40,6 +41,8 @@ def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[flo
         x, y = np.asarray(points, np.float64).T
         published.plot(x, y, "s--", color=colour, markersize=5, label=name)
     published.set(xscale="log", xlabel="MACs (millions)", title="ImageNet, as published")
+    published.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
+    published.set_xticks([], minor=True)
     for axes in (own, published):
         axes.legend(fontsize=7.5, loc="lower right")
     return figure
