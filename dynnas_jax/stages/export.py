@@ -225,7 +225,7 @@ def _reference(job: Job):
     prediction, choice = saved["prediction"], saved["choice"]
     answers = prediction[np.arange(len(choice)), choice]
     if job.kind is kinds.SLIMMABLE:
-        return measuring.Reference({}, answers)
+        return measuring.Reference(slimmable.predictions(job), answers)
     if job.kind is kinds.NETWORK:
         return measuring.Reference({functions.SINGLE: answers}, answers)
     if job.kind in kinds.OF_EXITS:

@@ -85,6 +85,17 @@ class Answering:
         return gates.Answers(*(np.concatenate(leaves)[:count] for leaves in zip(*found, strict=True)))
 
 
+def predictions(job: Job, *, batch: int = 256) -> dict[str, np.ndarray]:
+    """int[m] by the name of each path, as `gates.parts` names it: its likeliest class for every test image."""
+    variables, images, found = trained(job), job.images.test.images, {}
+    for number, genome in enumerate(gates.paths(job.supernet), 1):
+        net, own = gated.path(job.supernet, variables, genome)
+        run = jax.jit(lambda v, x, net=net: net.apply(v, x)[0].argmax(-1))
+        starts = range(0, len(images), batch)
+        found[f"path{number}"] = np.concatenate([np.asarray(run(own, images[at : at + batch])) for at in starts])
+    return found
+
+
 def network(supernet: Supernet) -> sparsification.Network:
     """The network as the training of its gates asks for it."""
     table, space = macs.table(supernet), supernet.space
