@@ -7,6 +7,7 @@ DATASET,NETWORK.
     dynnas run --config=configs/baselines.py:cifar10,mobilenet_v3_large --workdir=runs/large
     dynnas run --config=configs/baselines.py:cifar10,cascade --config.cascade.little=runs/small \
         --config.cascade.big=runs/large --workdir=runs/cascade
+    dynnas run --config=configs/baselines.py:cifar10,branchynet --workdir=runs/branchynet              # -Small with exits
     dynnas report --workdir=runs/cifar10 --baselines=runs/small,runs/large,runs/cascade
     dynnas run --config=configs/baselines.py:cifar10_tiny,mobilenet_v3_small --workdir=runs/small_tiny  # 2 CPU cores
 Published nets divide the side of an image by 32. Of 32 pixels that would leave one pixel for the last third of the net, so
@@ -36,13 +37,14 @@ NETWORKS = (
     *("fbnet_a", "fbnet_b", "fbnet_c"),
 )
 DEFAULT = "mobilenet_v3_small"
+OTHERS = ("branchynet", "cascade")  # the default with exits on its way, and two runs
 
 
 def get_config(mode: str = "") -> ConfigDict:
     mode = {"": f"digits,{DEFAULT}", "tiny": f"digits_tiny,{DEFAULT}"}.get(mode, mode)
     dataset, _, network = mode.partition(",")
-    if dataset not in DATASETS or network not in (*NETWORKS, "cascade"):
-        known = f"{', '.join(DATASETS)}; {', '.join(NETWORKS)}, cascade"
+    if dataset not in DATASETS or network not in (*NETWORKS, *OTHERS):
+        known = f"{', '.join(DATASETS)}; {', '.join((*NETWORKS, *OTHERS))}"
         raise ValueError(f"mode is {mode!r}, must be DATASET,NETWORK, such as cifar10,{DEFAULT}; known: {known}")
     file, inner, options = DATASETS[dataset]
     config = runpy.run_path(str(Path(__file__).with_name(file)))["get_config"](inner)
@@ -53,8 +55,12 @@ def get_config(mode: str = "") -> ConfigDict:
     if network == "cascade":
         return cascade(config, dataset)
     del config.dynamic, config.train["sandwich_rule"]
-    config.network = {"name": network, **options}
     config.train.label_smoothing = smoothing
+    if network == "branchynet":
+        config.exit_network = {"name": network, "network": DEFAULT, **options}
+        config.dynamic = {"target_macs_fractions": (0.5, 0.65, 0.8), "deployed": 1}
+    else:
+        config.network = {"name": network, **options}
     config.report.title = f"{network} on {dataset}"
     return config
 

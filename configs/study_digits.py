@@ -92,7 +92,14 @@ def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
         "bench": True,
     }
     exits = {"name": "msdnet", "recipe": f"msdnet.py:{dataset}", "tables": {"main": "MSDNet, 4 exits"}, "bench": True}
-    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets, exits)
+    branches = {
+        "name": "branchynet",
+        "recipe": f"baselines.py:{dataset},branchynet",
+        "overrides": ("exit_network.width=0.35",),
+        "tables": {"main": "BranchyNet on MobileNetV3-Small, 0.35 wide"},
+        "bench": True,
+    }
+    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets, exits, branches)
     return tuple({"part": "baselines", **row} for row in rows)
 
 

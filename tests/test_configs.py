@@ -44,7 +44,7 @@ OTHERS = (
     "ds_net_cifar10.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
-EXITS.append("enas4d_imagenet.py")
+EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
 SLIMMABLE = [f"{file}{mode}" for file in ("ds_net_digits.py", "ds_net_cifar10.py") for mode in ("", ":tiny")]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 FILES = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in OTHERS)

@@ -53,6 +53,7 @@ NETWORKS = {
     "fbnet_c": Loader(_FBNET, "fbnet_c", False),
     "msdnet": Loader(_MSDNET, "msdnet", False, family=True, several_exits=True),
     "msdnet_cifar": Loader(_MSDNET, "msdnet_cifar", False, family=True, several_exits=True),
+    "branchynet": Loader("dynnas_jax.networks.branchynet", "branchynet", False, family=True, several_exits=True),
     "multi_exit": Loader("dynnas_jax.networks.multi_supernet", "multi_exit", False, family=True, several_exits=True),
     "cifar_resnet": Loader(_RESNET, "cifar_resnet", False, family=True),
     "bottleneck_resnet": Loader(_RESNET, "bottleneck_resnet", False, family=True),
