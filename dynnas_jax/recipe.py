@@ -202,7 +202,7 @@ def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
 def _slimmable(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.stages import slimmable
 
-    return slimmable.options(config, stage("gate", kind))
+    return slimmable.options(config, settings.parameters, stage("gate", kind))
 
 
 _OF_KIND = {

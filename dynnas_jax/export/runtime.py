@@ -100,7 +100,7 @@ class DynamicClassifier:
         values = list(values)
         wanted = 0 if metadata.picks(self.metadata) else len(self.steps) - 1
         if len(values) != wanted:
-            raise ValueError(f"{len(values)} thresholds: these {len(self.steps)} steps need {wanted}")
+            raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {wanted}")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ValueError(f"threshold {value}: give a number in [0, 1], as the scores are")

@@ -87,7 +87,7 @@ def supernet(name: str) -> Loader:
     return loader
 
 
-def slimmable(name: str) -> Loader:
+def with_gates(name: str) -> Loader:
     """The loader of a network with gates. Raises ValueError for an unknown name or a network without them."""
     loader = network(name)
     if not loader.gated:

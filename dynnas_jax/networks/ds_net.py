@@ -41,7 +41,7 @@ def of_section(section: dict, facts: dict) -> Supernet:
       ValueError: for a network without gates, or where section and images do not fit each other.
     """
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
-    loader, (height, _, channels) = networks.slimmable(options.pop("network", None)), facts["image_shape"]
+    loader, (height, _, channels) = networks.with_gates(options.pop("network", None)), facts["image_shape"]
     options = {"depthwise": "auto", **options, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     try:
         return loader(resolution=height, channels=channels, classes=len(facts["classes"]), **options)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax import networks, relaxed, settings
+from dynnas_jax import networks, relaxed
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.elastic import Supernet
@@ -23,9 +23,9 @@ from dynnas_jax.train.calibration import recalibrate
 VARIABLES = "gated.msgpack"  # what the stage `gate` leaves
 
 
-def options(config: dict, gate_stage: Callable) -> settings.Options:
-    """What the sections of such a run may hold, beside those of every training."""
-    network, parameters = networks.slimmable(config["slimmable"].get("network")), settings.parameters
+def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
+    """What the sections of such a run may hold, beside those of every training; `parameters` as in `settings`."""
+    network = networks.with_gates(config["slimmable"].get("network"))
     also, given = ("network", "padding", "epsilon", "act"), ("channels", "classes", "resolution")
     return {
         "slimmable": parameters(network.resolve(), also=also, given=given),
