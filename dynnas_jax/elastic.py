@@ -22,6 +22,8 @@ from flax import traverse_util
 from dynnas_jax import kernel_transforms
 from dynnas_jax.search_space import SearchSpace
 
+DROP_PATH = "drop_path"  # the key that nets drop paths with in training; without it none is dropped
+
 
 class Part(NamedTuple):
     """A module of a block that has no leaves of its own in the supernet: they are windows of those of another block."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little, ds_net, fixed, multi_supernet
+from dynnas_jax.networks import big_little, ds_net, fixed, growing, multi_supernet
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -118,6 +119,8 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
     height, width, _ = facts["image_shape"]
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))
+    if kind is kinds.GROWTH:
+        return growing.built(config["growth"], growing.initial(config), facts)
     if kind is kinds.SLIMMABLE:
         return ds_net.of_section(config["slimmable"], facts)
     return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
@@ -142,7 +145,7 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
     pairs, router = options.pop("coupled", False), {k: options.pop(k) for k in ("router_units",) if k in options}
     loader = networks.supernet(options.pop("network", None))
     options.setdefault("depthwise", "auto")
-    if loader.function == "small_images":
+    if "image_size" in inspect.signature(loader.resolve()).parameters:
         options.setdefault("image_size", height)
     moments = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     try:
@@ -154,6 +157,10 @@ def build_supernet(section: dict, facts: dict, target: str | None = None) -> ela
         raise ValueError(f"data: images are {height}x{width}, but the supernet reads {resolution}x{resolution}")
     if target is not None:
         supernet = restricted(supernet, targets.target(target))
+    if pairs and not hasattr(supernet.arch, "template"):
+        raise ValueError(
+            f"supernet.coupled: {section['network']!r} cannot be coupled; choose another network, or leave it out"
+        )
     if not pairs and router:
         raise ValueError("supernet.router_units does nothing without supernet.coupled=True")
     return coupling.coupled(supernet, **router) if pairs else supernet
@@ -168,7 +175,10 @@ def supernet_of_run(path: Path) -> elastic.Supernet:
     config = read_config(path)
     if (kind := kinds.of(config)) is kinds.CASCADE:
         raise ValueError(f"{path} is {kind.words}: it has no supernet of its own")
-    return build(config, read_json(kinds.data_file(path, kind)))
+    facts = read_json(kinds.data_file(path, kind))
+    if kind is kinds.GROWTH:
+        return fixed.build(growth_found(path)["candidates"][-1]["network"], facts)
+    return build(config, facts)
 
 
 def trained_file(kind: kinds.Kind) -> str:
@@ -202,8 +212,21 @@ def supernet_variables(job: Job) -> dict:
 
 
 def trained_net(job: Job) -> tuple[nn.Module, dict]:
-    """The net of a run of a fixed network, and its variables with their own statistics."""
+    """The net of a run of a fixed network, or the last that grew, and its variables with their own statistics."""
+    if job.kind is kinds.GROWTH:
+        last = growth_found(job.workdir.path)["candidates"][-1]
+        return grown_net(last, facts_of(job.images)), load_variables(job.workdir.path / last["variables"])
     return job.supernet.largest_net(), supernet_variables(job)
+
+
+def growth_found(path: Path) -> dict:
+    """What a run that grew found: its iterations, and its nets with their depths, costs and accuracy."""
+    return read_json(path / "grow" / "growth.json")
+
+
+def grown_net(entry: dict, facts: dict) -> nn.Module:
+    """The net of an entry of `growth.json`."""
+    return fixed.build(entry["network"], facts).largest_net()
 
 
 class FoundPair(NamedTuple):
@@ -290,7 +313,7 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    if (kind := kinds.of_run(path)) in (kinds.NETWORK, kinds.SLIMMABLE):
+    if (kind := kinds.of_run(path)) in (*kinds.OF_NET, kinds.SLIMMABLE):
         raise ValueError(f"{path} is a run of {kind.words}: it has none that exits")
     supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
     if kind in kinds.OF_EXITS:

@@ -132,8 +132,22 @@ SLIMMABLE = Kind(
     {"train": "slimmable_train", "gate": "slimmable_gate", "evaluate": "slimmable_evaluate"},
     "gate",
 )
+GROWTH = Kind(
+    "growth",
+    "a network that grows stage by stage",
+    ("data", "growth", *_SHARED, "train", "grow", "evaluate", "export", "report"),
+    (
+        Stage("grow", (*_data("growth"), "train", "grow"), ()),
+        Stage("evaluate", (*_data("growth"), "evaluate"), ("grow",)),
+        Stage("export", (*_data("growth"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("growth"), "report"), ("grow", "evaluate", "export")),
+    ),
+    {"train": "network_train", "evaluate": "growth_evaluate", "export": "growth_export"},
+    "grow",
+)
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, SLIMMABLE)}
+OF_NET = NETWORK, GROWTH  # whose answer is that of one net
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH, SLIMMABLE)}
 
 
 def of(sections: Iterable[str]) -> Kind:

@@ -17,8 +17,8 @@ from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-TOGETHER = ("train", "gate", "collect", "predict", "search")  # by all processes of a run; the others by the first
-SHARED = ("train", "gate", "collect")  # stages that know which process writes what
+TOGETHER = ("train", "gate", "grow", "collect", "predict", "search")  # by all processes; the others by the first
+SHARED = ("train", "gate", "grow", "collect")  # stages that know which process writes what
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo: str | None = None) -> None:

@@ -30,6 +30,10 @@ _LEAST = {
     },
     "gate": {"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
+    "grow": {
+        **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
+        "grid_g_per_kwh": 0,
+    },
     "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
@@ -84,6 +88,10 @@ def sources(config: dict) -> dict[str, str | None]:
     if transfer := config.get("gate", {}).get("transfer_from"):
         files["gate.transfer_from"] = Path(str(transfer)) / "gate" / "manifest.json"
     files |= {f"{name}.latency_table": config.get(name, {}).get("latency_table") for name in ("search", "dynamic")}
+    grow = config.get("grow", {})
+    also = config.get("evaluate", {}).get("also") or ()
+    files |= {f"evaluate.also{number}": kinds.net_manifest(run) for number, run in enumerate(also)}
+    files["grow.source"] = kinds.net_manifest(grow.get("source"))
     files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
     hashes = {key: file_digest(file) for key, file in found.items() if file.is_file()}
@@ -130,8 +138,10 @@ def _supernet(config: dict, kind: kinds.Kind) -> settings.Options:
 
 
 def _network(config: dict, kind: kinds.Kind) -> settings.Options:
-    from dynnas_jax.networks import fixed
+    from dynnas_jax.networks import fixed, growing
 
+    if kind is kinds.GROWTH:
+        growing.family(config["growth"].get("name"))
     return {kind.name: fixed.parameters(config[kind.name])}
 
 
@@ -157,6 +167,7 @@ def _cascade(config: dict, kind: kinds.Kind) -> settings.Options:
 
 def _train(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.data import mixing
+    from dynnas_jax.search import stage_importance
     from dynnas_jax.stages.train import fitted
     from dynnas_jax.train import joint, loop, metrics, progressive_shrinking, sandwich, state
 
@@ -168,7 +179,16 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         "train.mixing": parameters(mixing.rule),
         "train.wandb": parameters(metrics.weights_and_biases),
     }
-    if kind in (kinds.NETWORK, kinds.EXIT_NETWORK):
+    if kind is kinds.GROWTH:
+        for name in ("start_from", "new_classifier"):  # weights come from `grow.source`
+            del found["train"][name]
+        steps = found["train"]["steps"].replace(default=None)  # as many as `train.steps`
+        found["grow.further"], found["grow.further.optimizer"] = (
+            {**found["train"], "steps": steps},
+            found["train.optimizer"],
+        )
+        found["grow.criterion_options"] = parameters(*stage_importance.CRITERIA.values())
+    if kind in (kinds.NETWORK, kinds.EXIT_NETWORK, kinds.GROWTH):
         del found["train"]["teacher"]
         return found
     if kind is kinds.SLIMMABLE:
@@ -211,9 +231,10 @@ _OF_KIND = {
     "cascade": _cascade,
     "multi_exit": _multi_exit,
     "exit_network": _network,
+    "growth": _network,
     "slimmable": _slimmable,
 }
-_FIXED = ("network", "exit_network")  # sections of one fixed network
+_FIXED = ("network", "exit_network", "growth")  # sections of one fixed network
 
 
 def check(config: dict) -> None:

@@ -31,7 +31,8 @@ def read_both(*, little: str, big: str) -> tuple[Side, Side]:
     """The two nets of a config's section `cascade`.
 
     Args:
-      little, big: working directories, each of a fixed network's run or of a supernet's, whose pair has a net for either side.
+      little, big: working directories, each of a fixed network's run, of one that grew (the first candidate is little, the last
+        big), or of a supernet's, whose pair has a net for either side.
 
     Raises:
       ValueError: for a directory that is no finished run, or a cascade itself.
@@ -39,37 +40,74 @@ def read_both(*, little: str, big: str) -> tuple[Side, Side]:
     return _read(little, "little"), _read(big, "big")
 
 
+def nets_of_run(key: str, folder: Path) -> tuple[Side, ...]:
+    """The net of a fixed network's run, or all candidates of one that grew.
+
+    Raises:
+      ValueError: for a directory that is no finished run of one of these; `key` names it.
+    """
+    kind = _kind(key, folder)
+    if kind not in kinds.OF_NET:
+        raise ValueError(f"{key}: {folder} is {kind.words}; give a run of a network, or of one that grew")
+    if kind is kinds.GROWTH:
+        return tuple(_grown(key, folder, entry) for entry in job.growth_found(folder)["candidates"])
+    return (_of_run(key, folder, kind, "little"),)
+
+
 def _read(path: str | None, which: str) -> Side:
     key = f"cascade.{which}"
     if not path:
         raise ValueError(f"{key} is missing; give the working directory of a finished run")
     folder = Path(path).expanduser()
+    kind = _kind(key, folder)
+    if kind not in (*kinds.OF_NET, kinds.SUPERNET):
+        raise ValueError(f"{key}: {folder} is {kind.words}; give a run of a network or of a supernet")
+    if kind is kinds.GROWTH:
+        # An early candidate is the little net, the last the big one.
+        return _grown(key, folder, job.growth_found(folder)["candidates"][0 if which == "little" else -1])
+    return _of_run(key, folder, kind, which)
+
+
+def _kind(key: str, folder: Path) -> kinds.Kind:
+    """The kind of a run whose nets are finished."""
     try:
         kind = kinds.of_run(folder)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    if kind not in (kinds.NETWORK, kinds.SUPERNET):
-        raise ValueError(f"{key}: {folder} is {kind.words}; give a run of a network or of a supernet")
-    if not kinds.net_manifest(folder).is_file():
+    if kind is not kinds.CASCADE and not kinds.net_manifest(folder).is_file():
         raise ValueError(
             f"{key}: {folder} is not finished, its stage {kind.leaves!r} is not done; `dynnas run` does it"
         )
-    return _of_run(key, folder, kind, which)
+    return kind
+
+
+def _grown(key: str, folder: Path, entry: dict) -> Side:
+    """A candidate of a run that grew, as `growth.json` tells of it."""
+    return _side(key, folder, "network", entry["network"], None, job.load_variables(folder / entry["variables"]))
 
 
 def _of_run(key: str, folder: Path, kind: kinds.Kind, which: str) -> Side:
-    config = read_config(folder)
-    supernet, data = job.supernet_of_run(folder), read_json(kinds.data_file(folder, kind), _REMEDY)
+    section = read_config(folder)[kind.name]
     if kind is kinds.NETWORK:
-        genome = supernet.space.to_json(supernet.space.largest)
         variables = job.load_variables(folder / "train" / job.trained_file(kind))
-    else:
-        genome = read_json(folder / "search" / "found.json", _REMEDY)["pair"][which]["genome"]
-        variables = job.load_variables(folder / "search" / "pair.msgpack")[which]
+        return _side(key, folder, kind.name, section, None, variables)
+    genome = read_json(folder / "search" / "found.json", _REMEDY)["pair"][which]["genome"]
+    variables = job.load_variables(folder / "search" / "pair.msgpack")[which]
+    return _side(key, folder, kind.name, section, genome, variables)
+
+
+def _side(key: str, folder: Path, name: str, section: dict, genome: dict | None, variables: dict) -> Side:
+    """A net of the run in a folder: that of a genome, or the only one of its section."""
+    config = read_config(folder)
+    data = read_json(kinds.data_file(folder, kinds.of(config)), _REMEDY)
     # Runs from before fingerprints were kept: their own data are read again.
     if not data.get("splits"):
         data["splits"] = job.described(_images(config))["splits"]
-    made_of = {"config": {kind.name: config[kind.name], "target": config["target"]}, "data": data, "genome": genome}
+    made_of = {"config": {name: section, "target": config["target"]}, "data": data}
+    if genome is None:
+        space = job.build(made_of["config"], data).space
+        genome = space.to_json(space.largest)
+    made_of["genome"] = genome
     net = job.net_of(made_of)
     count = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))[0]
     return Side(key, folder, made_of, net, variables, count, macs.params(variables))

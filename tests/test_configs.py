@@ -12,10 +12,11 @@ import pytest
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import exit_targets, gate_targets
-from dynnas_jax.networks import exits
+from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import study_tables
 from dynnas_jax.stages import train
 from dynnas_jax.study import claim, grid
+from dynnas_jax.train import state
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FACTS = {
@@ -42,6 +43,11 @@ OTHERS = (
     "msdnet.py",
     "ds_net_digits.py",
     "ds_net_cifar10.py",
+    "stage_growth_digits.py",
+    "stage_growth_cifar10.py",
+    "stage_growth_imagenet.py",
+    "stage_growth_transfer.py",
+    "study_growth_digits.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
@@ -122,6 +128,50 @@ def test_networks_of_gates_build_and_reach_their_target(name):
     target = gate_targets.asked(supernet, **config["dynamic"])
     table = macs.table(supernet)
     assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
+
+
+GROWTHS = {
+    "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random"),
+    "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble"),
+    "stage_growth_imagenet.py": ("", "tiny"),
+}
+
+
+@pytest.mark.parametrize("path", [f"{file}:{mode}" for file, modes in GROWTHS.items() for mode in modes])
+def test_a_recipe_that_grows_begins_as_it_says(path):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / path.removesuffix(':')}"]))
+    recipe.check(config)
+    supernet = job.build(config, facts_of(config))
+    depths = growing.depths(supernet.largest_net())
+    begins = config["grow"].get("initial_modules") or growing.FAMILIES[config["growth"]["name"]].initial_modules
+    assert depths == (begins,) * len(depths)
+    for options in (config["train"], {**config["train"], **config["grow"].get("further", {})}):
+        assert options["steps"] >= 20
+        state.optimizer(options["steps"], **options["optimizer"])
+
+
+@pytest.mark.parametrize("mode", ["", ":tiny"])
+def test_the_criteria_that_the_study_of_growing_compares_train_alike(mode, tmp_path):
+    study = grid.read([f"--config={FOLDER / 'study_growth_digits.py'}{mode}"])
+    claim.claim(study, tmp_path / "W")
+    configs = {row.name: row.config(0, tmp_path) for row in study.rows}
+    assert [config["grow"]["criterion"] for config in configs.values()] == ["pls", "inf_fs", "il_fs", "random"]
+    alike = ("iterations", "initial_modules", "growth")
+    for config in configs.values():
+        recipe.check(config)
+        assert config["train"] == configs["pls"]["train"]
+        assert [config["grow"].get(key) for key in alike] == [configs["pls"]["grow"].get(key) for key in alike]
+
+
+def test_the_paper_s_recipe_of_growing():
+    config = settings.as_dict(settings.load([f"--config={FOLDER / 'stage_growth_cifar10.py'}"]))
+    epoch = 45_000 // 128
+    rate = state.optimizer(config["train"]["steps"], **config["train"]["optimizer"]).learning_rate
+    found = [float(rate(number * epoch)) for number in (1, 99, 101, 149, 151, 199)]
+    np.testing.assert_allclose(found, [0.01, 0.01, 0.001, 0.001, 1e-4, 1e-4], rtol=1e-5)
+    assert config["grow"]["further"]["steps"] == 100 * epoch
+    cells = settings.as_dict(settings.load([f"--config={FOLDER / 'stage_growth_cifar10.py'}:cells"]))
+    assert growing.depths(job.build(cells, facts_of(cells)).largest_net()) == (2, 2, 2)
 
 
 @pytest.mark.parametrize("file", PODS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynnas_jax import __main__, job, networks, recipe, settings
+from dynnas_jax.networks import growing
 from dynnas_jax.stages import train
 from dynnas_jax.study import grid
 
@@ -47,6 +48,8 @@ def known():
         if loader.has_space:
             found |= names_in(recipe.options({"supernet": {"network": network}}))
             found |= names_in(recipe.options({"multi_exit": {"network": network}}))
+        if network in growing.FAMILIES:
+            found |= names_in(recipe.options({"growth": {"name": network}}))
         section = "exit_network" if loader.several_exits else "network"
         found |= names_in(recipe.options({section: {"name": network}}))
     return found | names_in(recipe.options({"cascade": {}}))

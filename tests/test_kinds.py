@@ -23,7 +23,7 @@ def test_a_kind_is_named_by_its_section():
     [
         (
             {"data": {}},
-            "section 'supernet' is missing (or one of network, cascade, multi_exit, exit_network, slimmable in its place)",
+            "is missing (or one of network, cascade, multi_exit, exit_network, growth, slimmable in its place)",
         ),
         ({"data": {}, "supernet": {}, "network": {}}, "'supernet' and 'network' are of two kinds of runs"),
         ({"data": {}, "network": {}, "collect": {}}, "'collect' has no meaning in a run of one fixed network"),

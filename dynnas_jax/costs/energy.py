@@ -18,6 +18,22 @@ else:  # lying alone in an export folder
     import power_log
 
 POWERCAP = Path("/sys/class/powercap")
+# Grams of CO2-equivalents for a kWh of electricity.
+GRID_G_PER_KWH = {
+    "world": 475.0,  # generation in 2018, IEA, Global Energy and CO2 Status Report 2019
+}
+# What a device draws at its limit, W, by a part of what it calls itself: the makers' data sheets.
+DEVICE_POWER_W = {
+    "GTX 1080 Ti": 250.0,
+    "V100": 300.0,
+    "A100": 400.0,
+    "H100": 700.0,
+    "H200": 700.0,
+    "RTX 4090": 450.0,
+    "L4": 72.0,
+    "T4": 70.0,
+}
+CORE_POWER_W = 12.0  # of a processor that is not known: Lannelongue et al. 2021, Green Algorithms (arXiv 2007.07610)
 FEWEST_SAMPLES = 5  # of a log within the time that is integrated
 
 
@@ -26,6 +42,24 @@ def from_power_mj(power_w: float, latency_ms: float) -> float:
     if not (0 < power_w < math.inf and 0 <= latency_ms < math.inf):
         raise ValueError(f"power {power_w} W and latency {latency_ms} ms: give a power above 0 and a time")
     return power_w * latency_ms
+
+
+def device_power_w(name: str, cores: int) -> tuple[float, str]:
+    """(W, in words where that is from) of what trains: a known device by its name, else so many processor cores."""
+    for known, power_w in DEVICE_POWER_W.items():
+        if known.lower() in name.lower():
+            return power_w, f"{power_w:g} W of a {known} x time"
+    return cores * CORE_POWER_W, f"{CORE_POWER_W:g} W a core x {cores} cores x time"
+
+
+def carbon_g(energy_j: float, grid_g_per_kwh: float = GRID_G_PER_KWH["world"]) -> float:
+    """Grams of CO2-equivalents of an energy in J, at the intensity of the electricity; 1 kWh is 3.6 MJ.
+
+    Raises: ValueError for what is below zero or not finite.
+    """
+    if not (0 <= energy_j < math.inf and 0 <= grid_g_per_kwh < math.inf):
+        raise ValueError(f"energy {energy_j} J at {grid_g_per_kwh} g/kWh: neither may be below zero")
+    return energy_j / 3.6e6 * grid_g_per_kwh
 
 
 def integrate_j(log: power_log.Log, start_s: float, end_s: float) -> float:

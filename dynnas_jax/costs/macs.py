@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -69,6 +69,20 @@ def _equation_macs(equation: Any) -> int:
         mesh = parameters["mesh"]
         return sum(inner) * math.prod(mesh.shape[axis] for axis in manual)
     return sum(inner) * (parameters["length"] if name == "scan" else 1)
+
+
+def equations(function: Callable, *args: Any) -> Iterator[Any]:
+    """The equations of `function`'s jaxpr for arguments of these shapes, and those in calls, but not in custom gradients."""
+    yield from _inside(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _inside(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        if not equation.primitive.name.startswith("custom_"):
+            for value in equation.params.values():
+                for inner in _jaxprs(value):
+                    yield from _inside(inner)
 
 
 def _jaxprs(value: Any) -> list:

@@ -44,6 +44,7 @@ NETWORKS = {
     "ofa_proxyless": Loader(_OFA, "ofa_proxyless", True),
     "attentive_nas": Loader("dynnas_jax.networks.attentive_nas", "attentive_nas", True),
     "small_images": Loader(_OFA, "small_images", True),
+    "elastic_resnet": Loader("dynnas_jax.networks.elastic_resnet", "elastic_resnet", True),
     "mobilenet_v2": Loader(_MOBILENETS, "mobilenet_v2", False),
     "mobilenet_v3_small": Loader(_MOBILENETS, "mobilenet_v3_small", False),
     "mobilenet_v3_large": Loader(_MOBILENETS, "mobilenet_v3_large", False),

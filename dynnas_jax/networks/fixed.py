@@ -9,7 +9,7 @@ from typing import Any
 
 from dynnas_jax import networks
 from dynnas_jax.elastic import Block, Supernet
-from dynnas_jax.networks import exits
+from dynnas_jax.networks import arch_files, exits
 from dynnas_jax.networks.mbconv import Net
 from dynnas_jax.networks.template import form_here
 from dynnas_jax.search_space import SearchSpace
@@ -58,7 +58,7 @@ def with_arch(section: dict) -> dict:
 
 
 def check(section: dict, *, several_exits: bool = False) -> None:
-    """Raises ValueError where a space is without an arch file, or a fixed network has one.
+    """Raises ValueError where a space is without an arch file, or a network of one arch has one.
 
     Also for a network of several exits where one with a single answer is wanted, and the other way round.
     """
@@ -71,7 +71,7 @@ def check(section: dict, *, several_exits: bool = False) -> None:
     space = found.has_space
     if space and arch is None:
         raise ValueError(f"network.name is {name!r}, a space of many networks; give network.arch, an arch file")
-    if not space and arch is not None:
+    if not space and arch is not None and not found.family:
         raise ValueError(f"network.name is {name!r}, one fixed network; leave out network.arch")
 
 
@@ -86,6 +86,8 @@ def build(section: dict, facts: dict) -> Supernet:
     height, _, channels = facts["image_shape"]
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items() if key not in _OWN}
     known = inspect.signature(made_by.resolve()).parameters
+    if made_by.family and section.get("arch") is not None:
+        options = {**_of_family(made_by, with_arch(section)["arch"]), **options}
     options |= {_IMAGE_CHANNELS if _IMAGE_CHANNELS in known else "channels": channels, "classes": len(facts["classes"])}
     options |= {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     form = options.pop("depthwise", None) or "auto"
@@ -97,6 +99,12 @@ def build(section: dict, facts: dict) -> Supernet:
     if net.arch.resolution != height:
         raise ValueError(f"data: images are {height}x{height}, but network.arch reads {net.arch.resolution} pixels")
     return of_net(net.clone(depthwise=form_here(form)))
+
+
+def _of_family(made_by: networks.Loader, content: Any) -> dict[str, Any]:
+    """What an arch file says of a network of many archs, but for what the data say. Raises ValueError where it does not fit."""
+    found = arch_files.keyword_arguments(made_by.resolve(), content)
+    return {name: value for name, value in found.items() if name not in GIVEN}
 
 
 def _of_space(made_by: networks.Loader, content: Any, height: int, options: dict) -> Net:

@@ -119,6 +119,10 @@ def build(supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] =
       ValueError: for no exit or more than five, ratios that do not ascend to 1, or a space whose blocks exits cannot share.
     """
     check_number(exits)
+    if not hasattr(supernet.arch, "template"):
+        raise ValueError(
+            "multi_exit.network is of residual nets, on which no nets of several exits are made; choose another"
+        )
     ratios, template = tuple(float(ratio) for ratio in ratios), supernet.arch.template
     if not ratios or ratios[-1] != 1 or ratios[0] <= 0 or list(ratios) != sorted(set(ratios)):
         raise ValueError(f"ratios is {ratios}, must ascend from above 0 to 1")

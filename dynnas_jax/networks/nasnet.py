@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynnas_jax.elastic import Block
+from dynnas_jax.elastic import DROP_PATH, Block
 from dynnas_jax.networks import blocks as layers
 from dynnas_jax.networks.chains import ChainArch, ChainNet, Stem, check_counts, classified, conv_norm
 from dynnas_jax.networks.mbconv import Numerics
@@ -195,11 +195,14 @@ class Cell(nn.Module):
         return x
 
     def _dropped(self, x: jax.Array, train: bool) -> jax.Array:
-        """Drop path: in training the path of an image is zero, or kept and divided by the probability of that."""
-        if not train or (isinstance(self.keep_path, float) and self.keep_path == 1):
+        """Drop path: in training the path of an image is zero, or kept and divided by the probability of that.
+
+        Only where there is a key for it: statistics are those of whole nets.
+        """
+        if not train or (isinstance(self.keep_path, float) and self.keep_path == 1) or not self.has_rng(DROP_PATH):
             return x
         keep = jnp.asarray(self.keep_path, layers.wide(x.dtype))
-        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, (x.shape[0], 1, 1, 1))
+        kept = jax.random.bernoulli(self.make_rng(DROP_PATH), keep, (x.shape[0], 1, 1, 1))
         return x * (kept.astype(keep.dtype) / keep).astype(x.dtype)
 
 
@@ -214,7 +217,7 @@ class Head(nn.Module):
 
 
 class Net(ChainNet):
-    """A NASNet; training one with `keep_path` below 1 takes a random number key: apply(..., rngs={"drop_path": key}).
+    """A NASNet; training one with `keep_path` below 1 drops paths with a random number key: apply(..., rngs={"drop_path": key}).
 
     With `progress` = step / steps (may be traced) paths are dropped more and more; by default as at the end of training.
     """

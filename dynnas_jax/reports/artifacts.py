@@ -34,7 +34,7 @@ _OF_EXITS = {  # instead
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
 _OF_SLIMMABLE = {_EVALUATION: ("images", "paths", "gates", "dynamic.accuracy", "dynamic.macs", "one_by_one", "seconds")}
 _OF_KIND = {
-    "network": _OF_NET,
+    **dict.fromkeys((kind.name for kind in kinds.OF_NET), _OF_NET),
     "slimmable": _OF_SLIMMABLE,
     **dict.fromkeys((kind.name for kind in kinds.OF_EXITS), _OF_EXITS),
 }
@@ -60,6 +60,7 @@ class Artifacts(NamedTuple):
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
     times: dict[str, float]  # seconds that each stage has taken, in order; without those that nothing tells of
+    growth: dict | None = None  # of a run that grew stage by stage
 
     @property
     def kind(self) -> kinds.Kind:
@@ -83,9 +84,12 @@ def read(workdir: str | Path) -> Artifacts:
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted(workdir.glob("export/*/export.json"))
+    growth = _json(workdir, "grow/growth.json", ("initial", "candidates", "iterations"))
+    # Of several trainings the last.
+    trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
     return Artifacts(
         config=config,
-        metrics=_json_lines(workdir / "train/metrics.jsonl"),
+        metrics=_json_lines(workdir / trained / "metrics.jsonl"),
         speed=named["collect/speed.json"],
         predictor=named["predict/predictors.json" if kind in kinds.OF_EXITS else "predict/predictor.json"],
         found=named["search/found.json"],
@@ -93,11 +97,19 @@ def read(workdir: str | Path) -> Artifacts:
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(data["classes"]) if data else (),
-        exports={path.parent.name: _json(workdir, str(path.relative_to(workdir)), ("files",)) for path in exports},
+        exports={path.parent.name: _export(workdir, path) for path in exports},
         benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
         times=_times(workdir, kind),
+        growth=growth,
     )
+
+
+def _export(workdir: Path, path: Path) -> dict:
+    """`export.json` of a target; of a run that grew, the times of all its nets too."""
+    found = _json(workdir, str(path.relative_to(workdir)), ("files",))
+    times = _json(workdir, str(path.with_name("networks.json").relative_to(workdir)), ("networks",))
+    return found | ({"networks": times["networks"]} if times else {})
 
 
 def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:

@@ -140,6 +140,29 @@ _NETWORK = (
     ),
     *(_BY_SECTION[name] for name in ("settings", "times", "machine")),
 )
+_GROWTH = (
+    _NETWORK[0]._replace(
+        explanation="The last network that grew, which answers every image. Its cost is counted in multiply-accumulates (MACs) "
+        "of an image. Latencies are means over test images, drawn at random. The interval tells how far the accuracy could move "
+        "on another test set of this size."
+    ),
+    Chapter(
+        "The networks one by one",
+        "Depth is added stage by stage, where the features of a deeper stage are more important than those of the present one. "
+        "Depth counts layers; params with running statistics, and memory (all of these and the outputs of all layers, for one "
+        "image), are as the authors of this search count them. Carbon is that of the electricity the training took.",
+        "growth_networks",
+    ),
+    Chapter(
+        "Which stages grew?",
+        "In each iteration a temporary network has more modules in <i>all</i> stages. A stage whose importance is higher there "
+        "grows, any other stays as it is.",
+        "growth_decisions",
+    ),
+    *_NETWORK[1:3],
+    _NETWORK[3]._replace(explanation="The training of the last network; held-out accuracies are of averaged weights."),
+    *_NETWORK[4:],
+)
 _CASCADE = (
     Chapter(
         "Result",
@@ -256,4 +279,5 @@ def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
         "multi_exit": _MULTI_EXIT,
         "exit_network": _EXIT_NETWORK,
         "slimmable": _SLIMMABLE,
+        "growth": _GROWTH,
     }[kind.name]

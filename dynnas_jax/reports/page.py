@@ -28,7 +28,7 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     workdir = Path(workdir)
     found = artifacts.read(workdir)
     title = (
-        title or f"{'Network' if found.kind is kinds.NETWORK else 'Dynamic network'} report: {workdir.resolve().name}"
+        title or f"{'Network' if found.kind in kinds.OF_NET else 'Dynamic network'} report: {workdir.resolve().name}"
     )
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
@@ -54,13 +54,13 @@ def _replace(old: Path, new: Path) -> None:
 def _headline(found: artifacts.Artifacts) -> str:
     evaluation = found.evaluation
     if evaluation is None:
-        what = "network" if found.kind is kinds.NETWORK else "dynamic network"
+        what = "network" if found.kind in kinds.OF_NET else "dynamic network"
         return f'<p class="headline">The {what} has not been evaluated yet.</p>'
     if found.kind in kinds.OF_EXITS:
         return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
     if found.kind is kinds.SLIMMABLE:
         return f'<p class="headline">{gate_sections.headline(evaluation)}</p>'
-    if found.kind is kinds.NETWORK:
+    if found.kind in kinds.OF_NET:
         net = evaluation["net"]
         return (
             f'<p class="headline">The network answers <b>{100 * net["accuracy"]:.1f} %</b> of {evaluation["images"]:,} test '

@@ -14,6 +14,7 @@ from dynnas_jax.reports import (
     devices,
     exit_sections,
     gate_sections,
+    growth_sections,
     plots,
     routing_sections,
     tables,
@@ -136,7 +137,7 @@ def _archs(source: Source) -> str | None:
     if source.found.found is None:
         return None
     pair = source.found.found["pair"]
-    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "arch" in pair[name]}
+    drawn = {name: pair[name]["arch"] for name in ("little", "big") if "kernel" in pair[name].get("arch", ())}
     if not drawn:
         return None
     shared = f" The stem they share costs {pair['stem_macs'] / 1e6:.3f} M MACs." if "stem_macs" in pair else ""
@@ -201,6 +202,7 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     **routing_sections.BUILDERS,
     **exit_sections.BUILDERS,
     **gate_sections.BUILDERS,
+    **growth_sections.BUILDERS,
     "archs": _archs,
     "records": _records,
     "predictor": _predictor,

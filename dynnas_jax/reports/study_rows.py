@@ -95,7 +95,7 @@ def paired(row: Row, base: Row, measure: Callable[[Row, int], Number]) -> tuple[
 
 def networks(row: Row) -> dict[str, str]:
     """The networks of a row by their keys in `measured`, and what each is called beside the row's name."""
-    if row.asked.kind is kinds.NETWORK:
+    if row.asked.kind in kinds.OF_NET:
         return {"net": ""}
     if row.asked.kind in kinds.OF_EXITS:
         asked = {unit: row.asked.settings.get(f"dynamic.target_{key}") for key, unit in _TARGETS.items()}

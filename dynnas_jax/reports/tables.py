@@ -53,12 +53,12 @@ def summary(artifacts: Artifacts) -> list[dict]:
 
 def networks(artifacts: Artifacts) -> tuple[str, ...]:
     """What a run has measured, by name."""
-    return ("net",) if artifacts.kind is kinds.NETWORK else ("little", "big", "dynamic")
+    return ("net",) if artifacts.kind in kinds.OF_NET else ("little", "big", "dynamic")
 
 
 def summary_columns(artifacts: Artifacts) -> tuple[Column, ...]:
     """The columns of `summary`: of a fixed network those that compare nothing, and the five likeliest classes where told."""
-    left_out = _COMPARED if artifacts.kind is kinds.NETWORK else ()
+    left_out = _COMPARED if artifacts.kind in kinds.OF_NET else ()
     if not all(TOP5 in (artifacts.evaluation or {}).get(network, {}) for network in networks(artifacts)):
         left_out += (TOP5,)
     return tuple(column for column in SUMMARY if column.key not in left_out)

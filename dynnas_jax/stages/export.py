@@ -83,7 +83,7 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
         return _exits(job)
     if job.kind is kinds.SLIMMABLE:
         return _gated(job)
-    return _single(job) if job.kind is kinds.NETWORK else _pair(job)
+    return _single(job) if job.kind in kinds.OF_NET else _pair(job)
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
@@ -226,7 +226,7 @@ def _reference(job: Job):
     answers = prediction[np.arange(len(choice)), choice]
     if job.kind is kinds.SLIMMABLE:
         return measuring.Reference(slimmable.predictions(job), answers)
-    if job.kind is kinds.NETWORK:
+    if job.kind in kinds.OF_NET:
         return measuring.Reference({functions.SINGLE: answers}, answers)
     if job.kind in kinds.OF_EXITS:
         return measuring.Reference(dict(zip(job.supernet.exits, prediction.T, strict=True)), answers)

@@ -15,13 +15,15 @@ from dynnas_jax.stages import starting, train
 from dynnas_jax.train import calibration, plain
 from dynnas_jax.workdir import write_json
 
+CALIBRATION_IMAGES = 1024
+
 
 def run(
     job: Job,
     folder: Path,
     *,
     label_smoothing: float = 0.0,
-    calibration_images: int = 1024,
+    calibration_images: int = CALIBRATION_IMAGES,
     start_from: str | None = None,
     new_classifier: bool = False,
     **options,
@@ -35,30 +37,52 @@ def run(
       options: see `train.fitted`.
     """
     initial = starting.of_file(job, start_from=start_from, new_classifier=new_classifier)
-    recalibrated = _recalibrated(job, calibration_images)
-    evaluate = _held_out(job, recalibrated) if len(job.images.holdout) else None
-    rule = plain.rule(label_smoothing=label_smoothing)
-    final = train.fitted(job, folder, rule, initial=initial, evaluate=evaluate, **options)
-    averaged = devices.on_host(final.averaged)
+    rule = {"label_smoothing": label_smoothing, "calibration_images": calibration_images}
+    variables = fitted(job, folder, initial=initial, **rule, **options)
     if processes.is_first():
-        save_variables(folder / trained_file(job.kind), recalibrated(averaged))
+        save_variables(folder / trained_file(job.kind), variables)
         write_json(folder / "data.json", described(job.images))
     return trained_file(job.kind), "data.json"
 
 
-def _recalibrated(job: Job, count: int) -> Callable[[dict], dict]:
+def fitted(
+    job: Job,
+    folder: Path,
+    *,
+    initial: dict | None = None,
+    seed: int | None = None,
+    label_smoothing: float = 0.0,
+    calibration_images: int = CALIBRATION_IMAGES,
+    **options,
+) -> dict:
+    """The averaged variables of a job's fixed net, trained in `folder`, with statistics of their own.
+
+    Args:
+      initial: variables to start from, None for random ones.
+      seed: of this training, where it is not the job's.
+      label_smoothing, calibration_images, options: see `run`.
+    """
+    recalibrate = recalibrated(job, calibration_images)
+    evaluate = _held_out(job, recalibrate) if len(job.images.holdout) else None
+    rule = plain.rule(label_smoothing=label_smoothing)
+    own = job if seed is None else job._replace(seed=seed)
+    final = train.fitted(own, folder, rule, initial=initial, evaluate=evaluate, **options)
+    return recalibrate(devices.on_host(final.averaged))
+
+
+def recalibrated(job: Job, count: int) -> Callable[[dict], dict]:
     """Variables -> the same with statistics of so many training images."""
     run = jax.jit(functools.partial(calibration.recalibrate, job.supernet.largest_net()))
     images = job.calibration_batches(count)
     return lambda variables: run(variables, images)
 
 
-def _held_out(job: Job, recalibrated: Callable[[dict], dict]) -> Callable[[dict], dict[str, float]]:
+def _held_out(job: Job, recalibrate: Callable[[dict], dict]) -> Callable[[dict], dict[str, float]]:
     """What a training measures of its variables on the way, every process by itself."""
     answer = protocol.answering(functools.partial(single.outputs, job.supernet.largest_net()))
 
     def measure(variables: dict) -> dict[str, float]:
-        found = answer(recalibrated(devices.on_host(variables)), job.images.holdout)
+        found = answer(recalibrate(devices.on_host(variables)), job.images.holdout)
         return {"holdout_accuracy": float(found.correct.mean())}
 
     return measure

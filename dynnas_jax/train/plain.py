@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
-from dynnas_jax.elastic import Supernet
+from dynnas_jax.elastic import DROP_PATH, Supernet
 from dynnas_jax.train import losses, rules
 from dynnas_jax.train.rules import Objective, Update
 
@@ -29,17 +29,19 @@ class Rule(rules.Rule):
             raise ValueError("train: one fixed net learns labels, alone; leave out train.teacher and subnet_devices")
         net = supernet.largest_net().clone(axis_name=axis_name)
 
-        def labelled(params, batch_stats, images, targets):
+        def labelled(params, batch_stats, images, targets, key):
             variables = {"params": params, "batch_stats": batch_stats}
-            applied, updated = net.apply(variables, images, True, mutable=["batch_stats"])
+            applied, updated = net.apply(variables, images, True, mutable=["batch_stats"], rngs={DROP_PATH: key})
             learn = lambda logits: losses.cross_entropy(logits, targets, self.label_smoothing)  # noqa: E731
             return losses.of_exits(learn, supernet.answers(applied)), (applied[0], updated.get("batch_stats", {}))
 
         def objective(given, images, labels, key, targets=None):
             learned = labels if targets is None else targets
+            # Paths are dropped image by image, so every device needs a key of its own.
+            own = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             run = jax.value_and_grad(labelled, has_aux=True)
             (loss, (logits, stats)), gradient = run(
-                given.variables["params"], given.variables["batch_stats"], images, learned
+                given.variables["params"], given.variables["batch_stats"], images, learned, own
             )
             accuracy = (logits.argmax(-1).astype(labels.dtype) == labels).mean()
             return Update(gradient, stats, {"loss": loss, "accuracy": accuracy})

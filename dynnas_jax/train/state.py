@@ -55,13 +55,24 @@ def create(variables: dict, transform: optax.GradientTransformation) -> TrainSta
     )
 
 
-def schedule(steps: int, *, learning_rate: float, warm_up: float, starts: Sequence[int] = (0,)) -> optax.Schedule:
-    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero; anew from each of `starts` on."""
+def schedule(
+    steps: int, *, learning_rate: float, warm_up: float, starts: Sequence[int] = (0,), drops: Sequence[float] = ()
+) -> optax.Schedule:
+    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero; anew from each of `starts` on.
+
+    With `drops` it stays in place of the cosine, and falls to a tenth at each of these shares of the steps.
+    """
     lengths = np.diff([*starts, steps]).tolist()
-    parts = [
-        optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(n * warm_up)), max(2, n)) for n in lengths
-    ]
+    make = functools.partial(_falling, drops=drops) if drops else optax.warmup_cosine_decay_schedule
+    parts = [make(0.0, learning_rate, max(1, round(n * warm_up)), max(2, n)) for n in lengths]
     return optax.join_schedules(parts, list(starts[1:]))
+
+
+def _falling(first: float, peak: float, warm_up_steps: int, steps: int, *, drops: Sequence[float]) -> optax.Schedule:
+    """From `first` to `peak` in the steps of the warm-up, then a tenth of it from each share of the steps on."""
+    level = optax.piecewise_constant_schedule(peak, {round(share * steps): 0.1 for share in drops})
+    ramp = optax.linear_schedule(first, peak, warm_up_steps)
+    return lambda step: jnp.where(step < warm_up_steps, ramp(step), level(step))
 
 
 def optimizer(
@@ -72,15 +83,17 @@ def optimizer(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     clip_norm: float = 5.0,
+    drops: Sequence[float] = (),
     starts: Sequence[int] = (0,),
 ) -> Optimizer:
     """SGD with Nesterov momentum; decay on kernels only, gradients clipped by their global norm (0: not clipped).
 
     Args:
+      drops: shares of the steps at which the learning rate falls to a tenth, ascending; () for a cosine to zero.
       starts: steps at which the schedule of the learning rate begins anew, the first 0.
 
     Raises:
-      ValueError: for a learning rate, decay or clip below zero, or a momentum or warm-up outside [0, 1).
+      ValueError: for a learning rate, decay or clip below zero, a momentum or warm-up outside [0, 1), or drops out of order.
     """
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         if value < 0:
@@ -88,7 +101,9 @@ def optimizer(
     for name, value in (("momentum", momentum), ("warm_up", warm_up)):
         if not 0 <= value < 1:
             raise ValueError(f"optimizer: {name} is {value}, must be at least 0 and below 1")
-    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up, starts=starts)
+    if list(drops) != sorted(drops) or not all(0 < share < 1 for share in drops):
+        raise ValueError(f"optimizer: drops is {tuple(drops)}, must be ascending shares of the steps between 0 and 1")
+    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up, starts=starts, drops=drops)
     transform = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_kernels),

@@ -130,6 +130,7 @@ SUPERNETS = {
     "ofa_mobilenet_v3": {"resolutions": (64,)},
     "ofa_proxyless": {"resolutions": (64, 100)},
     "attentive_nas": {"resolutions": (64,)},
+    "elastic_resnet": {"deepest": (3, 1, 2)},
 }
 
 
@@ -137,7 +138,7 @@ SUPERNETS = {
 def supernet(request):
     name = request.param.split()[0]
     supernet = NETWORKS[name](**SUPERNETS[request.param])
-    if name == "small_images":
+    if name in ("small_images", "elastic_resnet"):
         return supernet
     if name == "attentive_nas":
         # Without an expansion, with squeeze-excite over a stride, and two widths of which one needs no convolution.

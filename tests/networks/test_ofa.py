@@ -110,7 +110,7 @@ def test_small_images_arch_file_that_is_none(content):
         NETWORKS["small_images"].from_arch_file(content)
 
 
-@pytest.mark.parametrize("name", [name for name, loader in NETWORKS.items() if loader.has_space])
+@pytest.mark.parametrize("name", ["small_images", "ofa_mobilenet_v3", "ofa_proxyless", "attentive_nas"])
 def test_genomes_as_arch_files_and_back(name):
     supernet = NETWORKS[name]()
     genomes = np.asarray(supernet.space.sample(jax.random.key(0), 40))

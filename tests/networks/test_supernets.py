@@ -49,6 +49,7 @@ CASES = {
     "ofa_mobilenet_v3": {"resolutions": (16,), "classes": 5},
     "ofa_proxyless": {"resolutions": (16,), "classes": 5},
     "attentive_nas": {"resolutions": (16,), "classes": 5},
+    "elastic_resnet": {"deepest": (2, 2, 2), "widths": (4, 4, 8), "image_size": 8, "classes": 5},
 }
 # Which stages stay, two blocks of the first and one of the second: of v3 one with squeeze-excite, of proxyless
 # the one-block last one too, of attentive_nas the one without expansion and one with squeeze-excite over a stride.

@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from dynnas_jax.networks import fixed
+from dynnas_jax.networks import fixed, nasnet
 from dynnas_jax.train import plain
 from dynnas_jax.train.rules import Given
+
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def test_the_update_is_that_of_the_labels_alone(tiny):
@@ -42,3 +44,21 @@ def test_what_it_does_not_do(tiny):
     for given in ({"answers": len}, {"subnet_axis": "subnet"}):
         with pytest.raises(ValueError, match="one fixed net learns labels, alone"):
             plain.rule()(tiny.supernet, **given)
+
+
+def test_paths_are_dropped_in_training_and_in_nothing_else():
+    """Other keys, other gradients; statistics are measured with all paths."""
+    net = nasnet.nasnet(cells=(1,), filters=2, stem=2, resolution=4, keep_path=0.3, classes=3)
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
+    variables = jax.jit(net.init)(jax.random.key(0), images[:1])
+    objective = jax.jit(plain.rule()(fixed.of_net(net)), compiler_options=QUICK)
+    labels = np.arange(8, dtype=np.int32) % 3
+    first, again, other = (objective(Given(variables), images, labels, jax.random.key(k)) for k in (1, 1, 2))
+    assert first.metrics["loss"] == again.metrics["loss"] != other.metrics["loss"]
+    whole = nasnet.nasnet(cells=(1,), filters=2, stem=2, resolution=4, classes=3)
+    runs = [
+        jax.jit(lambda v, x, n=n: n.apply(v, x, True, mutable=["batch_stats"])[1], compiler_options=QUICK)
+        for n in (net, whole)
+    ]
+    own, expected = (run(variables, images) for run in runs)
+    jax.tree.map(np.testing.assert_array_equal, own, expected)

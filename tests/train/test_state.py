@@ -28,6 +28,15 @@ def test_schedule_warms_up_and_ends_at_zero():
     np.testing.assert_allclose(rates[10:], 0.1 * (1 + np.cos(np.linspace(0, np.pi, 91))), atol=1e-6)
 
 
+def test_schedule_falls_to_tenths():
+    rates = [float(state.schedule(100, learning_rate=0.2, warm_up=0.1, drops=(0.5, 0.75))(step)) for step in range(100)]
+    expected = [0.02 * step for step in range(10)] + [0.2] * 40 + [0.02] * 25 + [0.002] * 25
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    for wrong in ((0.75, 0.5), (0.0,), (1.0,)):
+        with pytest.raises(ValueError, match="must be ascending shares"):
+            state.optimizer(100, drops=wrong)
+
+
 def test_schedule_begins_anew():
     whole = state.schedule(90, learning_rate=0.2, warm_up=0.1, starts=(0, 40, 60))
     parts = [state.schedule(length, learning_rate=0.2, warm_up=0.1) for length in (40, 20, 30)]

@@ -1,0 +1,116 @@
+"""Residual networks and NASNets for CIFAR-10 that grow deeper stage by stage, only where their features gain.
+
+Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares, 200
+epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate. Residual
+nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the rate of the
+further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: cells, resnet110 (the rival, and the source of weights),
+transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic supernet), read_off (nets of it
+without training, from --config.grow.source; only the candidates are trained, 50 epochs), ensemble (beside the candidates those of
+--config.evaluate.also, a run of cells); each also as MODE_tiny.
+    dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
+    dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
+    dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
+        --workdir=runs/growth_transfer
+    dynnas run --config=configs/stage_growth_cifar10.py:tiny --workdir=runs/growth_tiny          # 2 CPU cores
+    dynnas report --workdir=runs/growth --baselines=runs/resnet110
+Published: 94.27 % at 149 M MACs after five iterations, ResNet-110 93.57 % at 253 M. Not run here: neither mode has been measured.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+EPOCH = 45_000 // 128  # steps; 5,000 training images are held out
+MODES = ("", "cells", "resnet110", "transfer", "supernet", "read_off", "ensemble")
+RESIDUAL = {"name": "cifar_resnet", "shortcut": "projection"}
+WIDTHS = (8, 16, 32)  # of the tiny nets
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    name, tiny = mode.removesuffix("tiny").removesuffix("_"), mode.endswith("tiny")
+    if name not in MODES:
+        raise ValueError(f"mode is {mode!r}, choose from {list(MODES)}, or one of them with _tiny")
+    config = ConfigDict()
+    config.seed = 0
+    config.target = "x86"
+    config.data = {
+        "name": "cifar10",
+        "data_dir": placeholder(str),
+        "holdout": 5000,
+        "augment": {"pad": 4, "flip": True},
+    }
+    epochs = 50 if name == "transfer" else 200
+    config.train = {
+        "steps": epochs * EPOCH,
+        "batch_size": 128,
+        "ema_decay": 0.999,
+        "optimizer": {"learning_rate": 0.01, "weight_decay": 5e-4, "warm_up": 0.0, "drops": (0.5, 0.75)},
+        "checkpoint_every": 2000,
+        "log_every": 100,
+    }
+    config.evaluate = {}
+    config.export = {"precisions": ("fp32", "int8"), "calibration_images": 512, "runs": 1000, "warm_up": 100}
+    config.export.max_accuracy_loss = 0.05
+    config.report = {"title": "CIFAR-10: depth grown stage by stage"}
+    if name == "resnet110":
+        config.network = {**RESIDUAL, "depths": (18, 18, 18)}
+        config.train.steps = 300 * EPOCH
+        config.train.optimizer.drops = (1 / 3, 1 / 2)
+        config.report.title = "CIFAR-10: ResNet-110"
+    elif name == "supernet":
+        supernet(config)
+    else:
+        growth(config, name)
+    if tiny:
+        smaller(config, name)
+    return config
+
+
+def growth(config: ConfigDict, name: str) -> None:
+    """What grows, and how."""
+    config.growth = {"name": "nasnet"} if name == "cells" else RESIDUAL
+    config.grow = {"iterations": 5, "criterion": "pls", "criterion_options": {"components": 2}}
+    further = {"learning_rate": 1e-4, "weight_decay": 5e-4, "warm_up": 0.0, "drops": (0.5,)}
+    config.grow.further = {"steps": 100 * EPOCH, "optimizer": further}
+    if name in ("transfer", "read_off"):
+        config.grow.source = placeholder(str)
+    if name == "transfer":
+        del config.grow["further"]
+    if name == "read_off":
+        config.grow.update({"read_off": True, "further": {"steps": 50 * EPOCH}})
+    if name == "ensemble":
+        config.evaluate.also = ("runs/growth_cells",)
+
+
+def supernet(config: ConfigDict) -> None:
+    """A supernet of all depths, trained by the sandwich rule, and the pair that the main job finds in it."""
+    config.supernet = {"network": "elastic_resnet", "deepest": (16, 16, 16), "step": 2}
+    config.train.optimizer = {"learning_rate": 0.1, "weight_decay": 5e-4}
+    config.train.steps = 100 * EPOCH
+    config.train.sandwich_rule = {"random_subnets": 2, "temperature": 1.0}
+    config.collect = {"subnets": 200, "calibration_images": 2048}
+    config.predict = {"epochs": 100}
+    config.search = {"budgets": 16, "population": 50, "generations": 100, "calibration_images": 4096}
+    config.dynamic = {"score": "max_softmax", "max_macs_fraction": 0.6}
+    config.report.title = "CIFAR-10: residual nets of any depth out of one supernet"
+
+
+def smaller(config: ConfigDict, name: str) -> None:
+    """For 2 CPU cores: a quarter of the pixels, narrower nets, two iterations, a few epochs."""
+    config.data.update({"holdout": 2000, "image_size": 16})
+    config.train.update({"steps": 600, "checkpoint_every": 200, "log_every": 20, "ema_decay": 0.99})
+    config.train.optimizer = {"learning_rate": 0.1, "weight_decay": 5e-4}
+    config.export.update({"runs": 200, "warm_up": 20, "max_accuracy_loss": 1.0})
+    if name == "resnet110":
+        config.network.update({"depths": (6, 6, 6), "widths": WIDTHS})
+        config.report.title = "CIFAR-10: a deep residual net, tiny"
+    elif name == "supernet":
+        config.supernet.update({"deepest": (5, 5, 5), "widths": WIDTHS})
+        config.collect.update({"subnets": 20, "calibration_images": 512})
+        config.search.update({"budgets": 6, "generations": 20, "calibration_images": 512})
+    else:
+        config.growth.update({"filters": 4, "stem": 12} if name == "cells" else {"widths": WIDTHS})
+        config.grow.update({"iterations": 2, "initial_modules": 2 if name == "cells" else 1})
+        if name != "cells":
+            config.grow.growth = 1 if name in ("transfer", "read_off") else 2
+        if "further" in config.grow:
+            config.grow.further = {"steps": 200}

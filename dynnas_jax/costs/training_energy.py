@@ -1,0 +1,131 @@
+"""The energy of a training: what a meter shows while it runs, else power x time; interruptions add up. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dynnas_jax.costs import energy
+from dynnas_jax.workdir import write_json
+
+LOOK_EVERY_S = 10.0  # a counter of a processor goes round in some minutes at the soonest
+_NVIDIA = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits")
+
+
+class Source(NamedTuple):
+    """Where an energy is from."""
+
+    name: str
+    spent: Callable[[float], float]  # seconds since it was asked last -> J in these
+
+
+class Spent(NamedTuple):
+    """What a training has taken so far, all its attempts together."""
+
+    seconds: float
+    energy_j: float
+
+
+def of_power(power_w: float, name: str) -> Source:
+    """A power that never changes. Raises ValueError for none."""
+    if not 0 < power_w < math.inf:
+        raise ValueError(f"grow.power_w is {power_w}, must be above 0")
+    return Source(name, lambda seconds: power_w * seconds)
+
+
+def of_counters(counters: Sequence[energy.Counter]) -> Source:
+    """The processor's own counters."""
+    before = energy.read_uj(counters)
+
+    def spent(_: float) -> float:
+        nonlocal before
+        now = energy.read_uj(counters)
+        last, before = before, now
+        return energy.elapsed_j(counters, last, now)
+
+    return Source(f"counters of the processor ({', '.join(counter.name for counter in counters)})", spent)
+
+
+def of_nvidia(read: Callable[[], str | None] | None = None) -> Source | None:
+    """What NVIDIA's own tool says its devices draw, all together; None where it says nothing."""
+    read = read or _nvidia_says
+
+    def watts() -> float | None:
+        try:
+            return math.fsum(float(line) for line in (read() or "").splitlines() if line.strip()) or None
+        except ValueError:  # it says [N/A] of some
+            return None
+
+    if (last := watts()) is None:
+        return None
+
+    def spent(seconds: float) -> float:
+        nonlocal last
+        last = watts() or last
+        return last * seconds
+
+    return Source("power that nvidia-smi shows", spent)
+
+
+def _nvidia_says() -> str | None:
+    try:
+        return subprocess.run(_NVIDIA, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def source(device: str, cores: int, power_w: float | None = None) -> Source:
+    """What tells the energy here: a power that was given, the device's meter, the processor's counters, or a table's power."""
+    if power_w is not None:
+        return of_power(power_w, f"{power_w:g} W, as given, x time")
+    on_cpu = device.lower() in ("cpu", "")
+    if not on_cpu and (found := of_nvidia()):
+        return found
+    if on_cpu and (counters := energy.rapl()):
+        return of_counters(counters)
+    return of_power(*energy.device_power_w(device, cores))
+
+
+class Meter:
+    """with Meter(source, file): what runs inside is added to what the file says of earlier attempts."""
+
+    def __init__(self, source: Source, file: Path, every_s: float = LOOK_EVERY_S):
+        self.source, self.file, self.every_s = source, file, every_s
+        self.total, self._over, self._last_s = read(file), threading.Event(), time.monotonic()
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        seconds, self._last_s = now_s - self._last_s, now_s
+        self.total = Spent(self.total.seconds + seconds, self.total.energy_j + self.source.spent(seconds))
+        write_json(self.file, {**self.total._asdict(), "source": self.source.name})
+
+    def _run(self) -> None:
+        while not self._over.wait(self.every_s):
+            self._look()
+
+    def __enter__(self) -> Meter:
+        self._last_s = time.monotonic()
+        self.source.spent(0.0)  # what was spent before is not this training's
+        self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+
+
+def read(file: Path) -> Spent:
+    """What a file says was spent; nothing where there is none, or where it is damaged."""
+    try:
+        content = json.loads(file.read_text())
+        return Spent(float(content["seconds"]), float(content["energy_j"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Spent(0.0, 0.0)

@@ -1,0 +1,191 @@
+"""The nets of a stage-wise growth: each trained, or read off a deeper one, in a folder of its own, and scored stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dynnas_jax import kinds, processes
+from dynnas_jax.costs import energy, training_energy
+from dynnas_jax.data import splits
+from dynnas_jax.dynamic import protocol, single
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import Job, facts_of, growth_found, load_variables, save_variables, trained_file
+from dynnas_jax.networks import growing
+from dynnas_jax.search import stage_features, stage_growth, stage_importance
+from dynnas_jax.stages import network_train
+from dynnas_jax.workdir import read_json, write_json
+
+RANDOM = "random"  # in place of a criterion: a coin for each stage
+FACTS, SCORED, FINAL = "net.json", "scored.msgpack", "network.msgpack"  # in the folder of a net
+_KEPT = 2  # nets whose features are kept at a time: those that are compared
+
+
+class Plan(NamedTuple):
+    """How the nets of a growth are made."""
+
+    train: dict  # keyword arguments of `network_train.fitted`
+    further: dict | None  # the same, of the further training of candidates; None for none
+    source: dict | None  # variables of a deeper net, whose modules the nets begin with
+    read_off: bool  # whether nets are compared as they are in the source, without training
+    criterion: str
+    samples: int
+    pooled_side: int
+    power_w: float | None
+    grid_g_per_kwh: float
+
+
+class Net(NamedTuple):
+    """One net of a growth."""
+
+    name: str  # of its folder
+    supernet: Supernet  # without genes
+    variables: dict  # that it is scored by: as trained once, with statistics of their own
+    facts: dict  # JSON-able: depths, costs, accuracy, energy
+
+
+class Nets:
+    """Makes nets by role, iteration and depths, one after another; one that is in its folder is read."""
+
+    def __init__(self, job: Job, folder: Path, plan: Plan):
+        self.job, self.folder, self.plan, self._features = job, folder, plan, {}
+        labels = job.images.train.labels
+        generator = np.random.default_rng([job.seed, 5])
+        count = min(plan.samples, len(labels))
+        # In random order, so that fewer of them are a fair sample too.
+        self.chosen = generator.permutation(np.flatnonzero(splits.stratified(labels, count, generator)))
+
+    def make(self, role: str, iteration: int, depths: tuple[int, ...]) -> Net:
+        """The net, trained where it is not yet."""
+        name = f"{role}{iteration or ''}_{'_'.join(map(str, depths))}"
+        config = self.job.workdir.config
+        supernet = growing.built(config["growth"], depths, facts_of(self.job.images))
+        job, folder = self.job._replace(supernet=supernet), self.folder / name
+        if not (folder / FACTS).exists():
+            self._make(job, folder, {"name": name, "role": role, "iteration": iteration, "depths": list(depths)})
+        processes.wait_for_all(f"made {name}")
+        return Net(name, supernet, load_variables(folder / SCORED), read_json(folder / FACTS, "pass --redo=grow"))
+
+    def _make(self, job: Job, folder: Path, facts: dict) -> None:
+        plan, net = self.plan, job.supernet.largest_net()
+        initial = None if plan.source is None else growing.transferred(plan.source, net)
+        # Every net draws its own start and its own batches.
+        seed = zlib.crc32(f"{job.seed} {facts['name']}".encode()) >> 1
+        with self._meter(folder) if processes.is_first() else contextlib.nullcontext():
+            if plan.read_off:
+                count = plan.train.get("calibration_images", network_train.CALIBRATION_IMAGES)
+                scored = network_train.recalibrated(job, count)(initial)
+            else:
+                scored = network_train.fitted(job, folder, initial=initial, seed=seed, **plan.train)
+            final, accuracy = scored, {"scored": held_out(job, scored)}
+            if plan.further is not None and facts["role"] != stage_growth.TEMPORARY:
+                options = {**plan.train, **plan.further}
+                final = network_train.fitted(job, folder / "further", initial=scored, seed=seed + 1, **options)
+            accuracy["final"] = held_out(job, final)
+        if not processes.is_first():
+            return
+        save_variables(folder / SCORED, scored)
+        save_variables(folder / FINAL, final)
+        name = job.workdir.config["growth"]["name"]
+        facts |= {
+            "network": growing.section(job.workdir.config["growth"], tuple(facts["depths"])),
+            "variables": str((folder / FINAL).relative_to(job.workdir.path)),
+            **growing.costs(name, net)._asdict(),
+            "holdout_accuracy": accuracy,
+            "training": self._spent(folder),
+        }
+        write_json(folder / FACTS, facts)
+
+    def _meter(self, folder: Path) -> training_energy.Meter:
+        device = jax.devices()[0]
+        name = "cpu" if device.platform == "cpu" else device.device_kind
+        source = training_energy.source(name, os.cpu_count() or 1, self.plan.power_w)
+        return training_energy.Meter(source, folder / "energy.json")
+
+    def _spent(self, folder: Path) -> dict:
+        told = read_json(folder / "energy.json", "pass --redo=grow")
+        return told | {"carbon_g": energy.carbon_g(told["energy_j"], self.plan.grid_g_per_kwh)}
+
+    def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
+        """What the criterion says of each stage of a net."""
+        found = []
+        for number, features in enumerate(self.features(net), 1):
+            labels = self.job.images.train.labels[self.chosen[: len(features)]]
+            try:
+                told = stage_importance.of_stage(features, labels, criterion=self.plan.criterion, **(options or {}))
+            except ValueError as error:
+                raise ValueError(f"grow: stage {number} of {net.name}: {error}") from error
+            found.append(told)
+        return tuple(found)
+
+    def score(self, net: Net, options: dict | None) -> tuple[float, ...]:
+        """The importance of each stage of a net; where coins are thrown, above 1/2 as often as below for a temporary net."""
+        if self.plan.criterion == RANDOM:
+            seed = zlib.crc32(f"{self.job.seed} {net.name}".encode())
+            coins = np.random.default_rng(seed).uniform(size=len(net.facts["depths"]))
+            return tuple(coins) if net.facts["role"] == stage_growth.TEMPORARY else (0.5,) * len(coins)
+        return tuple(one.score for one in self.importances(net, options))
+
+    def features(self, net: Net) -> tuple[np.ndarray, ...]:
+        """float32[samples, features] of each stage, of as much of them as memory allows."""
+        if net.name not in self._features:
+            while len(self._features) >= _KEPT:
+                del self._features[next(iter(self._features))]
+            module = net.supernet.largest_net()
+            images = self.job.images.train.images[self.chosen[: max(one.samples for one in self.bounds(net))]]
+            self._features[net.name] = stage_features.collected(
+                growing.stage_maps(module), net.variables, images, self.bounds(net)
+            )
+        return self._features[net.name]
+
+    def bounds(self, net: Net) -> tuple[stage_importance.Bounds, ...]:
+        """How much of each stage's features is looked at."""
+        asked = {"samples": len(self.chosen), "side": self.plan.pooled_side}
+        shapes = growing.stage_shapes(net.supernet.largest_net())
+        return tuple(stage_importance.bounds(channels, height, **asked) for height, _, channels in shapes)
+
+
+def held_out(job: Job, variables: dict) -> float | None:
+    """The accuracy of a job's fixed net on the held-out images; None where there are none."""
+    if not len(job.images.holdout):
+        return None
+    answer = protocol.answering(functools.partial(single.outputs, job.supernet.largest_net()))
+    return float(answer(variables, job.images.holdout).correct.mean())
+
+
+def source_variables(path: str) -> dict:
+    """The variables that a run left of its fixed net, of its last candidate, or of its supernet.
+
+    Raises:
+      ValueError: for a directory that is no finished training of one.
+    """
+    folder = Path(path).expanduser()
+    kind = _kind(folder)
+    if kind is kinds.GROWTH:
+        return load_variables(folder / growth_found(folder)["candidates"][-1]["variables"])
+    if kind not in (kinds.NETWORK, kinds.SUPERNET):
+        raise ValueError(f"grow.source: {folder} is {kind.words}; give a run of a network or of a supernet")
+    return load_variables(folder / "train" / trained_file(kind))
+
+
+def _kind(folder: Path) -> kinds.Kind:
+    try:
+        kind = kinds.of_run(folder)
+    except ValueError as error:
+        raise ValueError(f"grow.source: {error}") from error
+    first = kind.stages[0].name
+    if not (folder / first / "manifest.json").is_file():
+        raise ValueError(f"grow.source: {folder}: its stage {first!r} is not done; `dynnas run` does it")
+    return kind
+
+
+def worth(net: Net) -> float:
+    """What a candidate is judged by where the criterion's parameters are chosen."""
+    return net.facts["holdout_accuracy"]["scored"]

@@ -1,0 +1,295 @@
+"""The stages of a run that grows stage by stage, on tiny runs: resuming, choosing, deeper nets' weights, what comes after."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dynnas_jax import job, kinds, pipeline, settings, sides
+from dynnas_jax.costs import energy, macs
+from dynnas_jax.elastic import extract
+from dynnas_jax.export import runtime
+from dynnas_jax.networks import cifar_resnet, growing
+from dynnas_jax.search import stage_features, stage_growth, stage_importance
+from dynnas_jax.stages import grow, growth_evaluate, growth_nets
+from dynnas_jax.train import calibration, preemption
+from dynnas_jax.workdir import Workdir
+
+DATA = {"name": "digits", "holdout": 100, "train_limit": 300, "test_limit": 64}
+TRAIN = {"steps": 2, "batch_size": 64, "checkpoint_every": 1, "log_every": 1, "trackers": (), "calibration_images": 64}
+GROWTH = {"name": "cifar_resnet", "widths": (4, 8), "shortcut": "projection"}
+GROW = {"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 120, "pooled_side": 2}
+EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+
+
+def config_of(grow=None, **sections):
+    sections = {"growth": GROWTH, "grow": {**GROW, **(grow or {})}, **sections}
+    train = {**TRAIN, "optimizer": {"learning_rate": 0.1}}
+    return settings.as_dict(ConfigDict({"data": DATA, "train": train, "export": EXPORT, **sections}))
+
+
+CONTROLLED = {"uniform": True, "choose": {"components": (1, 3)}, "further": {"steps": 1}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run with all controls. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("grow")
+    pipeline.run(config_of(CONTROLLED), folder / "grown")
+    return SimpleNamespace(folder=folder, grown=folder / "grown")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def prepared(path, config):
+    return job.prepare(Workdir(path, kinds.of(config).stages, config), config)
+
+
+def plan_of(**changed):
+    options = {"train": {}, "further": None, "source": None, "read_off": False, "criterion": "pls", "samples": 120}
+    return growth_nets.Plan(**{**options, "pooled_side": 2, "power_w": None, "grid_g_per_kwh": 475.0, **changed})
+
+
+def test_what_the_growth_says_follows_from_its_nets(runs):
+    """Scores anew from the variables and the images; decisions from the scores; costs by counting the nets."""
+    ready, found = prepared(runs.grown, config_of(CONTROLLED)), read(runs.grown / "grow" / "growth.json")
+    nets = growth_nets.Nets(ready, runs.grown / "grow", plan_of())
+    (iteration,) = found["iterations"]
+    for which, role, number in (("initial", "initial", 0), ("temporary", "temporary", 1)):
+        depths = tuple(iteration[which])
+        net = growing.built(GROWTH, depths, job.facts_of(ready.images)).largest_net()
+        name = f"{role}{number or ''}_{'_'.join(map(str, depths))}"
+        variables = job.load_variables(runs.grown / "grow" / name / "scored.msgpack")
+        images = ready.images.train.images[nets.chosen]
+        labels = ready.images.train.labels[nets.chosen]
+        assert np.bincount(labels).min() >= 10, "every class in its share"
+        maps = jax.jit(growing.stage_maps(net))(variables, images)
+        for stage, own in enumerate(maps):
+            own = np.asarray(own)
+            side = own.shape[1] // 2
+            features = own.reshape(120, 2, side, 2, side, -1).mean((2, 4)).reshape(120, -1)
+            score = stage_importance.pls(features, labels, **found["options"]).mean()
+            assert iteration[f"{which}_scores"][stage] == pytest.approx(score, rel=1e-3)
+    assert iteration["grown"] == list(stage_growth.decided(iteration["initial_scores"], iteration["temporary_scores"]))
+    assert iteration["candidate"] == [1 + grown for grown in iteration["grown"]]
+    for entry in (found["initial"], *found["candidates"], *found["controls"]):
+        net = cifar_resnet.cifar_resnet(
+            depths=tuple(entry["depths"]),
+            widths=(4, 8),
+            shortcut="projection",
+            channels=1,
+            resolution=8,
+            mean=(0.5,),
+            std=(0.5,),
+        )
+        assert [entry["macs"], entry["params"]] == list(macs.net_cost(net, (8, 8, 1)))
+        assert entry["depth"] == 2 * sum(entry["depths"]) + 3
+
+
+def test_the_choice_of_the_parameters_is_the_best_on_held_out_images(runs):
+    found = read(runs.grown / "grow" / "growth.json")
+    assert [one["option"] for one in found["tried"]] == [{"components": 1}, {"components": 3}]
+    best = max(found["tried"], key=lambda one: one["worth"])
+    assert found["options"] == best["option"]
+    names = {f"candidate1_{'_'.join(map(str, one['candidate']))}" for one in found["tried"]}
+    kept = {path.name for path in (runs.grown / "grow").iterdir() if path.is_dir()}
+    assert {name for name in kept if name.startswith("candidate1")} == names
+    assert found["trained"]["networks"] == len(kept) == stage_growth.networks(1) + 1 + len(names) - 1
+
+
+def test_accuracies_and_the_ensemble_are_those_of_the_kept_variables(runs):
+    config = config_of(CONTROLLED)
+    ready, told = prepared(runs.grown, config), read(runs.grown / "evaluate" / "evaluation.json")
+    found, labels, probabilities = read(runs.grown / "grow" / "growth.json"), ready.images.test.labels, []
+    for entry in found["candidates"]:
+        net = job.grown_net(entry, job.facts_of(ready.images))
+        variables = job.load_variables(runs.grown / entry["variables"])
+        logits = np.asarray(
+            jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(variables, ready.images.test.images), float
+        )
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities.append(powers / powers.sum(-1, keepdims=True))
+        row = next(row for row in told["networks"] if row["name"] == entry["name"])
+        assert row["accuracy"] == (logits.argmax(-1) == labels).mean()
+        among = [label in np.argsort(-one)[:5] for label, one in zip(labels, logits, strict=True)]
+        assert row["top5_accuracy"] == pytest.approx(np.mean(among))
+    together = np.mean(probabilities, axis=0)
+    assert told["ensemble"]["accuracy"] == (together.argmax(-1) == labels).mean()
+    assert told["net"]["accuracy"] == row["accuracy"]
+
+
+def test_the_exported_folder_answers_as_jax_does_and_the_report_shows_every_net(runs):
+    out = np.load(runs.grown / "evaluate" / "outputs.npz")
+    ready = prepared(runs.grown, config_of(CONTROLLED))
+    classifier = runtime.DynamicClassifier(runs.grown / "export" / "x86")
+    for row in range(0, 64, 9):
+        assert classifier.predict(ready.images.test.images[row]).class_index == out["prediction"][row, 0]
+    page = (runs.grown / "report.html").read_text()
+    assert 'class="absent"' not in page, "a stage is missing"
+    rows = (runs.grown / "report" / "tables" / "networks.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 + 1, "initial, candidate, uniform, the ensemble"
+    assert len((runs.grown / "report" / "tables" / "decisions.csv").read_text().splitlines()) == 1 + 2
+    assert (runs.grown / "report" / "figures" / "modules.png").stat().st_size > 1000
+
+
+def test_an_interrupted_growth_goes_on_to_the_same_nets(runs, tmp_path, monkeypatch):
+    """Ended inside a training and, later, between two; what is made then is what an unbroken run made."""
+    made = growth_nets.network_train.fitted
+    calls = []
+
+    def once(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 2:
+            raise preemption.Preempted("stopped")
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(growth_nets.network_train, "fitted", once)
+    config = config_of(CONTROLLED)
+    with pytest.raises(preemption.Preempted):
+        pipeline.run(config, tmp_path / "W", names=("grow",))
+    names = {path.parent.name for path in (tmp_path / "W" / "grow").glob("*/net.json")}
+    assert names == set(), "the first net is not whole: its further training was cut short"
+    monkeypatch.undo()
+    before = (tmp_path / "W" / "grow" / "initial_1_1" / "metrics.jsonl").read_bytes()
+    pipeline.run(config, tmp_path / "W", names=("grow",))
+    assert (tmp_path / "W" / "grow" / "initial_1_1" / "metrics.jsonl").read_bytes() == before, "trained once"
+    for own in sorted((runs.grown / "grow").glob("*/network.msgpack")):
+        other = job.load_variables(tmp_path / "W" / own.relative_to(runs.grown))
+        jax.tree.map(np.testing.assert_array_equal, job.load_variables(own), other)
+    mine, other = (read(path / "grow" / "growth.json") for path in (runs.grown, tmp_path / "W"))
+    assert mine["iterations"] == other["iterations"]
+
+
+def test_nets_are_read_off_a_supernet_without_training(tmp_path):
+    """The same modules as slicing gives, with statistics of their own; nothing is trained."""
+    space = {"network": "elastic_resnet", "deepest": (4, 3), "widths": (4, 8)}
+    train = {**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}}
+    del train["calibration_images"]
+    supernet = settings.as_dict(ConfigDict({"data": DATA, "supernet": space, "train": train}))
+    pipeline.run(supernet, tmp_path / "supernet", names=("train",))
+    options = {"source": str(tmp_path / "supernet"), "read_off": True, "iterations": 2, "criterion": "il_fs"}
+    config = config_of(options)
+    pipeline.run(config, tmp_path / "grown", names=("grow",))
+    ready, found = prepared(tmp_path / "supernet", supernet), read(tmp_path / "grown" / "grow" / "growth.json")
+    for entry in found["candidates"]:
+        genome = ready.supernet.space.from_json(
+            {
+                "space": ready.supernet.space.fingerprint,
+                "genes": {f"stage{i}.depth": depth for i, depth in enumerate(entry["depths"], 1)},
+            }
+        )
+        variables = job.load_variables(tmp_path / "supernet" / "train" / "supernet.msgpack")
+        net, own = extract(ready.supernet, variables, genome)
+        own = calibration.recalibrate(net, own, ready.calibration_batches(64))
+        read_off = job.load_variables(tmp_path / "grown" / entry["variables"])
+        jax.tree.map(np.testing.assert_array_equal, read_off["params"], jax.tree.map(np.asarray, own["params"]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), read_off, own)
+        assert not (tmp_path / "grown" / "grow" / entry["name"] / "metrics.jsonl").exists()
+    arch = tmp_path / "grown" / "grow" / "candidate2.json"
+    fixed = settings.as_dict(ConfigDict({"data": DATA, "network": {"name": "cifar_resnet", "arch": str(arch)}}))
+    net = job.build(pipeline.opened(fixed, tmp_path / "N").config, job.facts_of(ready.images)).largest_net()
+    assert list(net.arch.depths) == found["candidates"][1]["depths"]
+    # The first temporary net fits, one with more modules than the source has does not.
+    deep = config_of({**options, "initial_modules": 3})
+    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
+        grow.check(prepared(tmp_path / "D", deep), **deep["grow"])
+
+
+def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
+    """Of one run the first candidate is little, the last big; here the control of another run is so."""
+    path = tmp_path / "W"
+    shutil.copytree(runs.grown, path)
+    found = read(path / "grow" / "growth.json")
+    if found["candidates"][0]["macs"] <= found["initial"]["macs"]:
+        found["candidates"][0] = found["controls"][0]
+    found["candidates"] = [found["initial"], found["candidates"][0]]
+    (path / "grow" / "growth.json").write_text(json.dumps(found))
+    little, big = sides.read_both(little=str(path), big=str(path))
+    assert [list(side.net.arch.depths) for side in (little, big)] == [one["depths"] for one in found["candidates"]]
+    ready = prepared(runs.grown, config_of(CONTROLLED))
+    sides.check(little, big, ready.images)
+    images = ready.images.test.images[:8]
+    expected = job.grown_net(found["candidates"][1], job.facts_of(ready.images))
+    variables = job.load_variables(path / found["candidates"][1]["variables"])
+    np.testing.assert_array_equal(big.net.apply(big.variables, images)[0], expected.apply(variables, images)[0])
+    others = growth_evaluate.other_members(ready, (str(path),))
+    assert [list(one.net.arch.depths) for one in others] == [one["depths"] for one in found["candidates"]]
+
+
+def test_coins_in_place_of_a_criterion(runs):
+    ready = prepared(runs.grown, config_of({"criterion": "random"}))
+    nets = growth_nets.Nets(ready, runs.grown, plan_of(criterion="random"))
+    grown = []
+    for number in range(300):
+        both = [
+            growth_nets.Net(f"{role}{number}", None, {}, {"role": role, "depths": [1, 1]})
+            for role in ("candidate", "temporary")
+        ]
+        grown += stage_growth.decided(*(nets.score(net, {}) for net in both))
+        assert nets.score(both[1], {}) == nets.score(both[1], {})
+    assert abs(np.mean(grown) - 0.5) < 4 * 0.5 / 600**0.5
+
+
+def test_pooling_by_hand_and_in_parts():
+    maps = np.random.default_rng(0).normal(size=(5, 7, 7, 3)).astype(np.float32)
+    found = np.asarray(stage_features.pooled(maps, 3)).reshape(5, 3, 3, 3)
+    windows = [(0, 3), (2, 5), (4, 7)]
+    for i, (top, bottom) in enumerate(windows):
+        for j, (left, right) in enumerate(windows):
+            np.testing.assert_allclose(
+                found[:, i, j], maps[:, top:bottom, left:right].mean((1, 2)), rtol=1e-5, atol=1e-6
+            )
+    images = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 1)).astype(np.uint8)
+
+    def stage_maps(variables, images):
+        return (images.astype(np.float32) * variables["scale"],)
+
+    bounds = (stage_importance.Bounds(290, 2),)
+    (features,) = stage_features.collected(stage_maps, {"scale": np.float32(2)}, images, bounds)
+    expected = 2 * images[:290].astype(float).reshape(290, 2, 2, 2, 2).mean((2, 4)).reshape(290, 4)
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+def test_the_energy_of_trainings_adds_up(runs):
+    found = read(runs.grown / "grow" / "growth.json")
+    for entry in (found["initial"], *found["candidates"]):
+        told = entry["training"]
+        assert told["carbon_g"] == pytest.approx(told["energy_j"] / 3.6e6 * energy.GRID_G_PER_KWH["world"])
+        assert told["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "lda"}, r"grow.criterion is 'lda', choose from \['pls', 'inf_fs', 'il_fs', 'random'\]"),
+        ({"criterion": "random", "choose": {"components": (1,)}}, "'random', which has no options"),
+        ({"criterion_options": {"mix": 0.5}}, "the criterion 'pls' has no option 'mix'"),
+        ({"choose": {"components": 3}}, "must have a tuple of values"),
+        ({"read_off": True}, "grow.read_off does nothing without grow.source"),
+        ({"source": "/nowhere"}, "grow.source: /nowhere is no working directory"),
+    ],
+)
+def test_what_no_growth_takes(options, message, tmp_path):
+    config = config_of(options)
+    with pytest.raises(ValueError, match=message):
+        grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+def test_an_answer_needs_no_training(runs):
+    """The net of the run, wherever one is asked for, is its last candidate."""
+    last = read(runs.grown / "grow" / "growth.json")["candidates"][-1]
+    assert list(job.supernet_of_run(runs.grown).largest_net().arch.depths) == last["depths"]
+    with pytest.raises(ValueError, match="it has no dynamic one"):
+        job.dynamic_of_run(runs.grown)
