@@ -118,7 +118,8 @@ class Position(NamedTuple):
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Fresh variables `{"params", "batch_stats"}` of a net for uint8 images of `image_shape` (height, width, channels)."""
-    return jax.jit(net.init)(key, jnp.zeros((1, *image_shape), jnp.uint8))
+    # A net without batch norm has no running statistics of its own accord.
+    return {"batch_stats": {}, **jax.jit(net.init)(key, jnp.zeros((1, *image_shape), jnp.uint8))}
 
 
 def init_supernet(supernet: Supernet, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:

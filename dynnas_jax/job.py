@@ -16,7 +16,7 @@ from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits, superclasses
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.export import targets
-from dynnas_jax.networks import big_little, fixed, growing, multi_supernet
+from dynnas_jax.networks import big_little, ds_net, fixed, growing, multi_supernet
 from dynnas_jax.networks import coupled as coupling
 from dynnas_jax.networks.restricted import restricted
 from dynnas_jax.search import collect
@@ -123,6 +123,8 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
         raise ValueError(NOT_SQUARE.format(height, width))
     if kind is kinds.GROWTH:
         return growing.built(config["growth"], growing.initial(config), facts)
+    if kind is kinds.SLIMMABLE:
+        return ds_net.of_section(config["slimmable"], facts)
     return None if kind is kinds.CASCADE else fixed.build(config[kind.name], facts)
 
 
@@ -315,8 +317,8 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
       ValueError: for no working directory, one whose search is not done, or a damaged artifact.
     """
     path = Path(path)
-    if (kind := kinds.of_run(path)) in kinds.OF_NET:
-        raise ValueError(f"{path} is a run of {kind.words}: it has no dynamic one")
+    if (kind := kinds.of_run(path)) in (*kinds.OF_NET, kinds.SLIMMABLE):
+        raise ValueError(f"{path} is a run of {kind.words}: it has none that exits")
     supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
     if kind in kinds.OF_EXITS:
         exits = _read_exits(supernet, path, kind, "`dynnas run` with its config makes it")

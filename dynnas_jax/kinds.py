@@ -145,6 +145,20 @@ EAS = Kind(
     },
     "search",
 )
+SLIMMABLE = Kind(
+    "slimmable",
+    "a dynamic slimmable network",
+    ("data", "slimmable", "dynamic", *_SHARED, "train", "gate", "evaluate", "export", "report"),
+    (
+        Stage("train", (*_data("slimmable"), "train"), ()),
+        Stage("gate", (*_data("slimmable"), "gate", "dynamic"), ("train",)),
+        Stage("evaluate", (*_data("slimmable"), "evaluate"), ("gate",)),
+        Stage("export", (*_data("slimmable"), "export", "target"), ("evaluate",)),
+        Stage("report", (*_data("slimmable"), "report"), ("train", "gate", "evaluate", "export")),
+    ),
+    {"train": "slimmable_train", "gate": "slimmable_gate", "evaluate": "slimmable_evaluate"},
+    "gate",
+)
 GROWTH = Kind(
     "growth",
     "a network that grows stage by stage",
@@ -161,7 +175,7 @@ GROWTH = Kind(
 OF_EXITS = MULTI_EXIT, EXIT_NETWORK
 OF_NET = NETWORK, GROWTH  # whose answer is that of one net
 OF_SUBNETS = SUPERNET, EAS  # the section of their name is that of a supernet of single nets
-KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH, EAS)}
+KINDS = {kind.name: kind for kind in (SUPERNET, NETWORK, CASCADE, MULTI_EXIT, EXIT_NETWORK, GROWTH, EAS, SLIMMABLE)}
 
 
 def of(sections: Iterable[str]) -> Kind:

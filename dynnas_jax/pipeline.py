@@ -18,8 +18,8 @@ STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest ki
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
 # By all processes of a run; the others are the first's alone.
-TOGETHER = ("teacher", "train", "grow", "collect", "predict", "search")
-SHARED = ("teacher", "train", "grow", "collect")  # stages that know which process writes what
+TOGETHER = ("teacher", "train", "gate", "grow", "collect", "predict", "search")
+SHARED = ("teacher", "train", "gate", "grow", "collect")  # stages that know which process writes what
 
 
 def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo: str | None = None) -> None:
@@ -271,11 +271,12 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, exit_tables, superclass_tables, tables
+    from dynnas_jax.reports import artifacts, exit_tables, gate_sections, superclass_tables, tables
 
     found_artifacts = artifacts.read(path)
     found, kind = found_artifacts.found or {}, found_artifacts.kind
-    told = exit_tables if kind in kinds.OF_EXITS else superclass_tables if kind is kinds.EAS else None
+    others = {"eas": superclass_tables, "slimmable": gate_sections}
+    told = exit_tables if kind in kinds.OF_EXITS else others.get(kind.name)
     print(tables.text(*(told.in_short(found_artifacts) if told else (tables.summary(found_artifacts),))))
     if "pair" in found and not found["pair"]["feasible"]:
         pair = found["pair"]

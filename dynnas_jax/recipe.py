@@ -28,6 +28,7 @@ _LEAST = {
         "ema_decay": (0, 1),
         "calibration_images": 1,
     },
+    "gate": {"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "grow": {
         **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
@@ -89,6 +90,8 @@ def sources(config: dict) -> dict[str, str | None]:
     files = {"train.start_from": start, "train.teacher": teacher and Path(str(teacher)) / "train" / "manifest.json"}
     if transfer := config.get("train", {}).get("transfer_from"):
         files["train.transfer_from"] = Path(str(transfer)) / "train" / "manifest.json"
+    if transfer := config.get("gate", {}).get("transfer_from"):
+        files["gate.transfer_from"] = Path(str(transfer)) / "gate" / "manifest.json"
     files |= {f"{name}.latency_table": config.get(name, {}).get("latency_table") for name in ("search", "dynamic")}
     grow = config.get("grow", {})
     also = config.get("evaluate", {}).get("also") or ()
@@ -198,6 +201,9 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
     if kind in (kinds.NETWORK, kinds.EXIT_NETWORK, kinds.GROWTH):
         del found["train"]["teacher"]
         return found
+    if kind is kinds.SLIMMABLE:
+        del found["train"]["teacher"]
+        return found
     if kind is kinds.SUPERNET:
         del found["train"]["transfer_from"]
     if kind is kinds.EAS:
@@ -216,11 +222,19 @@ def _dynamic(config: dict, kind: kinds.Kind) -> settings.Options:
 
     if kind is kinds.SUPERNET:
         return {"dynamic": settings.parameters(pairs.choose_pair, routing.asked)}
+    if kind is kinds.SLIMMABLE:
+        return {}  # beside what the section of the kind says
     if kind in kinds.OF_EXITS:
         return {"dynamic": settings.parameters(exit_targets.asked, given=("most",), also=("score",))}
     # Of a cascade both nets are given, no latency table tells what they take, and their confidence routes.
     given = ("big_net", "max_latency_fraction")
     return {"dynamic": settings.parameters(pairs.choose_pair, protocol.confident_pair, given=given)}
+
+
+def _slimmable(config: dict, kind: kinds.Kind) -> settings.Options:
+    from dynnas_jax.stages import slimmable
+
+    return slimmable.options(config, settings.parameters, stage("gate", kind))
 
 
 _OF_KIND = {
@@ -231,6 +245,7 @@ _OF_KIND = {
     "exit_network": _network,
     "eas": _eas,
     "growth": _network,
+    "slimmable": _slimmable,
 }
 # What a stage says of a training itself.
 _FILLED = ("seed", "augment", "mix", "initial", "phases", "directory", "evaluate", "mesh", "config", "drop")
@@ -269,7 +284,7 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
     from dynnas_jax.search.width import FORMS
-    from dynnas_jax.stages import routers, strategies
+    from dynnas_jax.stages import routers, slimmable, strategies
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
@@ -277,6 +292,8 @@ def _check_values(config: dict) -> None:
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
     if kinds.of(config) in kinds.OF_EXITS:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
+    elif kinds.of(config) is kinds.SLIMMABLE:
+        slimmable.check(config)
     elif "dynamic" in config:
         cost_fraction(**dynamic)
         unit(dynamic, bool(config.get("search", {}).get("latency_table")))

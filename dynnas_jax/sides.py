@@ -60,7 +60,7 @@ def _read(path: str | None, which: str) -> Side:
         raise ValueError(f"{key} is missing; give the working directory of a finished run")
     folder = Path(path).expanduser()
     kind = _kind(key, folder)
-    if kind is kinds.CASCADE:
+    if kind not in (*kinds.OF_NET, kinds.SUPERNET):
         raise ValueError(f"{key}: {folder} is {kind.words}; give a run of a network or of a supernet")
     if kind is kinds.GROWTH:
         # An early candidate is the little net, the last the big one.

@@ -12,7 +12,7 @@ import pytest
 from dynnas_jax import job, recipe, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import derived, superclasses
-from dynnas_jax.dynamic import exit_targets
+from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import study_tables
 from dynnas_jax.search import generator
@@ -46,6 +46,8 @@ OTHERS = (
     "eas_digits.py",
     "eas_imagenet100_at32.py",
     "eas_paper.py",
+    "ds_net_digits.py",
+    "ds_net_cifar10.py",
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
     "stage_growth_imagenet.py",
@@ -54,6 +56,7 @@ OTHERS = (
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
+SLIMMABLE = [f"{file}{mode}" for file in ("ds_net_digits.py", "ds_net_cifar10.py") for mode in ("", ":tiny")]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 SUPERCLASSES = [f"eas_{file}.py{mode}" for file in ("digits", "imagenet100_at32", "paper") for mode in ("", ":tiny")]
 SUPERCLASSES += [f"eas_paper.py:{mode}" for mode in ("imagenet12", "car20")]
@@ -148,6 +151,17 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
     )
     if "class_list" in config["data"]:
         assert derived.listed(Path(config["data"]["class_list"])) == names
+
+
+@pytest.mark.parametrize("name", SLIMMABLE)
+def test_networks_of_gates_build_and_reach_their_target(name):
+    config = settings.as_dict(settings.load([f"--config={FOLDER / name}"]))
+    recipe.check(config)
+    facts = FACTS["digits" if "digits" in name else "cifar10"]
+    supernet = job.build(config, facts)
+    target = gate_targets.asked(supernet, **config["dynamic"])
+    table = macs.table(supernet)
+    assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
 
 
 GROWTHS = {

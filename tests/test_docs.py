@@ -42,6 +42,9 @@ def known():
     """Every dotted key that a config of some space may hold, sections included."""
     found = {"target", "seed"}
     for network, loader in networks.NETWORKS.items():
+        if loader.gated:
+            found |= names_in(recipe.options({"slimmable": {"network": network}}))
+            continue
         if loader.has_space:
             found |= names_in(recipe.options({"supernet": {"network": network}}))
             found |= names_in(recipe.options({"multi_exit": {"network": network}}))
@@ -236,7 +239,8 @@ def accept(arguments):
         return
     recipe.check(__main__._config(given))
     if getattr(known, "stages", None):
-        assert set(known.stages.split(",")) <= set(importlib.import_module("dynnas_jax.pipeline").NAMES)
+        every = importlib.import_module("dynnas_jax.kinds").KINDS.values()
+        assert set(known.stages.split(",")) <= {name for kind in every for name in kind.names}
 
 
 def test_commands_are_accepted(text_with_commands):

@@ -140,6 +140,29 @@ def _answered(
     return logits.at[image].set(answers, mode="drop"), choice.at[image].set(s, mode="drop")
 
 
+def by_choice(
+    functions: Sequence[Callable], capacity: int, variables: dict, carry: jax.Array, choice: jax.Array
+) -> jax.Array:
+    """Each image through the function that was chosen for it: functions[choice[b]](variables, carry[b]), in chunks of alike ones.
+
+    Args:
+      functions: (variables, carry[capacity, ...]) -> array [capacity, ...], all of one shape.
+      capacity: images of a chunk; at most the batch is taken.
+      carry: [B, ...]; choice: int32[B].
+    """
+    batch, found = len(carry), None
+    everyone = jnp.arange(batch, dtype=jnp.int32)
+    whole = _Undecided(carry, everyone, everyone, jnp.int32(batch))
+    for number, function in enumerate(functions):
+        mine = _going_on(whole, carry, choice != number)
+        step = lambda v, x, function=function: (function(v, x), None, None)  # noqa: E731
+        answers, _, _ = _in_chunks(step, min(capacity, batch), variables, mine, keep_carry=False)
+        if found is None:
+            found = jnp.zeros((batch, *answers.shape[1:]), answers.dtype)
+        found = found.at[_padded(mine.image, len(answers), batch)].set(answers, mode="drop")
+    return found
+
+
 def _in_chunks(step: Step, capacity: int, variables: dict, undecided: _Undecided, *, keep_carry: bool):
     """A choice's (logits, score, carry) of the undecided, row by row; the rows are a multiple of `capacity`.
 

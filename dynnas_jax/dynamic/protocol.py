@@ -215,13 +215,13 @@ def _map(outputs: Callable, variables: dict, images: jax.Array, labels: jax.Arra
 
     def one(batch):
         logits, score = outputs(variables, batch[0])
-        return _told(logits.astype(jnp.float32), score, batch[1])
+        return told(logits.astype(jnp.float32), score, batch[1])
 
     found = jax.lax.map(one, (images, labels))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 2).reshape(-1, leaf.shape[1]), found)
 
 
-def _told(logits: jax.Array, score: jax.Array, labels: jax.Array) -> Outputs:
+def told(logits: jax.Array, score: jax.Array, labels: jax.Array) -> Outputs:
     """Leaves [S, b] from logits[S, b, C], score[S, b] and labels int32[b]."""
     classes = logits.shape[-1]
     prediction = logits.argmax(-1).astype(jnp.int32)

@@ -93,6 +93,8 @@ def _order(told: dict) -> str:
 
 
 def _routing(told: dict) -> str:
+    if metadata.picks(told):
+        return f"{told['router']} gives each of the others a score; the one with the highest answers."
     if not told["thresholds"]:
         return "It answers every image."
     if "router" in told:

@@ -113,9 +113,10 @@ def _check_arguments(network: functions.Network, promise: Promise, calibration: 
         )
     if promise.score not in (*confidence.SCORES, metadata.OWN_SCORE):
         raise ValueError(f"score {promise.score!r} is unknown: use one of {', '.join(confidence.SCORES)}")
-    if len(promise.cost) != steps or len(promise.thresholds) != steps - 1:
+    thresholds = 0 if network.picks else steps - 1
+    if len(promise.cost) != steps or len(promise.thresholds) != thresholds:
         counts = f"{len(promise.cost)} and {len(promise.thresholds)}"
-        raise ValueError(f"{steps} steps have {steps} costs and {steps - 1} thresholds, not {counts}")
+        raise ValueError(f"{steps} steps have {steps} costs and {thresholds} thresholds, not {counts}")
     if missing := [name for name in network.functions if name not in promise.macs]:
         raise ValueError(f"the export's MACs lack {', '.join(missing)}")
 
@@ -198,10 +199,15 @@ def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
         "signatures": signatures,
         "macs": {name: plan.promise.macs[name] for name in signatures},
         "cost": list(plan.promise.cost),
-        "policy": {"rule": metadata.ROUTED if plan.network.router else metadata.RULE, "score": plan.promise.score},
+        "policy": {"rule": _rule(plan.network), "score": plan.promise.score},
         "thresholds": [float(value) for value in plan.promise.thresholds],
     }
     return metadata.check(content, "the export")
+
+
+def _rule(network: functions.Network) -> str:
+    """How a step is chosen."""
+    return metadata.PICKED if network.picks else metadata.ROUTED if network.router else metadata.RULE
 
 
 def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:

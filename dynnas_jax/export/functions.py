@@ -30,6 +30,7 @@ class Network(NamedTuple):
     whole: dict[str, Function]  # nets that read `image` and answer alone
     # Where one of two steps is chosen before either runs: what reads `image`, gives `score` and what both steps read.
     router: dict[str, Function] | None = None
+    picks: bool = False  # whether the router gives a score for each of any number of steps, the highest of which is run
 
     @property
     def in_turn(self) -> dict[str, Function]:
@@ -132,6 +133,31 @@ def routed(
 
     nets = {name: answering(step) for name, step in steps.items()}
     return Network(nets, whole, {function: Function(first, {IMAGE: (1, *image_shape)})})
+
+
+def picked(
+    router: Callable, steps: dict[str, Callable], variables: Any, image_shape: Sequence[int], *, names: tuple[str, str]
+) -> Network:
+    """Steps of which a router picks one by the highest of its scores.
+
+    Args:
+      router: (variables, image) -> (scores[1, S], carry), the carry one array.
+      steps: S by name, (variables, carry) -> logits[1, C].
+      names: of the router and of the carry.
+    """
+    function, carry = names
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    shape = tuple(jax.eval_shape(router, variables, image)[1].shape)
+
+    def first(inputs: dict) -> dict:
+        scores, left = router(variables, inputs[IMAGE])
+        return {SCORE: scores, carry: left}
+
+    def answering(step: Callable) -> Function:
+        return Function(lambda inputs: {LOGITS: step(variables, inputs[carry])}, {carry: shape})
+
+    nets = {name: answering(step) for name, step in steps.items()}
+    return Network(nets, {}, {function: Function(first, {IMAGE: (1, *image_shape)})}, picks=True)
 
 
 class _Link(NamedTuple):

@@ -25,6 +25,15 @@ def check_net(model: engines.Model, told: dict) -> None:
         raise ValueError(f"{model.label} has no output `{needed}`: it cannot {use}")
 
 
+def chosen(scores: Sequence[float], thresholds: Sequence[float], forced: int | None = None) -> int:
+    """The step that a router picks: of the highest of its scores, or the first of two where the one is above its threshold."""
+    if forced is not None:
+        return forced
+    if not thresholds:
+        return max(range(len(scores)), key=lambda step: scores[step])
+    return 0 if scores[0] > thresholds[0] else 1
+
+
 def check_scores(steps: Sequence[engines.Model]) -> None:
     """Raises ValueError for a step that does not score itself where the policy asks for that."""
     for model in steps:

@@ -21,6 +21,7 @@ else:  # lying alone in an export folder
 VERSION = 2
 RULE = "first_above"  # the first step whose score is strictly above its threshold answers, else the last
 ROUTED = "routed"  # the net `router` runs first; where its score is strictly above the threshold the first step answers
+PICKED = "picked"  # the net `router` runs first and gives a score for each step; the one with the highest answers
 OWN_SCORE = "own"  # the policy's score where each step computes it itself, as its output `score`
 ONNX_KEY = "dynnas"
 PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
@@ -76,12 +77,15 @@ def _first_wrong(content: dict) -> str | None:
 
 def _wrong_policy(content: dict, steps: int) -> str | None:
     policy, thresholds = content.get("policy"), content.get("thresholds")
-    if not _all(thresholds, (int, float)) or len(thresholds) != steps - 1 or not all(0 <= t <= 1 for t in thresholds):
-        return f"does not give {steps - 1} thresholds in [0, 1] for {steps} steps"
+    picked = picks(content)
+    wanted = 0 if picked else steps - 1
+    if not _all(thresholds, (int, float)) or len(thresholds) != wanted or not all(0 <= t <= 1 for t in thresholds):
+        return f"does not give {wanted} thresholds in [0, 1] for {steps} steps"
     if not _all(content.get("cost"), int) or len(content["cost"]) != steps:
         return "does not give the cost of each step"
     rule = ROUTED if "router" in content else RULE
-    if not isinstance(policy, dict) or policy.get("rule") != rule or (rule == ROUTED and steps != 2):
+    known = isinstance(policy, dict) and (picked or policy.get("rule") == rule)
+    if not known or (rule == ROUTED and steps != 2 and not picked):
         return f"has another policy than {rule!r}" + (" of two steps" if rule == ROUTED else "")
     if policy.get("score") not in (*confidence.SCORES, OWN_SCORE):
         return f"has an unknown score {policy.get('score')!r}"
@@ -130,6 +134,12 @@ def find(path: str | Path, precision: str | None, delegate: str | None) -> tuple
 def in_turn(told: dict) -> list[str]:
     """The nets that run one after the other: the router, where there is one, and the steps."""
     return ([told["router"]] if "router" in told else []) + told["steps"]
+
+
+def picks(told: dict) -> bool:
+    """Whether a router picks the step by its highest score."""
+    policy = told.get("policy")
+    return "router" in told and isinstance(policy, dict) and policy.get("rule") == PICKED
 
 
 def _precision(path: Path) -> str | None:

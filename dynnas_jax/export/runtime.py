@@ -69,6 +69,7 @@ class DynamicClassifier:
         self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
         self.cost: list[int] = self.metadata["cost"]  # all MACs spent when step s answers
         self._score = confidence.SCORES.get(self.metadata["policy"]["score"])
+        self._forced: int | None = None  # the step that a warm-up runs, whatever a router says
         self._opened: dict[Path, dict[str, engines.Model]] = {}
         routed = "router" in self.metadata
         self.router = self._open(self.metadata["router"]) if routed else None  # chooses a step before any has run
@@ -97,8 +98,9 @@ class DynamicClassifier:
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
         values = list(values)
-        if len(values) != len(self.steps) - 1:
-            raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {len(self.steps) - 1}")
+        wanted = 0 if metadata.picks(self.metadata) else len(self.steps) - 1
+        if len(values) != wanted:
+            raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {wanted}")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ValueError(f"threshold {value}: give a number in [0, 1], as the scores are")
@@ -125,9 +127,9 @@ class DynamicClassifier:
         carried, scores, first = {}, [], 0
         if self.router is not None:
             carried = self.router.invoke({"image": self.router.store("image", image)})
-            score = self.router.real("score", carried["score"]).reshape(-1)[0]
-            scores.append(float(score))
-            first = 0 if score > self._thresholds[0] else 1
+            told = self.router.real("score", carried["score"]).reshape(-1)
+            first = handover.chosen(told, self._thresholds, self._forced)
+            scores.append(float(told[first] if metadata.picks(self.metadata) else told[0]))
         for choice in range(first, len(self.steps)):
             model, sources = self.steps[choice], self._plan[choice]
             inputs = {name: pass_on(carried[name]) for name, pass_on in sources.items() if pass_on is not None}
@@ -161,11 +163,12 @@ class DynamicClassifier:
         """Runs every step once, so that the first answer does not pay for what is set up on first use."""
         thresholds, black = self._thresholds, np.zeros(self.image_shape, np.uint8)
         try:
-            for limit in (np.inf, -np.inf) if self.router else (np.inf,):
-                self._thresholds = [np.float32(limit)] * len(thresholds)
+            for step in range(len(self.steps) if self.router else 1):
+                self._forced = step if self.router else None
+                self._thresholds = [np.float32(np.inf)] * len(thresholds)
                 self.predict(black)
         finally:
-            self._thresholds = thresholds
+            self._thresholds, self._forced = thresholds, None
 
     def inputs_of(self, name: str, image: np.ndarray) -> dict[str, np.ndarray]:
         """What a net, a step or a whole one, is given for an image: real values by input name."""

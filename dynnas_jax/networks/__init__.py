@@ -15,6 +15,7 @@ class Loader(NamedTuple):
     has_space: bool
     family: bool = False  # without a space, but of many archs: its arch files hold keyword arguments of the function
     several_exits: bool = False
+    gated: bool = False  # a space of paths, which gates pick from
 
     def resolve(self) -> Any:
         """The building function itself."""
@@ -36,6 +37,7 @@ class Loader(NamedTuple):
 
 _MSDNET, _RESNET = "dynnas_jax.networks.msdnet", "dynnas_jax.networks.cifar_resnet"
 _NASNET, _SLIMMABLE = "dynnas_jax.networks.nasnet", "dynnas_jax.networks.slimmable"
+_DS_NET = "dynnas_jax.networks.ds_net"
 _OFA, _MOBILENETS, _FBNET = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mobilenets", "dynnas_jax.networks.fbnet"
 NETWORKS = {
     "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
@@ -60,6 +62,11 @@ NETWORKS = {
     "nasnet_mobile": Loader(_NASNET, "nasnet_mobile", False, family=True),
     "us_mobilenet_v1": Loader(_SLIMMABLE, "us_mobilenet_v1", False, family=True),
     "slimmable_resnet50": Loader(_SLIMMABLE, "slimmable_resnet50", False, family=True),
+    "ds_resnet50": Loader(_DS_NET, "ds_resnet50", True, gated=True),
+    "ds_mobilenet_v1": Loader(_DS_NET, "ds_mobilenet_v1", True, gated=True),
+    "ds_efficientnet_b0": Loader(_DS_NET, "ds_efficientnet_b0", True, gated=True),
+    "ds_resnet_small": Loader(_DS_NET, "ds_resnet_small", True, gated=True),
+    "ds_mobilenet_small": Loader(_DS_NET, "ds_mobilenet_small", True, gated=True),
 }
 
 
@@ -76,4 +83,15 @@ def supernet(name: str) -> Loader:
     loader = network(name)
     if not loader.has_space:
         raise ValueError(f"supernet.network is {name!r}, a fixed network; choose one with a space")
+    if loader.gated:
+        raise ValueError(f"supernet.network is {name!r}, whose gates pick paths; call the section slimmable")
+    return loader
+
+
+def with_gates(name: str) -> Loader:
+    """The loader of a network with gates. Raises ValueError for an unknown name or a network without them."""
+    loader = network(name)
+    if not loader.gated:
+        known = ", ".join(known for known, one in NETWORKS.items() if one.gated)
+        raise ValueError(f"slimmable.network is {name!r}, a network without gates; choose from {known}")
     return loader

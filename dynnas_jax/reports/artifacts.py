@@ -37,6 +37,13 @@ _OF_SUPERCLASSES = {
     _EVALUATION: ("images", "nets", "unit"),
 }
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
+_OF_SLIMMABLE = {_EVALUATION: ("images", "paths", "gates", "dynamic.accuracy", "dynamic.macs", "one_by_one", "seconds")}
+_OF_KIND = {
+    **dict.fromkeys((kind.name for kind in kinds.OF_NET), _OF_NET),
+    "slimmable": _OF_SLIMMABLE,
+    "eas": _OF_SUPERCLASSES,
+    **dict.fromkeys((kind.name for kind in kinds.OF_EXITS), _OF_EXITS),
+}
 BASELINES = "baselines"  # folder of what other runs measured
 BENCHES = "bench"  # folder of results that were measured elsewhere
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
@@ -79,8 +86,7 @@ def read(workdir: str | Path) -> Artifacts:
     config = read_config(workdir) if (workdir / "config.json").exists() else None
     kind = _kind(config)
     several = kind in kinds.OF_EXITS or kind is kinds.EAS  # predictors
-    required = REQUIRED | (_OF_NET if kind in kinds.OF_NET else _OF_EXITS if kind in kinds.OF_EXITS else {})
-    required |= _OF_SUPERCLASSES if kind is kinds.EAS else {}
+    required = REQUIRED | _OF_KIND.get(kind.name, {})
     named = {name: _json(workdir, name, keys) for name, keys in required.items()}
     data = _json(workdir, str(kinds.data_file(Path(), kind)), ("classes",))
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}

@@ -243,6 +243,31 @@ _EXIT_NETWORK = (
     ),
     *_EXIT_END,
 )
+_SLIMMABLE = (
+    Chapter(
+        "Result",
+        "A network that may run at any of several widths, and gates that look at an image's features and choose how wide what "
+        "follows runs. Its cost is counted in multiply-accumulates (MACs), on average over the test images. The paths at the "
+        "same MACs: what the best nets of fixed widths out of the same supernet reach there. The interval tells how far the "
+        "accuracy could move on another test set of this size.",
+        "gate_summary",
+    ),
+    Chapter("What the gates choose", "How the ratios are spread over the test images.", "gate_spread"),
+    Chapter("Which images are easy?", "Test images that cost the least and the most.", "gate_samples"),
+    _BY_SECTION["training"]._replace(
+        explanation="At each step the widest path learns the labels, random ones what averaged weights of the widest say, and "
+        "the narrowest the mean of all these. Held-out accuracies are of the ends."
+    ),
+    _BY_SECTION["exports"]._replace(
+        explanation="<i>to_gate</i> is what stands in front of the gate, with it; each path goes on from what that leaves. "
+        "<i>Logits off by</i> is the largest difference to the JAX network's raw outputs."
+    ),
+    _BY_SECTION["devices"]._replace(
+        explanation="The whole decision: what was measured on this machine when the files were written, and what "
+        "<code>dynnas bench</code> measured of the same files, here or on a board."
+    ),
+    *(_BY_SECTION[name] for name in ("settings", "times", "machine")),
+)
 
 
 _EAS = (
@@ -310,5 +335,6 @@ def of(kind: kinds.Kind) -> tuple[Chapter, ...]:
         "multi_exit": _MULTI_EXIT,
         "exit_network": _EXIT_NETWORK,
         "eas": _EAS,
+        "slimmable": _SLIMMABLE,
         "growth": _GROWTH,
     }[kind.name]

@@ -10,6 +10,7 @@ from dynnas_jax.reports import (
     artifacts,
     chapters,
     exit_sections,
+    gate_sections,
     sections,
     superclass_sections,
     tables,
@@ -69,6 +70,8 @@ def _headline(found: artifacts.Artifacts) -> str:
         return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
     if found.kind is kinds.EAS:
         return f'<p class="headline">{superclass_sections.headline(evaluation)}</p>'
+    if found.kind is kinds.SLIMMABLE:
+        return f'<p class="headline">{gate_sections.headline(evaluation)}</p>'
     if found.kind in kinds.OF_NET:
         net = evaluation["net"]
         return (

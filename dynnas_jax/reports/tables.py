@@ -17,7 +17,7 @@ from dynnas_jax.reports.artifacts import Artifacts
 NOT_RUN = "not run"
 EXPECTED_LOSS = 0.01  # of accuracy, by quantisation
 TOP5 = "top5_accuracy"  # told where there are more than five classes
-_ROUTER = "router"  # a file that answers no class
+_ROUTERS = ("router", "to_gate")  # a file that answers no class
 
 
 class Column(NamedTuple):
@@ -103,7 +103,7 @@ def exported_files(export: dict) -> list[dict]:
     for name, file in export["files"].items():
         low, high = file.get("latency_spread_ms") or (None, None)
         row = {"file": name} | {key: file.get(key) for key in ("path", "size_bytes", "macs", "latency_ms")}
-        not_told = "" if file.get("function") == _ROUTER else None
+        not_told = "" if file.get("function") in _ROUTERS else None
         row |= {key: file.get(key, not_told) for key in ("accuracy", "accuracy_loss")}
         distance = file.get("max_logit_difference")
         row["max_logit_difference"] = "" if distance is None and name.endswith("int8") else distance

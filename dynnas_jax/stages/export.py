@@ -9,13 +9,16 @@ import jax
 import numpy as np
 
 from dynnas_jax import kinds
+from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.costs import macs
 from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
+from dynnas_jax.dynamic import gates
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job, found_exits, found_pair, trained_net
 from dynnas_jax.networks import big_little
-from dynnas_jax.workdir import read_arrays, write_json
+from dynnas_jax.stages import slimmable
+from dynnas_jax.workdir import read_arrays, read_json, write_json
 
 if TYPE_CHECKING:
     from dynnas_jax.export import dynamic, functions
@@ -24,6 +27,8 @@ CALIBRATION_IMAGES = 256
 LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
 _ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
+_GATE = "to_gate"
+_SEPARATE_PATHS = 3  # of a gated network, where each is a file
 _LINES = 3  # layers that a message names
 
 
@@ -66,7 +71,8 @@ def run(
         if lossy := measuring.losses(measured, max_accuracy_loss):
             layers = measuring.lossy_layers(network, [loss.function for loss in lossy], calibration)
             raise ValueError(_too_lossy(lossy, layers, max_accuracy_loss, where))
-        write_json(unchecked / "export.json", measured | _compiled(unchecked, facts, network, where))
+        own = {"kept": _kept(job)} if job.kind is kinds.SLIMMABLE else {}
+        write_json(unchecked / "export.json", measured | own | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
     return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
 
@@ -75,11 +81,18 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """What a run exports as functions of float images, in its target's form, and what the files promise of it."""
     if job.kind in kinds.OF_EXITS:
         return _exits(job)
+    if job.kind is kinds.SLIMMABLE:
+        return _gated(job)
     return _single(job) if job.kind in kinds.OF_NET else _pair(job)
 
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
     """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
+    if job.kind is kinds.SLIMMABLE and len(job.supernet.space.genes) > 1:
+        raise ValueError(
+            f"export: the network has {len(job.supernet.space.genes)} gates, and files are made of one; leave the stage out of "
+            "--stages, or take a network with one gate"
+        )
     classes, labels = job.images.classes, job.images.train.labels
     absent = np.setdiff1d(np.arange(len(classes)), labels)
     if len(absent):
@@ -129,6 +142,30 @@ def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     network = functions.from_steps(steps, variables, (arch.resolution, arch.resolution, arch.channels))
     limits = tuple(whole.found["nets"][number]["thresholds"])
     return network, _promise(job, network, net.cost, limits, whole.found["score"])
+
+
+def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
+    """What stands in front of a slimmable network's gate, and each of its paths behind it."""
+    from dynnas_jax.export import functions
+
+    supernet = job.supernet
+    form = targets.target(job.target).depthwise
+    whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
+    kept = _kept(job)["paths"]
+    router, steps = gates.parts(whole, kept)
+    arch = supernet.arch(supernet.space.largest)
+    shape = (arch.resolution, arch.resolution, arch.channels)
+    network = functions.picked(router, steps, slimmable.trained(job), shape, names=(_GATE, "features"))
+    costs = gates.cost(supernet)
+    return network, _promise(job, network, tuple(costs[path] for path in kept), (), DEFAULT_SCORE)
+
+
+def _kept(job: Job) -> dict:
+    """Which paths are exported, and the share of the test images that take them: of separate files the ones used most."""
+    (gate,) = read_json(job.workdir.folder("evaluate") / "evaluation.json")["gates"]
+    most = len(gate["share"]) if targets.target(job.target).one_file else _SEPARATE_PATHS
+    paths = sorted(sorted(range(len(gate["share"])), key=lambda path: -gate["share"][path])[:most])
+    return {"paths": paths, "share": sum(gate["share"][path] for path in paths)}
 
 
 def _pair(job: Job) -> tuple[functions.Network, dynamic.Promise]:
@@ -187,6 +224,8 @@ def _reference(job: Job):
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
     answers = prediction[np.arange(len(choice)), choice]
+    if job.kind is kinds.SLIMMABLE:
+        return measuring.Reference(slimmable.predictions(job), answers)
     if job.kind in kinds.OF_NET:
         return measuring.Reference({functions.SINGLE: answers}, answers)
     if job.kind in kinds.OF_EXITS:

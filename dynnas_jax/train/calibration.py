@@ -32,7 +32,7 @@ def recalibrate(net: nn.Module, variables: dict, images: jax.Array) -> dict:
 
     def moments(sums, batch):
         _, updated = net.apply(variables, batch, True, mutable=["batch_stats"])
-        stats = updated["batch_stats"]
+        stats = updated.get("batch_stats", {})
         squares = jax.tree.map(jnp.square, stats)
         return jax.tree.map(jnp.add, sums, (stats, squares)), None
 

@@ -33,7 +33,7 @@ class Rule(rules.Rule):
             variables = {"params": params, "batch_stats": batch_stats}
             applied, updated = net.apply(variables, images, True, mutable=["batch_stats"], rngs={DROP_PATH: key})
             learn = lambda logits: losses.cross_entropy(logits, targets, self.label_smoothing)  # noqa: E731
-            return losses.of_exits(learn, supernet.answers(applied)), (applied[0], updated["batch_stats"])
+            return losses.of_exits(learn, supernet.answers(applied)), (applied[0], updated.get("batch_stats", {}))
 
         def objective(given, images, labels, key, targets=None):
             learned = labels if targets is None else targets

@@ -113,5 +113,9 @@ def optimizer(
 
 
 def _kernels(params: dict) -> dict:
-    """True for the leaves that decay: kernels, not norms and biases."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    """True for the leaves that decay: kernels, not norms and biases, nor what a gate has."""
+
+    def decays(path, _):
+        return path[-1].key == "kernel" and all(entry.key != "gate" for entry in path)
+
+    return jax.tree_util.tree_map_with_path(decays, params)

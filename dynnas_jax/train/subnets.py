@@ -67,7 +67,7 @@ class Runs:
 
     def _train(self, net: Any, variables: dict, images: jax.Array) -> Ran:
         applied, updated = net.apply(variables, images, True, mutable=["batch_stats"])
-        return Ran(self.supernet.answers(applied), updated["batch_stats"], list(applied[1].values())[-2])
+        return Ran(self.supernet.answers(applied), updated.get("batch_stats", {}), list(applied[1].values())[-2])
 
     def smallest_of(self, allowed: Allowed | None) -> Callable:
         """The smallest subnet that a phase allows; sliced where every phase allows all."""

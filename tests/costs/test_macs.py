@@ -150,7 +150,9 @@ def supernet(request):
 
 
 def test_every_supernet_has_its_tables_tested():
-    assert {name for name, loader in NETWORKS.items() if loader.has_space} == {name.split()[0] for name in SUPERNETS}
+    assert {name for name, loader in NETWORKS.items() if loader.has_space and not loader.gated} == {
+        name.split()[0] for name in SUPERNETS
+    }
 
 
 def test_tables_equal_counting_the_net(supernet):

@@ -1,0 +1,60 @@
+"""A dynamic slimmable network on CIFAR-10: three gates choose for each image how wide it runs.
+
+Lineage: DS-Net (arXiv 2103.13258): in-place ensemble bootstrapping, then sandwich gate sparsification on the frozen supernet;
+ratios, group norm and losses are the paper's, which trains on ImageNet for 150 epochs and gates for 10; here 100 and 10.
+    dynnas run --config=configs/ds_net_cifar10.py --workdir=runs/ds_net_cifar10 --stages=train,gate,evaluate    # one GPU
+    dynnas run --config=configs/ds_net_cifar10.py:tiny --workdir=runs/ds_net_cifar10_tiny                       # 2 CPU cores
+A network of several gates has no export yet; the tiny one has one gate. The data are those of configs/cifar10.py. Neither
+mode's result has been measured yet.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+EPOCHS, GATE_EPOCHS = 100, 10
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    if mode not in ("", "tiny"):
+        raise ValueError(f"mode is {mode!r}, choose from '' and 'tiny'")
+    config = runpy.run_path(str(Path(__file__).with_name("cifar10.py")))["get_config"](mode)
+    for section in ("supernet", "collect", "predict", "search"):
+        del config[section]
+    config.slimmable = {
+        "network": "ds_resnet_small",
+        "ratios": (0.25, 0.5, 0.75, 1.0),
+        "stem": 32,
+        "depths": (3, 3, 3),
+        "widths": (64, 128, 256),
+        "strides": (1, 2, 2),
+        "groups": 16,
+    }
+    config.dynamic = {"target_macs_fraction": 0.5}
+    config.train.steps = EPOCHS * 45_000 // 256
+    del config.train["sandwich_rule"]
+    config.train.bootstrapping = {"random_paths": 2}
+    config.train.optimizer.update({"learning_rate": 0.1, "weight_decay": 1e-4})
+    optimizer = {"learning_rate": 0.05, "warm_up": 0.0}
+    config.gate = {"steps": GATE_EPOCHS * 45_000 // 256, "batch_size": 256, "optimizer": optimizer}
+    config.evaluate = {"one_by_one_images": 1000}
+    config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
+    config.report.title = "CIFAR-10: a dynamic slimmable network"
+    if mode == "tiny":
+        tiny(config)
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """For 2 CPU cores: batch norm and one gate; the widest path has 1.5 M MACs."""
+    config.slimmable = {
+        "network": "ds_mobilenet_small",
+        "ratios": (0.25, 0.5, 0.75, 1.0),
+        "stem": 12,
+        "fixed": ((24, 1, 2),),
+        "gated": ((48, 2, 1), (96, 2, 2)),
+    }
+    config.train.steps = 1500
+    config.gate.steps, config.gate.batch_size = 300, 128
+    config.evaluate.one_by_one_images = 200

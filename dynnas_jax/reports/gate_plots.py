@@ -1,0 +1,71 @@
+"""The report's figures of dynamic slimmable networks, in the manner of `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dynnas_jax.reports import plots
+
+# Table 2 of Li et al. 2021 (arXiv 2103.13258): (million MACs, ImageNet top-1 in percent) of gated networks and their rivals.
+PUBLISHED = {
+    "DS-ResNet": ((1200, 74.6), (2200, 76.1), (3100, 76.6)),
+    "ResNet-50 of one width": ((1100, 72.1), (2300, 74.9)),
+    "DS-MBNet": ((153, 70.1), (319, 72.8), (565, 74.5)),
+    "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
+    "MobileNetV1 of one width": ((150, 63.3), (317, 68.4), (569, 70.9)),
+}
+_TICKS = (150, 300, 600, 1200, 2400)  # million MACs
+
+
+@plots.styled
+def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[float, float]]):
+    """Two panels, accuracy against MACs: the paths alone and gated nets by name, (MACs, accuracy in [0, 1]); and as published."""
+    figure, (own, published) = plots.panels(2, height=3.8)
+    x, y = np.asarray(paths, np.float64).T
+    own.plot(x / 1e6, 100 * y, "o", color=plots.COLOURS["little"], markersize=5, label="every path alone")
+    own.plot(
+        x / 1e6,
+        100 * np.maximum.accumulate(y),
+        "-",
+        color=plots.COLOURS["little"],
+        linewidth=1,
+        label="best up to there",
+    )
+    for name, (macs, value) in gated.items():
+        own.plot([macs / 1e6], [100 * value], "*", color=plots.COLOURS["dynamic"], markersize=14, label=name)
+    own.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)", title="this run")
+    colours = (plots.COLOURS["dynamic"], plots.GREY, plots.COLOURS["big"], *plots.EXTRA)
+    for colour, (name, points) in zip(colours, PUBLISHED.items(), strict=False):
+        x, y = np.asarray(points, np.float64).T
+        published.plot(x, y, "s--", color=colour, markersize=5, label=name)
+    published.set(xscale="log", xlabel="MACs (millions)", title="ImageNet, as published")
+    published.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
+    published.set_xticks([], minor=True)
+    for axes in (own, published):
+        axes.legend(fontsize=7.5, loc="lower right")
+    return figure
+
+
+@plots.styled
+def spread(gates: Sequence[Mapping], classes: Sequence[str]):
+    """A panel for each gate: how its ratios are spread over all images and over those of each class, one bar each.
+
+    Args:
+      gates: `ratios`, `share` [choices] and `by_class` [classes, choices] of each.
+    """
+    figure, panels = plots.panels(len(gates), height=1.2 + 0.26 * (1 + len(classes)))
+    for axes, gate in zip(np.atleast_1d(panels), gates, strict=True):
+        rows, names = np.asarray([gate["share"], *gate["by_class"]], np.float64), ["all", *map(str, classes)]
+        shades = [str(value) for value in np.linspace(0.85, 0.2, rows.shape[1])]
+        left = np.zeros(len(rows))
+        for choice, ratio in enumerate(gate["ratios"]):
+            axes.barh(range(len(rows)), 100 * rows[:, choice], left=left, color=shades[choice], label=f"{ratio:g}")
+            left = left + 100 * rows[:, choice]
+        axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="images (%)", title=gate["gate"], xlim=(0, 100))
+        axes.invert_yaxis()
+    figure.legend(
+        *np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, title="ratio"
+    )
+    return figure

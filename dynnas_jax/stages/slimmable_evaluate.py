@@ -1,0 +1,152 @@
+"""The stage that measures a gated network on the test split: its answers, its choices, every path alone, and the clock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynnas_jax.confidence import max_softmax
+from dynnas_jax.dynamic import gates, protocol, quality
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import Job
+from dynnas_jax.networks import gated
+from dynnas_jax.search.collect import Evaluator
+from dynnas_jax.stages import evaluate, slimmable
+from dynnas_jax.workdir import write_json
+
+SHOWN = 8  # images of each end that the report shows
+MOST_PATHS = 64  # whose accuracy is measured
+_SINGLES = 32  # images that are timed alone
+
+
+def run(
+    job: Job, folder: Path, *, calibration_images: int = 1024, timed_batches: int = 5, one_by_one_images: int = 100
+) -> tuple[str, ...]:
+    """What the gated network does on images not seen before.
+
+    Args:
+      calibration_images: training images for the statistics of each path alone.
+      timed_batches: repetitions of what is timed; the median counts.
+      one_by_one_images: test images that also run alone, through the switch, and are compared with the batch.
+    """
+    supernet, variables, split = job.supernet, slimmable.trained(job), job.images.test
+    answering, classes = slimmable.Answering(supernet), len(job.images.classes)
+    answers = answering(variables, split.images)
+    out = _outputs(answers.logits, split.labels)
+    number = gates.number_of(supernet, answers.path)
+    cost = np.asarray(gates.cost(supernet), np.float64)
+    summary: dict[str, Any] = {
+        "split": "test",
+        "images": len(split),
+        "gates": _spread(supernet, answers, split, classes),
+    }
+    average = float(cost[number].mean())
+    summary["dynamic"] = evaluate.measured(out, classes) | {"macs": average}
+    summary["paths"] = _paths(job, cost, calibration_images)
+    summary |= {"smallest": summary["paths"][0], "largest": summary["paths"][-1]}
+    summary["same_macs"] = {"macs": average, "accuracy": interpolated(summary["paths"], average)}
+    switched = jax.jit(gates.switched(supernet))
+    summary["one_by_one"] = _one_by_one(switched, variables, split.images[:one_by_one_images], answers)
+    programs = {"gated": answering.run, "gated_alone": switched}
+    summary["seconds"] = _timed(programs, supernet, variables, split.images[: answering.batch], timed_batches)
+    summary["calibration"] = evaluate.calibration({"dynamic": out})
+    summary["by_class"] = quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct)
+    write_json(folder / "evaluation.json", summary)
+    kept = {name: leaf[:, None] for name, leaf in out._asdict().items()}
+    zeros = np.zeros(len(split), np.int32)
+    about = {
+        "choice": zeros,
+        "label": split.labels,
+        "image_id": split.image_id,
+        "path": answers.path,
+        "macs": cost[number],
+    }
+    np.savez(folder / "outputs.npz", **kept, **about, logits=answers.logits)
+    order = np.argsort(cost[number], kind="stable")
+    rows = np.unique(np.concatenate([order[:SHOWN], order[-SHOWN:]]))
+    np.savez(folder / "samples.npz", row=rows, image=split.images[rows])
+    return "evaluation.json", "outputs.npz", "samples.npz"
+
+
+def _outputs(logits: np.ndarray, labels: np.ndarray) -> protocol.Outputs:
+    """Leaves [m]."""
+    logits = jnp.asarray(logits)[None]
+    found = jax.jit(lambda x, y: protocol.told(x, max_softmax(x), y))(logits, jnp.asarray(labels, jnp.int32))
+    return protocol.Outputs(*(np.asarray(leaf)[0] for leaf in found))
+
+
+def _spread(supernet: Supernet, answers: gates.Answers, split: Any, classes: int) -> list[dict]:
+    """Of each gate how its choices are spread, over all images and those of each class."""
+    rows = []
+    for index, gene in enumerate(supernet.space.genes):
+        choice = answers.path[:, index]
+        whole = gates.Spread.of(choice, len(gene.choices))
+        by_class = [
+            gates.Spread.of(choice[split.labels == label], len(gene.choices)).share.tolist() for label in range(classes)
+        ]
+        row = {"gate": gene.name, "ratios": list(gene.choices), "share": whole.share.tolist(), "entropy": whole.entropy}
+        rows.append(row | {"largest_entropy": whole.largest_entropy, "by_class": by_class})
+    return rows
+
+
+def _paths(job: Job, cost: np.ndarray, calibration_images: int) -> list[dict]:
+    """Accuracy and MACs of the paths alone, the cheapest first; of at most `MOST_PATHS`, evenly by cost."""
+    every, order = gates.paths(job.supernet), np.argsort(cost, kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(MOST_PATHS, len(order))).round().astype(int))
+    chosen = order[places]
+    measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8)
+    variables = {name: leaves for name, leaves in slimmable.trained(job).items() if name != gated.PATHS}
+    right = measure(variables, every[chosen]).correct.mean(axis=1)
+    return [
+        {"path": every[row].tolist(), "macs": int(cost[row]), "accuracy": float(accuracy)}
+        for row, accuracy in zip(chosen, right, strict=True)
+    ]
+
+
+def interpolated(paths: list[dict], macs_wanted: float) -> float:
+    """The accuracy of the supernet's paths at some MACs: on the line through the best path up to each cost."""
+    cost = np.asarray([row["macs"] for row in paths], np.float64)
+    best = np.maximum.accumulate([row["accuracy"] for row in paths])
+    return float(np.interp(macs_wanted, cost, best))
+
+
+def _one_by_one(switched: Callable, variables: dict, images: np.ndarray, answers: gates.Answers) -> dict[str, Any]:
+    """How many images run alone pick the same path as in the batch, and how far their logits lie apart."""
+    count = len(images)
+    alone = [switched(variables, images[row : row + 1]) for row in range(count)]
+    path, logits = (np.concatenate([np.asarray(getattr(one, name)) for one in alone]) for name in ("path", "logits"))
+    same = (path == answers.path[:count]).all(axis=1)
+    apart = np.abs(logits - answers.logits[:count]).max()
+    return {"images": count, "same_path": int(same.sum()), "largest_logit_difference": float(apart)}
+
+
+def _timed(programs: dict, supernet: Supernet, variables: dict, images: np.ndarray, runs: int) -> dict[str, float]:
+    """Seconds an image, the median of some runs: gated and the widest path, in a batch and one by one."""
+    net, own = gated.path(supernet, variables, supernet.space.largest)
+    widest = jax.jit(lambda v, x: net.apply(v, x)[0])
+    ways = {name: (run, variables) for name, run in programs.items()}
+    ways |= {"largest": (widest, own), "largest_alone": (widest, own)}
+    batch = jnp.asarray(images)
+    singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
+    found: dict[str, float] = {"batch": len(batch)}
+    for name, (run, given) in ways.items():
+        each = singles if name.endswith("_alone") else [batch]
+        found[name] = statistics.mean(_median(run, given, one, runs) for one in each)
+    return found
+
+
+def _median(run: Callable, variables: dict, images: jax.Array, runs: int) -> float:
+    jax.block_until_ready(run(variables, images))
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(run(variables, images))
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken) / len(images)

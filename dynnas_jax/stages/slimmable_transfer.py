@@ -1,0 +1,75 @@
+"""What a dynamic slimmable network takes from a run on other images: the supernet's weights, or its gates' too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from dynnas_jax import kinds
+from dynnas_jax.elastic import Supernet
+from dynnas_jax.job import Job, load_variables, supernet_of_run, trained_file
+from dynnas_jax.networks import gate
+from dynnas_jax.stages import slimmable
+
+
+class Transferred(NamedTuple):
+    """Variables, and what of them came from elsewhere."""
+
+    variables: dict
+    listed: dict  # JSON-able
+
+
+def source(job: Job, path: str, stage: str) -> Supernet:
+    """The network of the run that `stage` starts from.
+
+    Raises:
+      ValueError: for a directory that is no such run with this stage done, or one of other paths.
+    """
+    folder, where = Path(str(path)).expanduser(), f"{stage}.transfer_from"
+    if (kind := kinds.of_run(folder)) is not kinds.SLIMMABLE:
+        raise ValueError(f"{where}: {folder} is a run of {kind.words}; give one of {kinds.SLIMMABLE.words}")
+    if not (folder / stage / "manifest.json").is_file():
+        raise ValueError(f"{where}: {folder} is not finished, its stage {stage!r} is not done; `dynnas run` does it")
+    other, mine = supernet_of_run(folder), job.supernet
+    its, own = (net.arch.template for net in (other, mine))
+    if (its.ratios, its.links) != (own.ratios, own.links):
+        raise ValueError(
+            f"{where}: {folder} trained paths of the space {other.space.fingerprint}, which differ from those here, "
+            f"{mine.space.fingerprint}; give slimmable what its config has"
+        )
+    return other
+
+
+def supernet(job: Job, path: str, fresh: dict) -> Transferred:
+    """The supernet's variables of a run; where its shapes differ, as of a classifier of other classes, the fresh ones."""
+    source(job, path, "train")
+    return _joined(load_variables(Path(str(path)).expanduser() / "train" / trained_file(kinds.SLIMMABLE)), fresh)
+
+
+def heads(job: Job, path: str, fresh: dict) -> Transferred:
+    """Params with the slimming heads of a run whose gates are trained, all else fresh."""
+    source(job, path, "gate")
+    trained = load_variables(Path(str(path)).expanduser() / "gate" / slimmable.VARIABLES)
+    taken = gate.trained(trained["params"])
+    names = ["/".join(("params", block, gate.NAME, *rest)) for block, own in taken.items() for rest in _paths(own)]
+    return Transferred({**fresh, "params": gate.with_trained(fresh["params"], taken)}, {"taken": names, "fresh": []})
+
+
+def _paths(tree: dict) -> list[tuple[str, ...]]:
+    return list(traverse_util.flatten_dict(tree))
+
+
+def _joined(trained: dict, fresh: dict) -> Transferred:
+    flat, mine = (traverse_util.flatten_dict(tree) for tree in (trained, fresh))
+    fits = {path: path in flat and np.shape(flat[path]) == np.shape(leaf) for path, leaf in mine.items()}
+    made = {path: flat[path] if fits[path] else leaf for path, leaf in mine.items()}
+    listed = {
+        "taken": ["/".join(path) for path, fit in fits.items() if fit],
+        "fresh": ["/".join(path) for path, fit in fits.items() if not fit],
+        "unused": ["/".join(path) for path in flat if path not in mine],
+    }
+    # An empty collection has no leaves to flatten.
+    return Transferred({"batch_stats": {}, **traverse_util.unflatten_dict(made)}, listed)

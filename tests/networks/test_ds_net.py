@@ -1,0 +1,148 @@
+"""Dynamic slimmable networks: published costs, what their spaces refuse, and paths sliced out of the widest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax import elastic, masking
+from dynnas_jax.costs import macs
+from dynnas_jax.networks import chains, ds_net, ds_net_costs, gate, gated
+from dynnas_jax.networks.gate import GateSpec
+
+FACTS = {"classes": 3, "resolution": 8, "channels": 1, "mean": (0.4,), "std": (0.3,)}
+SMALL = {
+    "two gates": (
+        ds_net.ds_resnet_small,
+        {"depths": (1, 2), "widths": (8, 16), "strides": (1, 2), "stem": 8, "groups": 4},
+    ),
+    "one gate": (ds_net.ds_mobilenet_small, {"stem": 8, "fixed": ((8, 1, 1),), "gated": ((16, 2, 2),)}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request, noisy_variables):
+    """(supernet, variables of a trained kind with statistics of every path, uint8[12, 8, 8, 1])."""
+    build, options = SMALL[request.param]
+    supernet = build(**FACTS, **options)
+    variables = {"batch_stats": {}, **noisy_variables(supernet.largest_net(), (8, 8, 1))}
+    stats = variables["batch_stats"]
+    variables[gated.PATHS] = jax.tree.map(lambda leaf: np.stack([leaf * (1 + 0.1 * path) for path in range(4)]), stats)
+    for name in supernet.arch.segments[0].blocks:
+        if name in stats:
+            variables[gated.PATHS][name] = jax.tree.map(lambda leaf: np.stack([leaf] * 4), stats[name])
+    images = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    return supernet, variables, images
+
+
+def test_the_paths_of_mobilenet_cost_what_the_published_code_counts(published):
+    supernet = ds_net.ds_mobilenet_v1()
+    found = [ds_net_costs.macs_as_published(supernet, np.asarray([path], np.int32)) for path in range(14)]
+    assert [int(count / 1e6 + 0.5) for count in found] == published["ds_net"]["ds_mobilenet_v1_M"]
+
+
+def test_the_paths_that_networks_have():
+    assert ds_net.ds_resnet50().space.size() == 256
+    assert ds_net.ds_mobilenet_v1(paths=18).space.size() == 18
+    supernet = ds_net.ds_efficientnet_b0()
+    blocks = [spec for _, spec in supernet.arch(supernet.space.largest).blocks]
+    assert [spec.out for spec in blocks if spec.part != "front"][:13:4] == [8, 24, 192, 336]
+    for spec in supernet.arch.template.links:
+        steps = np.diff(spec.out.choices)
+        assert (steps == steps[:1]).all(), "neighbouring widths lie equally far apart"
+
+
+def test_resnet50_costs_at_full_width_what_the_plain_one_does_beside_its_gates():
+    supernet = ds_net.ds_resnet50()
+    net = supernet.net(supernet.arch(supernet.space.largest))
+    count = chains.cost(net)[0]
+    gates = sum(2 * spec.gate.hidden * inputs for inputs, spec in gate_inputs(supernet))
+    heads = sum(spec.gate.hidden * (inputs + 4) for inputs, spec in gate_inputs(supernet) if spec.gate.choices)
+    assert count - gates - heads == 4_089_184_256, "of a ResNet-50, as published"
+
+
+def gate_inputs(supernet):
+    arch = supernet.arch(supernet.space.largest)
+    before = arch.stem_out
+    for _, spec in arch.blocks:
+        yield before, spec
+        before = spec.out
+
+
+@pytest.mark.parametrize("genome", [0, 1, 2, 3])
+def test_a_path_sliced_is_the_path_masked(small, genome):
+    supernet, variables, images = small
+    path = np.asarray([genome, 3 - genome][: len(supernet.space.genes)], np.int32)
+    net, own = gated.path(supernet, variables, path)
+    masked = masking.mask_variables(supernet, gated.with_statistics(variables, genome), jnp.asarray(path))
+    both = (jax.jit(n.apply)(v, images)[0] for n, v in ((net, own), (supernet.masked_net(), masked)))
+    np.testing.assert_allclose(*both, atol=2e-6)
+    counted = macs.table(supernet).exact(path)
+    assert counted == chains.cost(net)[0]
+    assert macs.params(own) == chains.cost(net)[1]
+
+
+def test_a_gate_scales_by_its_attention_and_scores_from_the_same_layer(noisy_variables):
+    """Against the equations in float64."""
+    spec = GateSpec(hidden=3, choices=4)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 4, 4, 6)).astype(np.float32)
+    module = gate.Gate(spec)
+    params = module.init(jax.random.key(0), x)["params"]
+    assert not np.asarray(params["attend_conv"]["kernel"]).any(), "zero-initialised"
+    np.testing.assert_array_equal(module.apply({"params": params}, x), x)
+    params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), params)
+    w = {name: (np.float64(p["kernel"])[0, 0], np.float64(p["bias"])) for name, p in params.items()}
+    hidden = np.maximum(np.float64(x).mean((1, 2)) @ w["reduce_conv"][0] + w["reduce_conv"][1], 0)
+    attention = 1 + np.tanh(hidden @ w["attend_conv"][0] + w["attend_conv"][1])
+    np.testing.assert_allclose(module.apply({"params": params}, x), x * attention[:, None, None], rtol=1e-4, atol=1e-5)
+    expected = hidden @ w["choose_conv"][0] + w["choose_conv"][1]
+    np.testing.assert_allclose(gate.scores(spec, params, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_other_gates(noisy_variables):
+    x = np.ones((2, 4, 4, 6), np.float32)
+    apart = gate.Gate(GateSpec(3, 4, shared=False)).init(jax.random.key(0), x)["params"]
+    assert set(gate.trained({"b": {gate.NAME: apart}})["b"]) == {"choose_conv", "choose_reduce_conv"}
+    spec = GateSpec(3, 4, head="scalar")
+    params = gate.Gate(spec).init(jax.random.key(0), x)["params"]
+    for place, best in ((-9.0, 0), (0.2, 2), (9.0, 3)):  # sigmoid(0.2) x 3 = 1.65
+        params["choose_conv"] = {"kernel": np.zeros((1, 1, 3, 1), np.float32), "bias": np.asarray([place], np.float32)}
+        assert gate.scores(spec, params, x).argmax(-1).tolist() == [best] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratios": ()}, r"ratios is \(\), must be at least two numbers above 0"),
+        ({"ratios": (0.5, 0.25)}, "must ascend without repeats"),
+        ({"ratios": (0.3, 1.0)}, "ratio 0.3 of the 32 channels of stage 1 is 9.6, which is not groups of 4 channels"),
+        ({"groups": 3}, "groups is 3, which the 16 channels of the stem do not divide into"),
+        ({"gate_head": "two"}, "gate_head is 'two', choose from"),
+    ],
+)
+def test_what_there_is_no_network_of(options, message):
+    with pytest.raises(ValueError, match=message):
+        ds_net.ds_resnet_small(**options)
+
+
+def test_widths_start_where_the_variables_of_a_wider_path_do(small):
+    supernet, variables, _ = small
+    narrow, wide = (
+        gated.path(supernet, variables, end)[1] for end in (supernet.space.smallest, supernet.space.largest)
+    )
+    for few, many in zip(jax.tree.leaves(narrow["params"]), jax.tree.leaves(wide["params"]), strict=True):
+        np.testing.assert_array_equal(few, many[tuple(slice(n) for n in few.shape)])
+
+
+def test_fresh_variables_leave_residual_branches_out():
+    supernet = ds_net.ds_resnet_small(**FACTS, depths=(1,), widths=(8,), strides=(1,), stem=8, groups=4)
+    variables = elastic.init(supernet.largest_net(), jax.random.key(0), (8, 8, 1))
+    assert not np.asarray(variables["params"]["stage1_block0"]["conv1_norm"]["scale"]).any()
+    assert variables["batch_stats"] == {}

@@ -1,0 +1,189 @@
+"""The stages of a run of a dynamic slimmable network, on one tiny run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dynnas_jax import job, pipeline, settings
+from dynnas_jax.dynamic import gates
+from dynnas_jax.export import runtime
+from dynnas_jax.masking import mask_variables
+from dynnas_jax.networks import gate, gated
+from dynnas_jax.stages import slimmable, slimmable_transfer
+from dynnas_jax.train.calibration import recalibrate
+from dynnas_jax.workdir import Workdir
+
+EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+NETWORK = {
+    "network": "ds_mobilenet_small",
+    "ratios": (0.5, 1.0),
+    "stem": 4,
+    "fixed": ((8, 1, 1),),
+    "gated": ((32, 1, 2), (32, 1, 1)),
+}
+
+
+def config_of(**sections):
+    train = {"steps": 4, "batch_size": 64, "checkpoint_every": 2, "log_every": 2, "trackers": ()}
+    given = {
+        "data": {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96},
+        "slimmable": NETWORK,
+        "dynamic": {"target_macs_fraction": 0.8},
+        "train": {**train, "optimizer": {"learning_rate": 0.1}, "bootstrapping": {"random_paths": 1}},
+        "gate": {"steps": 4, "batch_size": 64, "calibration_images": 128, "log_every": 2},
+        "evaluate": {"one_by_one_images": 24, "timed_batches": 1, "calibration_images": 128},
+        "export": EXPORT,
+    }
+    return settings.as_dict(ConfigDict({**given, **sections}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_programs):
+    with quick_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The working directory of a whole run. Copy it before changing it."""
+    path = tmp_path_factory.mktemp("slimmable") / "run"
+    pipeline.run(config_of(), path)
+    return path
+
+
+def prepared(path, config):
+    return job.prepare(Workdir(path, pipeline.kinds.of(config).stages, config), config)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_only_the_slimming_head_learns_in_stage_two(run):
+    before = job.load_variables(run / "train" / "slimmable.msgpack")["params"]
+    after = job.load_variables(run / "gate" / "gated.msgpack")["params"]
+    heads = gate.trained(after)
+    assert list(heads) == ["stage2_block0"]
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, after)
+    assert all(jax.tree.leaves(gate.trained(changed)))
+    still = gate.with_trained(changed, jax.tree.map(lambda leaf: False, gate.trained(changed)))
+    assert not any(jax.tree.leaves(still))
+
+
+def test_every_path_has_statistics_of_its_own(run):
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    supernet, images = ready.supernet, ready.calibration_batches(128)
+    for number, genome in enumerate(gates.paths(supernet)):
+        plain = gated.with_statistics(variables, number)
+        masked = recalibrate(supernet.masked_net(), mask_variables(supernet, plain, genome), images)["batch_stats"]
+        for own, found in zip(jax.tree.leaves(masked), jax.tree.leaves(plain["batch_stats"]), strict=True):
+            np.testing.assert_allclose(own, found, rtol=1e-3, atol=1e-4)
+
+
+def test_the_evaluation_tells_what_the_network_does(run):
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    told, out = read(run / "evaluate" / "evaluation.json"), np.load(run / "evaluate" / "outputs.npz")
+    cost = np.asarray(gates.cost(ready.supernet))
+    right, spent = [], []
+    for number, genome in enumerate(gates.paths(ready.supernet)):
+        rows = np.flatnonzero(out["path"][:, 0] == number)
+        net, own = gated.path(ready.supernet, variables, genome)
+        answers = np.asarray(net.apply(own, ready.images.test.images)[0])
+        np.testing.assert_allclose(out["logits"][rows], answers[rows], atol=1e-4)
+        right.append((answers.argmax(-1) == ready.images.test.labels)[rows])
+        spent.append(np.full(len(rows), cost[number]))
+    assert told["dynamic"]["accuracy"] == pytest.approx(np.concatenate(right).mean())
+    assert told["dynamic"]["macs"] == pytest.approx(np.concatenate(spent).mean())
+    assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 24
+    assert [row["macs"] for row in told["paths"]] == sorted(cost.tolist())
+    (spread,) = told["gates"]
+    np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, 0], minlength=2) / 96)
+
+
+def test_held_out_images_meet_the_target_from_below(run):
+    found = read(run / "gate" / "found.json")
+    assert found["target_macs"] == pytest.approx(0.8 * found["largest_macs"])
+    one = (found["largest_macs"] - found["smallest_macs"]) / 100  # an image more at the widest path
+    assert found["target_macs"] - one <= found["holdout"]["average_macs"] <= found["target_macs"]
+
+
+def test_the_exported_folder_answers_as_jax_does(run):
+    out, ready = np.load(run / "evaluate" / "outputs.npz"), prepared(run, config_of())
+    classifier = runtime.DynamicClassifier(run / "export" / "x86")
+    assert [model.name for model in classifier.in_turn] == ["to_gate", "path1", "path2"]
+    classifier.warm_up()
+    for row in range(0, 96, 7):
+        answer = classifier.predict(ready.images.test.images[row])
+        assert (answer.choice, answer.class_index) == (out["path"][row, 0], out["logits"][row].argmax())
+    facts = read(run / "export" / "x86" / "export.json")["files"]
+    costs = [facts["to_gate_fp32"]["macs"] + facts[f"path{number}_fp32"]["macs"] for number in (1, 2)]
+    assert costs == list(gates.cost(ready.supernet)) == classifier.cost
+
+
+def test_the_report_shows_the_gates(run):
+    page = (run / "report.html").read_text()
+    assert "not run" not in page
+    assert "took the path that they took in a batch" in page
+    assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
+    for name in ("gates", "accuracy_against_macs", "samples"):
+        assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
+    config = config_of()
+    config["train"]["transfer_from"] = str(run)
+    config["gate"] |= {"transfer_from": str(run), "steps": 0}
+    ready = prepared(tmp_path / "new", config)
+    source = job.load_variables(run / "gate" / "gated.msgpack")
+    fresh = jax.tree.map(np.zeros_like, job.load_variables(run / "train" / "slimmable.msgpack"))
+    fresh["params"]["head"]["classifier"]["bias"] = np.zeros(7, np.float32)
+    moved = slimmable_transfer.supernet(ready, str(run), fresh)
+    assert moved.listed["fresh"] == ["params/head/classifier/bias"]
+    assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 1
+    heads = slimmable_transfer.heads(ready, str(run), fresh)
+    own = gate.trained(heads.variables["params"])
+    jax.tree.map(np.testing.assert_array_equal, own, gate.trained(source["params"]))
+    assert heads.listed["taken"] == [f"params/stage2_block0/gate/choose_conv/{leaf}" for leaf in ("bias", "kernel")]
+    config["slimmable"] = {**NETWORK, "ratios": (0.25, 1.0)}
+    with pytest.raises(ValueError, match="which differ from those here"):
+        slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"slimmable": {"network": "small_images"}},
+            "'small_images', a network without gates; choose from ds_resnet50",
+        ),
+        ({"slimmable": {**NETWORK, "ratios": (1.0, 0.5)}}, "must ascend without repeats"),
+        ({"dynamic": {"target_macs": 10.0}}, "outside what the paths span"),
+        ({"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}}, "export: the network has 3 gates"),
+        ({"gate": {"steps": 4, "batch_size": 64, "sparsification": {"hard": "never"}}}, "hard is 'never', choose from"),
+    ],
+)
+def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(config_of(**sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_two_needs_stage_one_of_the_same_space(run, tmp_path):
+    with pytest.raises(ValueError, match="stage 'gate' needs train, not done yet"):
+        pipeline.run(config_of(), tmp_path / "run", names=("gate",))
+    shutil.copytree(run, tmp_path / "copy")
+    for stage in ("gate", "evaluate", "export", "report"):
+        shutil.rmtree(tmp_path / "copy" / stage)
+    with pytest.raises(ValueError, match="stage 'train' was made with another config"):
+        pipeline.run(config_of(slimmable={**NETWORK, "stem": 8}), tmp_path / "copy", names=("gate",))
+
+
+def test_batches_of_any_size_are_answered(run):
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    whole = np.load(run / "evaluate" / "outputs.npz")["logits"]
+    found = slimmable.Answering(ready.supernet, batch=20)(variables, ready.images.test.images)
+    np.testing.assert_allclose(found.logits, whole, atol=1e-5)

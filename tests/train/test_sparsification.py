@@ -1,0 +1,78 @@
+"""Sandwich gate sparsification against its equations, on a network made of plain functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynnas_jax.train import sparsification
+from dynnas_jax.train.rules import Given
+
+LABELS = np.asarray([0, 1, 2, 0, 1, 2], np.int32)
+NARROW = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2, 2]]  # right, right, wrong, wrong, wrong, right
+WIDE = np.eye(3, dtype=np.float32)[[0, 1, 2, 1, 1, 2]]  # the fourth is wrong too
+SCORES = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+def network():
+    """One gate of three widths, whose head is what it adds to the scores of each image."""
+
+    def masked(frozen, images, key, temperature):
+        scores = jnp.asarray(SCORES) + frozen["params"]["gate"][None]
+        return jnp.asarray(WIDE) * scores.max(axis=1, keepdims=True), (scores,), jax.nn.softmax(scores)[:, None]
+
+    return sparsification.Network(
+        heads=lambda params: params["gate"],
+        with_heads=lambda params, heads: {**params, "gate": heads},
+        masked=masked,
+        ends=lambda variables, images: (jnp.asarray(NARROW), jnp.asarray(WIDE)),
+        macs=lambda genome: (genome[0] * jnp.asarray([10.0, 20.0, 40.0])).sum(),
+        most_macs=40,
+    )
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def test_easy_images_go_to_the_narrowest():
+    assert sparsification.wide(NARROW, WIDE, LABELS, "try_best").tolist() == [False, False, True, True, True, False]
+    assert sparsification.wide(NARROW, WIDE, LABELS, "give_up").tolist() == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("hard", sparsification.HARD)
+@pytest.mark.parametrize("target_macs", [None, 30.0])
+def test_the_losses_are_the_equations(hard, target_macs):
+    head = jnp.asarray([0.1, -0.2, 0.3], jnp.float32)
+    params = {"gate": head, "frozen": jnp.ones(2)}
+    variables = {"params": params, "batch_stats": {}}
+    rule = sparsification.rule(network(), hard=hard, target_macs=target_macs)
+    update = rule(None)(Given(variables, teacher=variables), np.zeros((6, 1)), LABELS, jax.random.key(0))
+    scores = np.float64(SCORES) + np.float64(head)
+    chances = softmax(scores)
+    classification = -np.log(softmax(WIDE * scores.max(1, keepdims=True))[np.arange(6), LABELS]).mean()
+    spent = (chances @ [10.0, 20.0, 40.0]).mean()
+    complexity = ((spent - (target_macs or 0.0)) / 40) ** 2
+    last = {"try_best": [0, 0, 2, 2, 2, 0], "give_up": [0, 0, 2, 0, 2, 0]}[hard]
+    sandwich = -np.log(chances[np.arange(6), last]).mean()
+    told = update.metrics
+    for name, value in (("classification", classification), ("complexity", complexity), ("sandwich", sandwich)):
+        assert float(told[f"loss_{name}"]) == pytest.approx(value, rel=1e-5)
+    assert float(told["loss"]) == pytest.approx(classification + 0.5 * complexity + sandwich, rel=1e-5)
+    assert float(told["macs_share"]) == pytest.approx(spent / 40, rel=1e-5)
+    assert not np.asarray(update.gradient["frozen"]).any(), "the supernet is frozen"
+    assert np.asarray(update.gradient["gate"]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sandwich": -1.0}, "sandwich is -1.0, must not be negative"),
+        ({"sandwich": 0.0, "complexity": 0.0, "classification": 0.0}, "nothing to learn"),
+        ({"hard": "later"}, "hard is 'later', choose from"),
+        ({"temperature": 0.0}, "temperature is 0.0, must be above 0"),
+    ],
+)
+def test_rules_there_are_none_of(options, message):
+    with pytest.raises(ValueError, match=message):
+        sparsification.rule(network(), **options)
