@@ -17,7 +17,9 @@ from scipy.stats import kendalltau
 
 from dynnas_jax import __main__ as command
 from dynnas_jax.costs import latency, macs
+from dynnas_jax.elastic import Supernet
 from dynnas_jax.export import latency_table, rounds, targets
+from dynnas_jax.networks import multi_costs
 from dynnas_jax.stages import table
 
 
@@ -36,6 +38,14 @@ def by_macs(count: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """The best straight line through the measured latencies over MACs, by relative errors."""
     columns = np.stack([np.ones(len(count)), count], axis=1) / measured[:, None]
     return np.stack([np.ones(len(count)), count], axis=1) @ np.linalg.lstsq(columns, np.ones(len(count)))[0]
+
+
+def calls(supernet: Supernet, whole: macs.CostTable, genome: np.ndarray) -> list[float]:
+    """What each call that a device makes of a subnet costs: one, or one for each exit."""
+    if not supernet.exits:
+        return [whole.exact(genome)]
+    spent = multi_costs.spent(supernet, multi_costs.exit_tables(supernet, whole))(genome)
+    return np.diff([0.0, *spent]).tolist()
 
 
 def main() -> None:
@@ -65,8 +75,10 @@ def main() -> None:
             rounds=known.rounds,
         )
     measured, spread = rounds.typical(samples)
-    predicted = np.asarray([cost.exact(genome) for genome in genomes])
-    count = np.asarray([counted.exact(genome) for genome in genomes], float)
+    predicted, count = (
+        np.asarray([spent for genome in genomes for spent in calls(supernet, whole, genome)], float)
+        for whole in (cost, counted)
+    )
     halves = [rounds.typical(samples[half::2])[0] for half in (0, 1)]
     report = {
         "table": {"device": found.device, "fit": found.fit, "rows": len(found.rows), "overhead_ms": found.overhead_ms},

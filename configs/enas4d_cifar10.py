@@ -7,7 +7,8 @@ that trained a supernet of single nets.
     dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_cifar10              # one GPU
     dynnas run --config=configs/enas4d_cifar10.py:tiny --workdir=runs/enas4d_cifar10_tiny    # 2 CPU cores
     dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet                      # its rival, by the same trainer
-The data are those of configs/cifar10.py. Neither mode's result has been measured yet.
+The data are those of configs/cifar10.py. Expected, tiny: 57 to 62 % at 0.64 to 1.50 M MACs on average, in 20 minutes of
+processor time (docs/results/enas4d_cifar10_tiny.md); the full mode has not been run.
 """
 
 import runpy

@@ -202,9 +202,9 @@ def _augment(known: argparse.Namespace, rest: list[str]) -> None:
 
 def _config(rest: list[str]) -> dict:
     """The config that the arguments left over describe."""
-    from dynnas_jax import recipe, settings
+    from dynnas_jax import sections, settings
 
-    return settings.as_dict(settings.load(_of_config(rest), recipe.options))
+    return settings.as_dict(settings.load(_of_config(rest), sections.options))
 
 
 def _of_config(rest: list[str]) -> list[str]:

@@ -5,7 +5,8 @@ Nothing here imports JAX.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,14 @@ class Kind(NamedTuple):
     def module(self, stage: str) -> str:
         """The module of a stage's function."""
         return f"dynnas_jax.stages.{self.own.get(stage, stage)}"
+
+    def function(self, stage: str) -> Callable:
+        """The function of a stage: (job, folder, **options) -> the files it leaves."""
+        return importlib.import_module(self.module(stage)).run
+
+    def check(self, stage: str) -> Callable | None:
+        """What finds out, before anything is done, whether a stage can be: (job, **options); None for one without."""
+        return getattr(importlib.import_module(self.module(stage)), "check", None)
 
 
 _SHARED = ("target", "seed")

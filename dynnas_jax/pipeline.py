@@ -134,7 +134,7 @@ def _export(workdir: Workdir, config: dict, name: str) -> None:
     if not any((run.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
         run.start("export")  # the folder is a run's from now on
     target = workdir.config["target"]
-    files = recipe.stage("export", kinds.of(config))(
+    files = kinds.of(config).function("export")(
         job._replace(target=target), workdir.folder("export"), **workdir.config["export"]
     )
     workdir.finish(name, tuple(file.removeprefix(f"{target}/") for file in files))
@@ -170,7 +170,7 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
 
     prepared = job.prepare(workdir, config)
     for name in todo:
-        if check := recipe.stage_check(name, kinds.of(config)):
+        if check := kinds.of(config).check(name):
             check(prepared, **config.get(name, {}))
     return prepared
 
@@ -246,7 +246,7 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         # Training gives signs of life of its own.
         told = contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
         with progress.timed(workdir.folder(name)), told, _folder(workdir, name) as folder:
-            stage = recipe.stage(name, kinds.of(workdir.config))
+            stage = kinds.of(workdir.config).function(name)
             files = stage(job, folder, **workdir.config.get(name, {}))
         if first:
             workdir.finish(name, files)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from dynnas_jax import job, kinds
+from dynnas_jax import finished, job, kinds
 from dynnas_jax.costs import macs
 from dynnas_jax.data import sources, splits
 from dynnas_jax.workdir import read_config, read_json
@@ -20,7 +20,7 @@ class Side(NamedTuple):
 
     key: str  # of the config that names the run: "cascade.little"
     run: Path
-    made_of: dict  # what `job.net_of` builds the net from
+    made_of: dict  # what `finished.net_of` builds the net from
     net: nn.Module
     variables: dict
     macs: int
@@ -108,7 +108,7 @@ def _side(key: str, folder: Path, name: str, section: dict, genome: dict | None,
         space = job.build(made_of["config"], data).space
         genome = space.to_json(space.largest)
     made_of["genome"] = genome
-    net = job.net_of(made_of)
+    net = finished.net_of(made_of)
     count = macs.net_cost(net, (net.arch.resolution, net.arch.resolution, net.arch.channels))[0]
     return Side(key, folder, made_of, net, variables, count, macs.params(variables))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dynnas_jax import __main__, job, networks, recipe, settings
+from dynnas_jax import __main__, job, networks, recipe, sections, settings
 from dynnas_jax.networks import growing
 from dynnas_jax.stages import train
 from dynnas_jax.study import grid
@@ -43,17 +43,17 @@ def known():
     found = {"target", "seed"}
     for network, loader in networks.NETWORKS.items():
         if loader.gated:
-            found |= names_in(recipe.options({"slimmable": {"network": network}}))
+            found |= names_in(sections.options({"slimmable": {"network": network}}))
             continue
         if loader.has_space:
-            found |= names_in(recipe.options({"supernet": {"network": network}}))
-            found |= names_in(recipe.options({"multi_exit": {"network": network}}))
-            found |= names_in(recipe.options({"eas": {"network": network}}))
+            found |= names_in(sections.options({"supernet": {"network": network}}))
+            found |= names_in(sections.options({"multi_exit": {"network": network}}))
+            found |= names_in(sections.options({"eas": {"network": network}}))
         if network in growing.FAMILIES:
-            found |= names_in(recipe.options({"growth": {"name": network}}))
+            found |= names_in(sections.options({"growth": {"name": network}}))
         section = "exit_network" if loader.several_exits else "network"
-        found |= names_in(recipe.options({section: {"name": network}}))
-    return found | names_in(recipe.options({"cascade": {}}))
+        found |= names_in(sections.options({section: {"name": network}}))
+    return found | names_in(sections.options({"cascade": {}}))
 
 
 def names_in(options):

@@ -38,9 +38,9 @@ FLOORS = {
     **dict.fromkeys(("dynamic", "train"), 3),
     "search": 4,
     "reports": 5,
-    **dict.fromkeys(("job", "sides"), 6),
+    **dict.fromkeys(("job", "finished", "sides"), 6),
     "stages": 7,
-    **dict.fromkeys(("pipeline", "recipe", "settings", "status", "counting"), 8),
+    **dict.fromkeys(("pipeline", "recipe", "sections", "settings", "status", "counting"), 8),
     "study": 9,
     "__main__": 10,
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynnas_jax import kinds, recipe, settings
+from dynnas_jax import kinds, sections, settings
 
 FILE = """
 from ml_collections import ConfigDict
@@ -69,7 +69,7 @@ def test_a_number_can_be_overridden_by_a_part_where_both_are_taken(tmp_path, tex
     file = tmp_path / "config.py"
     body = 'c = ConfigDict({"data": {"name": "digits", "holdout": 50}, "supernet": {"network": "small_images"}})'
     file.write_text(f"from ml_collections import ConfigDict\ndef get_config(mode=''):\n  {body}\n  return c\n")
-    found = settings.load([f"--config={file}", f"--config.data.holdout={text}"], recipe.options)
+    found = settings.load([f"--config={file}", f"--config.data.holdout={text}"], sections.options)
     assert found.data.holdout == value
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import job, pipeline, sides
+from dynnas_jax import finished, job, pipeline, sides
 from dynnas_jax.workdir import Workdir, read_json
 
 
@@ -23,7 +23,7 @@ def test_the_nets_of_a_searched_pair(tiny_run, quick_programs):
         with quick_programs():
             logits = jax.jit(lambda v, x, net=side.net: net.apply(v, x)[0])(side.variables, prepared.images.test.images)
         np.testing.assert_array_equal(np.asarray(logits).argmax(-1), answers)
-        rebuilt = job.net_of(json.loads(json.dumps(side.made_of)))
+        rebuilt = finished.net_of(json.loads(json.dumps(side.made_of)))
         assert rebuilt == side.net
     with pytest.raises(ValueError, match="little costs .* no less than big's"):
         sides.check(big, little, prepared.images)

@@ -11,7 +11,8 @@ from dynnas_jax import decisions
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import protocol, quality, thresholds
 from dynnas_jax.dynamic.routers import RouterCost, policy
-from dynnas_jax.job import FoundPair, Job, found_pair, load_variables
+from dynnas_jax.finished import FoundPair, found_pair
+from dynnas_jax.job import Job, load_variables
 from dynnas_jax.stages import routers
 from dynnas_jax.workdir import write_json
 

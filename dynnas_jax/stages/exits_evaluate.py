@@ -9,7 +9,8 @@ import numpy as np
 
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import protocol, thresholds
-from dynnas_jax.job import FoundExits, Job, found_exits, load_variables
+from dynnas_jax.finished import FoundExits, found_exits
+from dynnas_jax.job import Job, load_variables
 from dynnas_jax.networks.exits import ExitNet
 from dynnas_jax.stages import evaluate, exits
 from dynnas_jax.stages.exits_predict import SINGLE

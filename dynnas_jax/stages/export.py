@@ -15,7 +15,8 @@ from dynnas_jax.data import splits
 from dynnas_jax.data.resize import at_resolution, resized
 from dynnas_jax.dynamic import gates
 from dynnas_jax.export import targets
-from dynnas_jax.job import Job, found_exits, found_pair, trained_net
+from dynnas_jax.finished import found_exits, found_pair
+from dynnas_jax.job import Job, trained_net
 from dynnas_jax.networks import big_little
 from dynnas_jax.stages import slimmable
 from dynnas_jax.workdir import read_arrays, read_json, write_json

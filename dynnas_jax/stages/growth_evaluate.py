@@ -15,7 +15,8 @@ from dynnas_jax import sides
 from dynnas_jax.data.splits import in_batches, parts
 from dynnas_jax.dynamic import protocol, quality, single
 from dynnas_jax.export.functions import SINGLE
-from dynnas_jax.job import Job, described, facts_of, grown_net, growth_found, load_variables, net_of, trained_net
+from dynnas_jax.finished import net_of
+from dynnas_jax.job import Job, described, facts_of, grown_net, growth_found, load_variables, trained_net
 from dynnas_jax.stages import evaluate
 from dynnas_jax.workdir import write_json
 

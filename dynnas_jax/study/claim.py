@@ -128,5 +128,5 @@ def _check_stages(names: tuple[str, ...], config: dict, folder: Path, ready: dic
         target=config["target"],
     )
     for name in names:
-        if check := recipe.stage_check(name, kinds.of(config)):
+        if check := kinds.of(config).check(name):
             check(prepared, **config.get(name, {}))

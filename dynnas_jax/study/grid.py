@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynnas_jax import kinds, recipe, settings
+from dynnas_jax import kinds, recipe, sections, settings
 from dynnas_jax.reports.study_tables import PLACES
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     def config(self, seed: int, folder: Path) -> dict:
         """The config of a run. Raises ValueError, as `dynnas run` with these arguments would, naming the row."""
         try:
-            return recipe.with_files(settings.as_dict(settings.load(self.arguments(seed, folder), recipe.options)))
+            return recipe.with_files(settings.as_dict(settings.load(self.arguments(seed, folder), sections.options)))
         except ValueError as error:
             raise ValueError(f"row {self.name!r}: {error}") from error
 
@@ -226,7 +226,7 @@ def _check_references(row: Row, rows: dict[str, Row], through: tuple[str, ...] =
 
 def settings_of(config: dict) -> dict[str, Any]:
     """Every key of a config that is in use, by its dotted name: as it is set, or the default of the function it configures."""
-    known = recipe.options(config)
+    known = sections.options(config)
     found = {key: config[key] for key in ("target", "seed")}
     for section, keys in known.items():
         content: Any = functools.reduce(lambda node, key: (node or {}).get(key), section.split("."), config)

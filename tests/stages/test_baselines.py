@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import roc_auc_score
 
-from dynnas_jax import job, kinds, pipeline, settings, sides
+from dynnas_jax import finished, job, kinds, pipeline, settings, sides
 from dynnas_jax.__main__ import main
 from dynnas_jax.confidence import max_softmax
 from dynnas_jax.costs import macs
@@ -259,14 +259,14 @@ def test_its_page_and_its_rows(runs):
 def test_it_needs_the_runs_no_more_once_it_is_searched(runs, tmp_path):
     copy = Path(shutil.copytree(runs.cascade, tmp_path / "W"))
     away = {"little": str(tmp_path / "gone"), "big": str(tmp_path / "gone")}
-    found = job.dynamic_of_run(copy)
+    found = finished.dynamic_of_run(copy)
     assert found.thresholds == tuple(content(copy / "search/found.json")["pair"]["thresholds"])
     with pytest.raises(ValueError, match="stage 'search' was made with another config"):
         pipeline.run({**runs.config, "cascade": away}, copy)
     for which, path in (("little", runs.little), ("big", runs.big)):
         net, variables = job.trained_net(prepared(path))
         image = np.zeros((1, 8, 8, 1), np.uint8)
-        rebuilt = job.net_of(content(copy / "search/found.json")["pair"][which]["made_of"])
+        rebuilt = finished.net_of(content(copy / "search/found.json")["pair"][which]["made_of"])
         np.testing.assert_allclose(
             logits(rebuilt, found.variables[which], image), logits(net, variables, image), atol=1e-5
         )

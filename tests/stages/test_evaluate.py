@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from dynnas_jax import job, pipeline
+from dynnas_jax import finished, job, pipeline
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.stages import evaluate
 from dynnas_jax.workdir import Workdir, read_json
@@ -19,7 +19,7 @@ NETS = ("little", "big", "dynamic")
 def direct(tiny_run, quick_programs):
     """The evaluation, and what follows from the logits of the nets: columns little, big, dynamic."""
     ready = job.prepare(Workdir(tiny_run.workdir, pipeline.STAGES, tiny_run.config), tiny_run.config)
-    whole, test = job.found_pair(ready), ready.images.test
+    whole, test = finished.found_pair(ready), ready.images.test
     with quick_programs():
         logits = [
             np.asarray(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import job, pipeline, records, settings
+from dynnas_jax import finished, job, pipeline, records, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import latency
 from dynnas_jax.data.splits import in_batches
@@ -101,7 +101,7 @@ def test_records_are_what_each_exit_answers(runs):
 def test_the_search_keeps_the_best_candidate_with_its_best_thresholds(runs):
     ready = prepared(runs.searched, searched())
     found, spent = read(runs.searched / "search" / "found.json"), multi_costs.spent(ready.supernet)
-    whole = job.found_exits(ready)
+    whole = finished.found_exits(ready)
     store = records.open(runs.searched / "collect" / "records.zarr")
     rows = np.arange(14)
     of_records = exit_rewards.of_records(store, rows, store.read("cost"), [n["target"] for n in found["nets"]], 0.2)
@@ -180,7 +180,7 @@ def test_the_report_shows_every_net(runs, name):
 
 def test_a_finished_run_gives_its_dynamic_network(runs):
     for path in (runs.searched, runs.fixed):
-        found = job.dynamic_of_run(path)
+        found = finished.dynamic_of_run(path)
         entry = read(path / "search" / "found.json")["nets"][1]
         assert found.dynamic.cost == tuple(entry["macs"])
         assert found.thresholds == tuple(entry["thresholds"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynnas_jax import __main__, job, pipeline
+from dynnas_jax import __main__, finished, job, pipeline
 from dynnas_jax.export import flatbuffer, metadata, runtime
 from dynnas_jax.networks import big_little
 from dynnas_jax.stages import export
@@ -30,7 +30,7 @@ def with_train(prepared, train):
 
 
 def test_the_exported_cascade_is_the_searched_pair(tiny_run, prepared):
-    pair = job.found_pair(prepared).pair
+    pair = finished.found_pair(prepared).pair
     cost = big_little.cost(pair)
     folder = tiny_run.workdir / "export" / "x86"
     told = metadata.read(folder / "model_int8.tflite")

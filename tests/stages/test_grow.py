@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import job, kinds, pipeline, settings, sides
+from dynnas_jax import finished, job, kinds, pipeline, settings, sides
 from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
@@ -293,4 +293,4 @@ def test_an_answer_needs_no_training(runs):
     last = read(runs.grown / "grow" / "growth.json")["candidates"][-1]
     assert list(job.supernet_of_run(runs.grown).largest_net().arch.depths) == last["depths"]
     with pytest.raises(ValueError, match="it has no dynamic one"):
-        job.dynamic_of_run(runs.grown)
+        finished.dynamic_of_run(runs.grown)

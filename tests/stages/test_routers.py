@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dynnas_jax import decisions, job, pipeline, recipe
+from dynnas_jax import decisions, finished, job, pipeline, recipe
 from dynnas_jax.dynamic import cascade, fitting, protocol, thresholds
 from dynnas_jax.export import metadata, runtime
 from dynnas_jax.stages import routers
@@ -60,7 +60,7 @@ def test_thresholds_are_chosen_on_scores_of_routers_that_had_not_seen_the_image(
     config, path = learned
     found = read_json(path / "search/found.json")["pair"]
     run = prepared(config, path)
-    whole = job.found_pair(run)
+    whole = finished.found_pair(run)
     seen = protocol.observed(whole.pair, whole.variables, run.images.holdout, (whole.router,))
     best = decisions.best(*seen.correct.T, "little_right")
     fitted = fitting.fit(seen.inputs[0], best, units=4, folds=3, seed=run.seed)
@@ -91,7 +91,7 @@ def test_every_router_is_judged_on_the_test_split(learned):
     assert 0 < rows[0]["exit_rate"] < 1
     by_name = {row["router"]: row for row in rows}
     run = prepared(config, path)
-    whole = job.found_pair(run)
+    whole = finished.found_pair(run)
     confident = protocol.answers(protocol.confident_pair(whole.pair, score="margin"), whole.variables, run.images.test)
     wanted = roc_auc_score(best, confident.score[:, 0])
     assert by_name["confidence (margin)"]["auroc"] == pytest.approx(wanted, abs=1e-6)
@@ -162,7 +162,7 @@ def test_the_device_asks_the_router_first(before_little):
     for limit, step in ((0.0, 0), (1.0, 1)):
         classifier.threshold = limit
         assert {classifier.predict(image).choice for image in images[:5]} == {step}
-    found = job.dynamic_of_run(path)
+    found = finished.dynamic_of_run(path)
     batch = cascade.build(found.dynamic, capacity=20)(found.variables, images, found.thresholds)
     np.testing.assert_array_equal(batch.choice, saved["choice"])
     assert "answers where the score of router is above 0.5" in (folder / "README.md").read_text()

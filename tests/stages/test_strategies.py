@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import job, pipeline, recipe, settings
+from dynnas_jax import job, pipeline, recipe, sections, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import thresholds
@@ -228,7 +228,7 @@ def test_an_effort_that_pays_for_too_little_is_found_before_training(tiny_run, t
 def test_the_command_line_asks_for_a_strategy(tiny_run, capsys, tmp_path):
     arguments = [f"--config={tiny_run.config_file}", "--config.search.strategy=evolutionary"]
     arguments += ["--config.search.effort_images=9000", "--config.search.evolutionary.population=4"]
-    section = settings.as_dict(settings.load(arguments, recipe.options))["search"]
+    section = settings.as_dict(settings.load(arguments, sections.options))["search"]
     assert (section["strategy"], section["effort_images"]) == ("evolutionary", 9000)
     assert section["evolutionary"] == {"population": 4}
     with pytest.raises(SystemExit) as stopped:
