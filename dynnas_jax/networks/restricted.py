@@ -19,7 +19,7 @@ def restricted(supernet: Supernet, target: Target) -> Supernet:
     Raises:
       ValueError: where no kernel is left, or a block that all subnets share has one that the target runs badly.
     """
-    if not hasattr(supernet.arch, "template"):  # residual nets, which every target runs well
+    if not hasattr(supernet.arch, "template"):  # residual and slimmable nets: lint tells what of their files is wrong
         return supernet
     whole: Template = supernet.arch.template
     template = dataclasses.replace(

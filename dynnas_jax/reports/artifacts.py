@@ -65,7 +65,7 @@ class Artifacts(NamedTuple):
     exports: dict[str, dict]  # by name of the target
     benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
-    times: dict[str, float]  # seconds that each stage has taken, in order; without those that nothing tells of
+    times: dict[str, float]  # seconds that each stage but the report has taken, in order
     growth: dict | None = None  # of a run that grew stage by stage
 
     @property
@@ -125,7 +125,9 @@ def _export(workdir: Path, path: Path) -> dict:
 
 
 def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:
-    return {name: spent for name in kind.names if (spent := progress.spent_s(workdir / name)) is not None}
+    # Made anew, a report would tell of another time for itself.
+    told = (name for name in kind.names if name != "report")
+    return {name: spent for name in told if (spent := progress.spent_s(workdir / name)) is not None}
 
 
 def _kind(config: dict | None) -> kinds.Kind:

@@ -105,7 +105,7 @@ SUPERNET = (
     Chapter("Configuration", "All settings of the run.", "settings"),
     Chapter(
         "How long it took",
-        "Each stage from its start to its end, calls that were interrupted too; the report is being made.",
+        "Each stage from its start to its end, calls that were interrupted too.",
         "times",
     ),
     Chapter("Machine and versions", "Where the exported files were measured, and with which software.", "machine"),

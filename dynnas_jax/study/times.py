@@ -30,7 +30,7 @@ class Times:
 
     def add(self, row: str, seed: int, seconds: float, *, finished: bool) -> None:
         """Takes in the time of a start of a run."""
-        self._spent.setdefault(row, {})[str(seed)] = round(self.of(row, seed) + seconds, 1)
+        self._spent.setdefault(row, {})[str(seed)] = round(self.of(row, seed) + seconds, 3)
         if finished:
             self._finished.add((row, seed))
         write_json(self._file, self._spent)

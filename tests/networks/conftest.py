@@ -26,6 +26,7 @@ def meets_published():
 
 
 SMALL = {
+    "branchynet": {"resolution": 32, "classes": 3, "total_stride": 8, "width": 0.35, "exits": 2, "branch": 8},
     "msdnet": {
         "resolution": 32,
         "classes": 3,

@@ -60,6 +60,8 @@ def test_padding_changes_no_shape(small_net):
     arch, symmetric = small_net.arch, functools.partial(dataclasses.replace, padding="symmetric")
     if "padding" in vars(arch):
         symmetric = small_net.clone(arch=symmetric(arch))
+    elif "trunk" in vars(arch):
+        symmetric = small_net.clone(arch=dataclasses.replace(arch, trunk=symmetric(arch.trunk)))
     else:  # an arch for each exit
         symmetric = small_net.clone(arch=dataclasses.replace(arch, exits=tuple(map(symmetric, arch.exits))))
     shapes = [

@@ -88,7 +88,7 @@ def test_modules_take_the_first_weights_of_each_stage(growth, noisy_variables):
     names = set(jax.eval_shape(shallow.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))["params"])
     assert set(found["params"]) == names
     with pytest.raises(
-        ValueError, match=r"shallower than the candidate: it has 2 modules in stage2, and stage2_.*2 is wanted"
+        ValueError, match=r"shallower than the candidate: it has 2 modules in stage\d, and stage\d_.*2 is wanted"
     ):
         growing.transferred(found, deep)
 

@@ -10,7 +10,12 @@ from dynnas_jax.export import targets
 from dynnas_jax.networks import NETWORKS, ofa
 from dynnas_jax.networks.restricted import restricted
 
-SPACES = [name for name, loader in NETWORKS.items() if loader.has_space and name != "elastic_resnet"]
+# Spaces of inverted residuals: what others are made of is no choice of a target.
+SPACES = [
+    name
+    for name, loader in NETWORKS.items()
+    if loader.has_space and name != "elastic_resnet" and not name.startswith("ds_")
+]
 RESTRICTING = [name for name, target in targets.TARGETS.items() if target.space != targets.EVERYTHING]
 
 

@@ -201,4 +201,5 @@ def test_smaller_kernels_are_transforms_of_the_larger_by_numpy(cases):
 
 
 def test_every_supernet_is_here():
-    assert {name for name, loader in NETWORKS.items() if loader.has_space} == {name.split(",")[0] for name in CASES}
+    here = {name for name, loader in NETWORKS.items() if loader.has_space and not name.startswith("ds_")}  # test_ds_net
+    assert here == {name.split(",")[0] for name in CASES}

@@ -91,7 +91,7 @@ def test_a_fixed_net_of_several_exits_learns_at_each():
     assert isinstance(supernet.largest_net().arch, msdnet.Arch)
     variables = init_supernet(supernet, jax.random.key(0), (8, 8, 3))
     objective = plain.rule()(supernet)
-    made = jax.jit(lambda v: objective(Given(v), IMAGES, LABELS, None), compiler_options=QUICK)(variables)
+    made = jax.jit(lambda v: objective(Given(v), IMAGES, LABELS, jax.random.key(1)), compiler_options=QUICK)(variables)
     own = exits_of(supernet.largest_net(), variables)
     expected = sum(optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean() for logits in own)
     np.testing.assert_allclose(made.metrics["loss"], expected, rtol=1e-5)
