@@ -23,8 +23,13 @@ def whole_chain(segments: Sequence[Segment]) -> tuple[Block, ...]:
     """The blocks of all segments and, behind those of each, its exit, past which the carry goes on."""
     found: list[Block] = []
     for blocks, end in segments:
-        found += [*blocks, end._replace(leaves=lambda carry, _: carry)]
+        found += [*blocks, end._replace(leaves=unchanged)]
     return tuple(found)
+
+
+def unchanged(carry: Any, logits: jax.Array) -> Any:
+    """The carry behind an exit: that in front of it."""
+    return carry
 
 
 class ExitNet(ChainNet):

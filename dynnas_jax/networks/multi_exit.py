@@ -17,7 +17,7 @@ from typing import Any
 from dynnas_jax.elastic import Block
 from dynnas_jax.networks import mbconv
 from dynnas_jax.networks.chains import check_counts
-from dynnas_jax.networks.exits import Segment
+from dynnas_jax.networks.exits import Segment, unchanged
 from dynnas_jax.networks.mbconv import BlockSpec, Numerics
 from dynnas_jax.networks.multi_stage import MBConvPart, StemPart
 
@@ -117,7 +117,7 @@ class Arch:
         name = block_name(exit, "head")
         features = (arch.head_features, arch.head_features_bias)
         module = head(arch.head_conv, *features, arch.head_act, arch.classes, numerics, name=name)
-        return Segment(tuple(made), Block(name, module, reads=_maps, leaves=_unchanged))
+        return Segment(tuple(made), Block(name, module, reads=_maps, leaves=unchanged))
 
 
 # The carry: the images, then {"stem": what every exit starts from, "maps": the running exit's, a block's name: what is left of
@@ -144,10 +144,6 @@ def _behind_part(name: str, carry: dict, given: tuple) -> dict:
 
 def _maps(carry: dict) -> Any:
     return carry["maps"]
-
-
-def _unchanged(carry: dict, logits: Any) -> dict:
-    return carry
 
 
 def _settled(before: mbconv.Arch, arch: mbconv.Arch) -> mbconv.Arch:

@@ -35,10 +35,9 @@ def run(job: Job, folder: Path, *, gap_subnets: int = 16, **options) -> tuple[st
     single = predictor.fit(job.supernet.space, genomes, store.accuracy()[rows, 0], key=job.key(2), **options)
     predictor.save(single, folder / SINGLE)
     told["single"] = _quality(single)
-    few = rows[np.linspace(0, len(rows) - 1, min(gap_subnets, len(rows))).astype(int)]
-    of_few = aims.of_records(job.supernet, store, few)
-    if len(few) and of_few.shape[1] in (2, 3):
-        told["quantile_gap"] = exit_rewards.gap(store, few, of_few, targets.costs, targets.omega)._asdict()
+    few = np.linspace(0, len(rows) - 1, min(gap_subnets, len(rows))).astype(int)
+    if len(few) and cost.shape[1] in (2, 3):
+        told["quantile_gap"] = exit_rewards.gap(store, rows[few], cost[few], targets.costs, targets.omega)._asdict()
     write_json(folder / "predictors.json", told)
     names = [*(target_folder(number) for number in range(len(targets.costs))), SINGLE]
     return "predictors.json", *(f"{name}/{file}" for name in names for file in ("predictor.json", "params.npz"))

@@ -47,7 +47,7 @@ def run(
     aims, options = exits.of_job(job), options | {"aging": aging}
     evolve = [_program(job.supernet, table, options) for table in (aims.own[-1], aims.own[0])]
     evaluate = evaluator(job, calibration_images, recorded_candidates + 1)
-    search = _Search(job, aims, supernet_variables(job), evaluate, *evolve)
+    search = _Search(job, aims, supernet_variables(job), evaluate, *evolve, _recorded(job, aims))
     nets, kept = [], {}
     for number, target in enumerate(aims.targets.costs):
         candidates, predicted = _candidates(search, number, recorded_candidates)
@@ -64,6 +64,21 @@ def run(
     return "found.json", "nets.msgpack"
 
 
+class _Recorded(NamedTuple):
+    """What the records are worth."""
+
+    genomes: np.ndarray  # int32[n, genes]
+    rewards: np.ndarray  # float64[targets, n]
+
+
+def _recorded(job: Job, aims: exits.Aims) -> _Recorded:
+    store = records.open(job.workdir.folder("collect") / "records.zarr", job.supernet.space.fingerprint)
+    rows = np.flatnonzero(store.done())
+    cost = aims.of_records(job.supernet, store, rows)
+    rewards = exit_rewards.of_records(store, rows, cost, aims.targets.costs, aims.targets.omega)
+    return _Recorded(store.read("genome", rows), rewards)
+
+
 class _Search(NamedTuple):
     """What the search of every target needs."""
 
@@ -73,6 +88,7 @@ class _Search(NamedTuple):
     evaluate: collect.Evaluator
     evolve: Callable  # of `_program`, by what is spent up to the last exit
     evolve_single: Callable  # by what is spent up to the first
+    recorded: _Recorded
 
     def judged(self, genomes: np.ndarray, target: float) -> list[exits.Judged]:
         """Genomes evaluated on the held-out images, each with its best thresholds."""
@@ -106,15 +122,11 @@ def first_alone(arch: multi_exit.Arch) -> multi_exit.Arch:
 
 def _candidates(search: _Search, number: int, recorded: int) -> tuple[np.ndarray, np.ndarray]:
     """(genomes int32[1 + n, genes]: what evolution finds for a target, and the best records; their predicted rewards)."""
-    job, space, targets = search.job, search.job.supernet.space, search.aims.targets
+    job, space, known = search.job, search.job.supernet.space, search.recorded
     fitted = predictor.load(job.workdir.folder("predict") / target_folder(number), space)
     # The reward has the cost in it: there is no budget beside.
     found = search.evolve(jax.random.fold_in(job.key(3), number), fitted, np.inf)
-    store = records.open(job.workdir.folder("collect") / "records.zarr", space.fingerprint)
-    rows = np.flatnonzero(store.done())
-    cost = search.aims.of_records(job.supernet, store, rows)
-    rewards = exit_rewards.of_records(store, rows, cost, (targets.costs[number],), targets.omega)[0]
-    best = store.read("genome", np.sort(rows[np.argsort(-rewards, kind="stable")[:recorded]]))
+    best = known.genomes[np.sort(np.argsort(-known.rewards[number], kind="stable")[:recorded])]
     genomes = np.stack([multi_costs.settled(job.supernet, genome) for genome in (found, *best)])
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
