@@ -16,6 +16,7 @@ PUBLISHED = {
     "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
     "MobileNetV1 of one width": ((150, 63.3), (317, 68.4), (569, 70.9)),
 }
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
@@ -69,3 +70,36 @@ def spread(gates: Sequence[Mapping], classes: Sequence[str]):
         *np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, title="ratio"
     )
     return figure
+
+
+@plots.styled
+def curves(rows: Mapping[str, Mapping[int, float]]):
+    """Held-out accuracy in percent of the narrowest path by the step of training, a line for each way to train."""
+    figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
+    for colour, (name, points) in zip(_colours(len(rows)), rows.items(), strict=True):
+        axes.plot(list(points), list(points.values()), "o-", color=colour, markersize=4, label=name)
+    axes.set(xlabel="training step", ylabel="held-out accuracy, narrowest path (%)")
+    axes.legend(loc="lower right")
+    return figure
+
+
+@plots.styled
+def rows(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]):
+    """Accuracy against average MACs of networks whose gates were trained in other ways, by their names.
+
+    Args:
+      points: (MACs, accuracy in percent), each as its mean and standard deviation.
+    """
+    figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
+    for colour, marker, (name, (macs, accuracy)) in zip(_colours(len(points)), _MARKERS, points.items(), strict=False):
+        style = {"color": colour, "markersize": 8, "linewidth": 1, "label": name}
+        axes.errorbar(macs[0] / 1e6, accuracy[0], accuracy[1], macs[1] / 1e6, fmt=marker, **style)
+    axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
+    axes.legend(loc="lower right", fontsize=7.5)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    """As many, the first ones told apart best."""
+    known = (*plots.COLOURS.values(), *plots.EXTRA, plots.GREY, plots.INK)
+    return [known[number % len(known)] for number in range(count)]
