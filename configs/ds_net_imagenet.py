@@ -1,7 +1,7 @@
 """Dynamic slimmable networks for ImageNet at 224 pixels: ResNet-50, MobileNetV1 and EfficientNet-B0, as DS-Net trains them.
 
 Lineage: DS-Net (arXiv 2103.13258), whose values these are: batches of 512; 150 epochs of the supernet at 0.2 (MobileNetV1: 0.08)
-at first, a cosine that ends at 1 %, decay 1e-4, no label smoothing; 10 epochs of the gates at 0.05 at first, times 0.9 after each;
+at first, a cosine that ends at 1 %, decay 1e-4, no label smoothing; 10 epochs of the gates from 0.05 on, times 0.9 after each;
 losses weighed 1, 0.5, 1. Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it names, is left out.
     dynnas run --config=configs/ds_net_imagenet.py --workdir=runs/ds_resnet50                           # several GPUs
     dynnas run --config=configs/ds_net_imagenet.py:mobilenet --workdir=runs/ds_mobilenet                # 14 paths
