@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dynnas_jax import kinds, processes
