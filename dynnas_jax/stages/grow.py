@@ -11,7 +11,7 @@ from dynnas_jax.costs import energy, training_energy
 from dynnas_jax.job import Job, described, facts_of
 from dynnas_jax.networks import chains, growing
 from dynnas_jax.search import stage_growth, stage_importance
-from dynnas_jax.stages import growth_nets, network_train
+from dynnas_jax.stages import growth_nets, network_train, spent
 from dynnas_jax.stages.growth_nets import RANDOM, Net, Nets, Plan
 from dynnas_jax.workdir import write_json
 
@@ -141,11 +141,11 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
 
 def _trained(folder: Path) -> dict:
     """How many nets were made in all, and what they took together."""
-    spent = [training_energy.read(file) for file in sorted(folder.glob("*/energy.json"))]
+    every = [training_energy.read(file) for file in sorted(folder.glob(f"*/{spent.FILE}"))]
     return {
-        "networks": len(spent),
-        "seconds": sum(one.seconds for one in spent),
-        "energy_j": sum(one.energy_j for one in spent),
+        "networks": len(every),
+        "seconds": sum(one.seconds for one in every),
+        "energy_j": sum(one.energy_j for one in every),
     }
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dynnas_jax import kinds, processes
-from dynnas_jax.costs import energy, training_energy
 from dynnas_jax.data import splits
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, facts_of, growth_found, load_variables, save_variables, trained_file
 from dynnas_jax.networks import growing
 from dynnas_jax.search import stage_features, stage_growth, stage_importance
-from dynnas_jax.stages import network_train
+from dynnas_jax.stages import network_train, spent
 from dynnas_jax.workdir import read_json, write_json
 
 RANDOM = "random"  # in place of a criterion: a coin for each stage
@@ -78,7 +74,7 @@ class Nets:
         initial = None if plan.source is None else growing.transferred(plan.source, net)
         # Every net draws its own start and its own batches.
         seed = zlib.crc32(f"{job.seed} {facts['name']}".encode()) >> 1
-        with self._meter(folder) if processes.is_first() else contextlib.nullcontext():
+        with spent.metered(folder, plan.power_w):
             if plan.read_off:
                 count = plan.train.get("calibration_images", network_train.CALIBRATION_IMAGES)
                 scored = network_train.recalibrated(job, count)(initial)
@@ -99,19 +95,9 @@ class Nets:
             "variables": str((folder / FINAL).relative_to(job.workdir.path)),
             **growing.costs(name, net)._asdict(),
             "holdout_accuracy": accuracy,
-            "training": self._spent(folder),
+            "training": spent.told(folder, plan.grid_g_per_kwh),
         }
         write_json(folder / FACTS, facts)
-
-    def _meter(self, folder: Path) -> training_energy.Meter:
-        device = jax.devices()[0]
-        name = "cpu" if device.platform == "cpu" else device.device_kind
-        source = training_energy.source(name, os.cpu_count() or 1, self.plan.power_w)
-        return training_energy.Meter(source, folder / "energy.json")
-
-    def _spent(self, folder: Path) -> dict:
-        told = read_json(folder / "energy.json", "pass --redo=grow")
-        return told | {"carbon_g": energy.carbon_g(told["energy_j"], self.plan.grid_g_per_kwh)}
 
     def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
         """What the criterion says of each stage of a net."""
