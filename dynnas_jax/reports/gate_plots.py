@@ -73,6 +73,34 @@ def spread(gates: Sequence[Mapping], classes: Sequence[str]):
 
 
 @plots.styled
+def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, shares: Mapping[str, Sequence[tuple]]):
+    """How gates learned, by the step: the losses, the share of the MACs, and how each gate's choices are spread.
+
+    Args:
+      losses: (steps[k], values[k]) by name; macs_share, wide_share: of the widest path's MACs, and of the images that the widest
+        path is the target of, in [0, 1].
+      shares: of each gate the (steps, values) of every choice's share, narrowest first.
+    """
+    figure, (left, middle, *others) = plots.panels(2 + len(shares), height=3.4)
+    for colour, (name, (steps, values)) in zip(_colours(len(losses)), losses.items(), strict=True):
+        left.plot(steps, values, color=colour, label=name, linewidth=1.2)
+    left.set(xlabel="step", title="losses", ylim=(0, None))
+    for name, colour, (steps, values) in (
+        ("MACs, of the widest's", plots.COLOURS["dynamic"], macs_share),
+        ("images meant for the widest", plots.GREY, wide_share),
+    ):
+        middle.plot(steps, 100 * values, color=colour, label=name, linewidth=1.2)
+    middle.set(xlabel="step", title="share (%)", ylim=(0, 100))
+    for axes in (left, middle):
+        axes.legend(fontsize=7)
+    for axes, (gate, choices) in zip(others, shares.items(), strict=True):
+        shades = [str(value) for value in np.linspace(0.85, 0.2, len(choices))]
+        axes.stackplot(choices[0][0], *(100 * values for _, values in choices), colors=shades)
+        axes.set(xlabel="step", title=f"{gate}: images (%)", ylim=(0, 100))
+    return figure
+
+
+@plots.styled
 def curves(rows: Mapping[str, Mapping[int, float]]):
     """Held-out accuracy in percent of the narrowest path by the step of training, a line for each way to train."""
     figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
