@@ -17,6 +17,7 @@ from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, load_variables
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import gate, gated
+from dynnas_jax.networks.gated_parts import Cut
 from dynnas_jax.train import bootstrapping, sparsification, state
 from dynnas_jax.train.calibration import recalibrate
 
@@ -76,7 +77,7 @@ class Answering:
     def __init__(self, supernet: Supernet, *, batch: int = 256):
         self.run, self.batch = jax.jit(gates.grouped(supernet)), batch
 
-    def __call__(self, variables: dict, images: np.ndarray) -> gates.Answers:
+    def __call__(self, variables: dict | Cut, images: np.ndarray) -> gates.Answers:
         found, count = [], len(images)
         batch = min(self.batch, count)
         for start in range(0, count, batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from dynnas_jax.confidence import max_softmax
 from dynnas_jax.dynamic import gates, protocol, quality
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job
-from dynnas_jax.networks import gated
+from dynnas_jax.networks import gated, gated_parts
+from dynnas_jax.networks.gated_parts import Cut
 from dynnas_jax.search.collect import Evaluator
 from dynnas_jax.stages import evaluate, slimmable
 from dynnas_jax.workdir import write_json
@@ -37,42 +39,42 @@ def run(
       one_by_one_images: test images that also run alone, through the switch, and are compared with the batch.
     """
     supernet, variables, split = job.supernet, slimmable.trained(job), job.images.test
-    answering, classes = slimmable.Answering(supernet), len(job.images.classes)
-    answers = answering(variables, split.images)
-    out = _outputs(answers.logits, split.labels)
-    number = gates.number_of(supernet, answers.path)
-    cost = np.asarray(gates.cost(supernet), np.float64)
-    summary: dict[str, Any] = {
+    cut = jax.jit(functools.partial(gated_parts.cut, supernet))(variables)
+    answering, switched = slimmable.Answering(supernet), jax.jit(gates.switched(supernet))
+    answers, classes = answering(cut, split.images), len(job.images.classes)
+    out, cost = _outputs(answers.logits, split.labels), np.asarray(gates.cost(supernet), np.float64)
+    spent = cost[gates.number_of(supernet, answers.path)]
+    paths, average = _paths(job, cost, calibration_images), float(spent.mean())
+    programs = {"gated": answering.run, "gated_alone": switched}
+    summary = {
         "split": "test",
         "images": len(split),
         "gates": _spread(supernet, answers, split, classes),
+        "dynamic": evaluate.measured(out, classes) | {"macs": average},
+        "paths": paths,
+        "smallest": paths[0],
+        "largest": paths[-1],
+        "same_macs": {"macs": average, "accuracy": interpolated(paths, average)},
+        "one_by_one": _one_by_one(switched, cut, split.images[:one_by_one_images], answers),
+        "seconds": _timed(programs, supernet, (variables, cut), split.images[: answering.batch], timed_batches),
+        "calibration": evaluate.calibration({"dynamic": out}),
+        "by_class": quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct),
     }
-    average = float(cost[number].mean())
-    summary["dynamic"] = evaluate.measured(out, classes) | {"macs": average}
-    summary["paths"] = _paths(job, cost, calibration_images)
-    summary |= {"smallest": summary["paths"][0], "largest": summary["paths"][-1]}
-    summary["same_macs"] = {"macs": average, "accuracy": interpolated(summary["paths"], average)}
-    switched = jax.jit(gates.switched(supernet))
-    summary["one_by_one"] = _one_by_one(switched, variables, split.images[:one_by_one_images], answers)
-    programs = {"gated": answering.run, "gated_alone": switched}
-    summary["seconds"] = _timed(programs, supernet, variables, split.images[: answering.batch], timed_batches)
-    summary["calibration"] = evaluate.calibration({"dynamic": out})
-    summary["by_class"] = quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct)
     write_json(folder / "evaluation.json", summary)
-    kept = {name: leaf[:, None] for name, leaf in out._asdict().items()}
-    zeros = np.zeros(len(split), np.int32)
-    about = {
-        "choice": zeros,
-        "label": split.labels,
-        "image_id": split.image_id,
-        "path": answers.path,
-        "macs": cost[number],
-    }
-    np.savez(folder / "outputs.npz", **kept, **about, logits=answers.logits)
-    order = np.argsort(cost[number], kind="stable")
+    return "evaluation.json", *_saved(folder, split, answers, out, spent)
+
+
+def _saved(
+    folder: Path, split: Any, answers: gates.Answers, out: protocol.Outputs, spent: np.ndarray
+) -> tuple[str, ...]:
+    """What the network answers to each image at what cost, and some images of the least and of the most."""
+    kept = {name: leaf[:, None] for name, leaf in out._asdict().items()} | {"logits": answers.logits}
+    about = {"label": split.labels, "image_id": split.image_id, "path": answers.path, "macs": spent}
+    np.savez(folder / "outputs.npz", **kept, **about, choice=np.zeros(len(split), np.int32))
+    order = np.argsort(spent, kind="stable")
     rows = np.unique(np.concatenate([order[:SHOWN], order[-SHOWN:]]))
     np.savez(folder / "samples.npz", row=rows, image=split.images[rows])
-    return "evaluation.json", "outputs.npz", "samples.npz"
+    return "outputs.npz", "samples.npz"
 
 
 def _outputs(logits: np.ndarray, labels: np.ndarray) -> protocol.Outputs:
@@ -117,21 +119,24 @@ def interpolated(paths: list[dict], macs_wanted: float) -> float:
     return float(np.interp(macs_wanted, cost, best))
 
 
-def _one_by_one(switched: Callable, variables: dict, images: np.ndarray, answers: gates.Answers) -> dict[str, Any]:
+def _one_by_one(switched: Callable, cut: Cut, images: np.ndarray, answers: gates.Answers) -> dict[str, Any]:
     """How many images run alone pick the same path as in the batch, and how far their logits lie apart."""
     count = len(images)
-    alone = [switched(variables, images[row : row + 1]) for row in range(count)]
+    alone = [switched(cut, images[row : row + 1]) for row in range(count)]
     path, logits = (np.concatenate([np.asarray(getattr(one, name)) for one in alone]) for name in ("path", "logits"))
     same = (path == answers.path[:count]).all(axis=1)
     apart = np.abs(logits - answers.logits[:count]).max()
     return {"images": count, "same_path": int(same.sum()), "largest_logit_difference": float(apart)}
 
 
-def _timed(programs: dict, supernet: Supernet, variables: dict, images: np.ndarray, runs: int) -> dict[str, float]:
+def _timed(
+    programs: dict, supernet: Supernet, variables: tuple[dict, Cut], images: np.ndarray, runs: int
+) -> dict[str, float]:
     """Seconds an image, the median of some runs: gated and the widest path, in a batch and one by one."""
-    net, own = gated.path(supernet, variables, supernet.space.largest)
+    whole, cut = variables
+    net, own = gated.path(supernet, whole, supernet.space.largest)
     widest = jax.jit(lambda v, x: net.apply(v, x)[0])
-    ways = {name: (run, variables) for name, run in programs.items()}
+    ways = {name: (run, cut) for name, run in programs.items()}
     ways |= {"largest": (widest, own), "largest_alone": (widest, own)}
     batch = jnp.asarray(images)
     singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
@@ -142,7 +147,7 @@ def _timed(programs: dict, supernet: Supernet, variables: dict, images: np.ndarr
     return found
 
 
-def _median(run: Callable, variables: dict, images: jax.Array, runs: int) -> float:
+def _median(run: Callable, variables: Any, images: jax.Array, runs: int) -> float:
     jax.block_until_ready(run(variables, images))
     taken = []
     for _ in range(runs):
