@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from dynnas_jax.confidence import max_softmax
+from dynnas_jax.devices import DATA
 from dynnas_jax.dynamic import gates, protocol, quality
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job
@@ -103,7 +105,9 @@ def _paths(job: Job, cost: np.ndarray, calibration_images: int) -> list[dict]:
     every, order = gates.paths(job.supernet), np.argsort(cost, kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(MOST_PATHS, len(order))).round().astype(int))
     chosen = order[places]
-    measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8)
+    # The first of several processes evaluates alone.
+    here = jax.make_mesh((jax.local_device_count(),), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
+    measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8, mesh=here)
     variables = {name: leaves for name, leaves in slimmable.trained(job).items() if name != gated.PATHS}
     right = measure(variables, every[chosen]).correct.mean(axis=1)
     return [
