@@ -86,17 +86,18 @@ def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, 
         left.plot(steps, values, color=colour, label=name, linewidth=1.2)
     left.set(xlabel="step", title="losses", ylim=(0, None))
     for name, colour, (steps, values) in (
-        ("MACs, of the widest's", plots.COLOURS["dynamic"], macs_share),
-        ("images meant for the widest", plots.GREY, wide_share),
+        ("MACs", plots.COLOURS["dynamic"], macs_share),
+        ("meant for the widest", plots.GREY, wide_share),
     ):
         middle.plot(steps, 100 * values, color=colour, label=name, linewidth=1.2)
     middle.set(xlabel="step", title="share (%)", ylim=(0, 100))
     for axes in (left, middle):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     for axes, (gate, choices) in zip(others, shares.items(), strict=True):
         shades = [str(value) for value in np.linspace(0.85, 0.2, len(choices))]
         axes.stackplot(choices[0][0], *(100 * values for _, values in choices), colors=shades)
-        axes.set(xlabel="step", title=f"{gate}: images (%)", ylim=(0, 100))
+        axes.set(xlabel="step", ylim=(0, 100))
+        axes.set_title(f"{gate}, images (%)", fontsize=7.5)
     return figure
 
 
@@ -118,12 +119,12 @@ def rows(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]):
     Args:
       points: (MACs, accuracy in percent), each as its mean and standard deviation.
     """
-    figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
+    figure, (axes,) = plots.panels(1, width=7.6, height=3.8)
     for colour, marker, (name, (macs, accuracy)) in zip(_colours(len(points)), _MARKERS, points.items(), strict=False):
         style = {"color": colour, "markersize": 8, "linewidth": 1, "label": name}
         axes.errorbar(macs[0] / 1e6, accuracy[0], accuracy[1], macs[1] / 1e6, fmt=marker, **style)
     axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
-    axes.legend(loc="lower right", fontsize=7.5)
+    figure.legend(loc="outside right center", fontsize=7.5)
     return figure
 
 
