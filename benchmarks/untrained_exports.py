@@ -1,11 +1,11 @@
 """Every recipe exported untrained for every target: python benchmarks/untrained_exports.py --output=FILE.json.
 
 With random weights and statistics of random images: of a recipe with a space the pair of its smallest and largest subnet, a
-random net of several exits, or a subnet for some superclasses; of one that grows the net that it begins with; of the baselines each
-network, and the cascade of MobileNetV3-Small and -Large. All go through the whole export of every target, whose checks fail them:
-operators and their versions, memory, MACs, fp32 outputs against JAX's. Recipes whose nets are the same, and targets whose files
-are, share one export; `dynnas lint` then holds the files to each of the targets. What the JSON file has is not done again, so the
-same command goes on; at the end a table, and exit code 1 if anything failed.
+random net of several exits, or a subnet for some superclasses; of one that grows the net that it begins with; of the baselines
+each network, and the cascade of MobileNetV3-Small and -Large. All go through the whole export of every target, whose checks
+fail them: operators and their versions, memory, MACs, fp32 outputs against JAX's. Recipes whose nets are the same, and targets
+whose files are, share one export; `dynnas lint` then holds the files to each of the targets. What the JSON file has is not done
+again, so the same command goes on; at the end a table, and exit code 1 if anything failed.
 
 A space is restricted to what its target runs, a published network is not: one with hard-swish or with convolutions in groups
 must be refused for the Edge TPU, and counts as failed if it is not.
