@@ -45,9 +45,30 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The files that take longest: runs of many stages, several processes, conversions, programs of many nets.
+LONGEST = (
+    "test_two_process_runs.py",
+    "stages/test_exits.py",
+    "stages/test_superclasses.py",
+    "test_pipeline.py",
+    "export/test_onnx.py",
+    "stages/test_strategies.py",
+    "stages/test_routers.py",
+    "stages/test_baselines.py",
+    "stages/test_slimmable.py",
+    "stages/test_grow.py",
+    "export/test_routers.py",
+    "networks/test_chains.py",
+    "networks/test_multi_supernet.py",
+    "train/test_two_processes.py",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """The files whose tests share the whole run first: side by side (`pytest -n 2`), files are dealt out in this order."""
-    items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
+    """The longest files first, then those that share the whole run: side by side (`pytest -n 2`), they are dealt out so."""
+    place = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
+    sharing = {item.path for item in items if "tiny_run" in item.fixturenames}
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in sharing))
 
 
 SHARED = Path(os.environ.get("DYNNAS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
