@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynnas_jax.decisions import OPTIMAL
-from dynnas_jax.reports import study_rows
+from dynnas_jax.reports import growth_study, study_rows
 from dynnas_jax.reports.spreads import Spread, Table, numbers, words
 from dynnas_jax.reports.study_rows import Row
 
@@ -282,6 +282,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], Table]] = {
     "training": _training,
     "space": _space,
     "loss": _loss,
+    **growth_study.TABLES,
 }
 BEHAVIOUR = "behaviour"  # the rows whose routing is looked at closely, in figures
 PLACES = (*TABLES, BEHAVIOUR)  # all that a row may be part of
