@@ -114,17 +114,20 @@ _TOLD = "Depth, params and memory are counted as the paper counts them: params w
 
 
 def _initial(rows: Sequence[Row]) -> Table:
+    rows = sorted(rows, key=_begun)
     listed = _lines(rows, "growth_initial", lambda row: (_called(CANDIDATE, 1),))
-    begun = [row.asked.settings.get("grow.initial_modules") or _usual(row) for row in rows]
-    listed = [{"initial": str(modules), **line} for modules, line in zip(begun, listed, strict=True)]
+    listed = [{"initial": str(_begun(row) or "–"), **line} for row, line in zip(rows, listed, strict=True)]
     columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, _HELD, _ACCURACY)
     explanation = f"The first candidate, by the modules that every stage begins with. {_TOLD}"
     return Table("growth_initial", "Initial depth", explanation, columns, listed)
 
 
-def _usual(row: Row) -> int | str:
-    name = row.asked.settings.get("growth.name")
-    return growing.family(name).initial_modules if name else ""
+def _begun(row: Row) -> int:
+    """The modules of every stage that a row's runs begin with; 0 where they do not grow."""
+    settings = row.asked.settings
+    if row.asked.kind is not kinds.GROWTH:
+        return 0
+    return settings.get("grow.initial_modules") or growing.family(settings["growth.name"]).initial_modules
 
 
 def _criteria(rows: Sequence[Row]) -> Table:

@@ -190,7 +190,7 @@ def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other
 
 def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     """The same modules as slicing gives, with statistics of their own; nothing is trained."""
-    space = {"network": "elastic_resnet", "deepest": (3, 2), "widths": (4, 8)}
+    space = {"network": "elastic_resnet", "deepest": (4, 3), "widths": (4, 8)}
     train = {**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}}
     del train["calibration_images"]
     sections = {"data": DATA, "supernet": space, "train": train, "dynamic": {"max_macs_fraction": 0.9}}
@@ -219,8 +219,8 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     net = job.build(pipeline.opened(fixed, tmp_path / "N").config, job.facts_of(ready.images)).largest_net()
     assert list(net.arch.depths) == found["candidates"][0]["depths"]
     # The first temporary net fits, one with more modules than the source has does not.
-    deep = config_of({**options, "initial_modules": 2})
-    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 2 modules in stage2"):
+    deep = config_of({**options, "initial_modules": 3})
+    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
         grow.check(prepared(tmp_path / "D", deep), **deep["grow"])
 
 
