@@ -5,20 +5,15 @@ Each is made of the rows that its config puts there: runs that grew, and fixed n
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from dynnas_jax import kinds
-from dynnas_jax.costs import energy
-from dynnas_jax.networks import fixed, growing
-from dynnas_jax.reports import growth_tables, study_rows, tables
-from dynnas_jax.reports.spreads import Number, Spread, Table, numbers, words
+from dynnas_jax.networks import growing
+from dynnas_jax.reports import growth_rows, growth_tables, study_rows, tables
+from dynnas_jax.reports.spreads import Spread, Table, numbers, verdict, words
 from dynnas_jax.reports.study_rows import Row
 from dynnas_jax.reports.tables import Column
-from dynnas_jax.search.stage_growth import CANDIDATE, INITIAL, UNIFORM
-from dynnas_jax.workdir import read_json
+from dynnas_jax.search.stage_growth import CANDIDATE, UNIFORM
 
 RANDOM = "random"  # the criterion that the others are compared with
 _COUNTED = ("depth", "params_with_statistics", "params", "macs", "memory_bytes")
@@ -26,58 +21,11 @@ _KEYS = (*_COUNTED, "latency_ms", "seconds", "energy_j", "carbon_g", "holdout_ac
 _TOGETHER = tuple(growth_tables.ENSEMBLES.values())
 
 
-def nets(row: Row, seed: int) -> dict[str, dict[str, Any]]:
-    """What one run says of each net that it kept, by what the net is called; a fixed network has no name of its own."""
-    if row.asked.kind is kinds.GROWTH:
-        return {told["network"]: told for told in growth_tables.networks(row.runs[seed])}
-    return {"": _fixed(row, seed)} if row.asked.kind is kinds.NETWORK else {}
-
-
-def names(row: Row) -> tuple[str, ...]:
-    """What the nets are called that a row's runs are to leave."""
-    if row.asked.kind is not kinds.GROWTH:
-        return ("",) if row.asked.kind is kinds.NETWORK else ()
-    iterations = range(1, row.asked.settings["grow.iterations"] + 1)
-    uniform = (_called(UNIFORM),) if row.asked.settings.get("grow.uniform") else ()
-    return (_called(INITIAL), *(_called(CANDIDATE, number) for number in iterations), *uniform)
-
-
-def _called(role: str, iteration: int = 0) -> str:
-    return growth_tables.name({"role": role, "iteration": iteration})
-
-
-def _fixed(row: Row, seed: int) -> dict[str, Any]:
-    """A fixed network: counted from its config and its images, as what grows is."""
-    found, path = row.runs[seed], row.asked.paths[seed]
-    told: dict[str, Any] = {
-        key: study_rows.at(found, f"evaluation.net.{key}") for key in ("macs", "params", "accuracy")
-    }
-    told[tables.TOP5] = study_rows.at(found, f"evaluation.net.{tables.TOP5}")
-    export = found.exports.get(tables.main_target(found.exports), {})
-    told["latency_ms"] = study_rows.at(export, f"files.net_{study_rows.PRECISION}.latency_ms")
-    if (file := path / "train" / "energy.json").is_file():
-        spent = {key: read_json(file)[key] for key in ("seconds", "energy_j")}
-        told |= spent | {"carbon_g": energy.carbon_g(spent["energy_j"], energy.GRID_G_PER_KWH["world"])}
-    if (data := kinds.data_file(path, kinds.NETWORK)).is_file():
-        told |= _counted(json.dumps([found.config["network"], read_json(data)]))
-    return told
-
-
-@functools.cache
-def _counted(described: str) -> dict[str, Any]:
-    """The costs of a fixed network, from its section of a config and what a run leaves of its data, as JSON."""
-    section, facts = json.loads(described)
-    net = fixed.build(section, facts).largest_net()
-    if section["name"] not in growing.FAMILIES:
-        return dict.fromkeys(("depth", "params_with_statistics", "memory_bytes"), "")
-    return {"modules": growth_tables.modules(growing.depths(net))} | growing.costs(section["name"], net)._asdict()
-
-
-def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = names) -> list[dict]:
+def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = growth_rows.names) -> list[dict]:
     """One line for each net of each row."""
     listed = []
     for row in rows:
-        known = {seed: nets(row, seed) for seed in row.runs}
+        known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
         for name in wanted(row):
             own = {seed: told.get(name, {}) for seed, told in known.items()}
             spread = {key: row.spread(lambda seed, key=key, own=own: own[seed].get(key)) for key in _KEYS}
@@ -115,7 +63,7 @@ _TOLD = "Depth, params and memory are counted as the paper counts them: params w
 
 def _initial(rows: Sequence[Row]) -> Table:
     rows = sorted(rows, key=_begun)
-    listed = _lines(rows, "growth_initial", lambda row: (_called(CANDIDATE, 1),))
+    listed = _lines(rows, "growth_initial", lambda row: (growth_rows.called(CANDIDATE, 1),))
     listed = [{"initial": str(_begun(row) or "–"), **line} for row, line in zip(rows, listed, strict=True)]
     columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, _HELD, _ACCURACY)
     explanation = f"The first candidate, by the modules that every stage begins with. {_TOLD}"
@@ -133,9 +81,11 @@ def _begun(row: Row) -> int:
 def _criteria(rows: Sequence[Row]) -> Table:
     listed, most = [], 0
     for row in rows:
-        every = [name for name in names(row) if name.startswith(_called(CANDIDATE, 1).split()[0])]
+        every = [
+            name for name in growth_rows.names(row) if name.startswith(growth_rows.called(CANDIDATE, 1).split()[0])
+        ]
         most = max(most, len(every))
-        known = {seed: nets(row, seed) for seed in row.runs}
+        known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
         for split, key in (("held-out", "holdout_accuracy"), ("test", "accuracy")):
             cells = {
                 f"iteration{number}": row.spread(
@@ -175,15 +125,17 @@ def _sources(rows: Sequence[Row]) -> tuple[str, ...]:
 def _cost(rows: Sequence[Row]) -> Table:
     listed = []
     for row in rows:
-        search = {seed: _search(row, seed) for seed in row.runs}
+        search = {seed: growth_rows.search(row, seed) for seed in row.runs}
         for name in _answering(row):
-            told = {seed: nets(row, seed).get(name, {}) for seed in row.runs}
+            told = {seed: growth_rows.nets(row, seed).get(name, {}) for seed in row.runs}
             whole = name not in _TOGETHER
             line = {"label": row.asked.tables["growth_cost"], "network": name}
             for key in ("networks", "seconds", "energy_j"):
                 line[key] = row.spread(lambda seed, key=key, of=search: of[seed].get(key)) if whole else ""
             for key in ("params_with_statistics", "accuracy"):
-                line[key] = row.spread(lambda seed, key=key, of=told: of[seed].get(key)) if names(row) else ""
+                line[key] = (
+                    row.spread(lambda seed, key=key, of=told: of[seed].get(key)) if growth_rows.names(row) else ""
+                )
             listed.append(line)
     columns = (
         *(
@@ -203,27 +155,9 @@ def _cost(rows: Sequence[Row]) -> Table:
 
 def _answering(row: Row) -> tuple[str, ...]:
     """The last candidate, and the ensembles that runs tell of."""
-    every = [name for name in names(row) if name != _called(UNIFORM)]
-    told = {name for seed in row.runs for name in nets(row, seed)}
+    every = [name for name in growth_rows.names(row) if name != growth_rows.called(UNIFORM)]
+    told = {name for seed in row.runs for name in growth_rows.nets(row, seed)}
     return (*every[-1:], *(name for name in _TOGETHER if name in told)) if every else ("",)
-
-
-def _search(row: Row, seed: int) -> dict[str, Number]:
-    """networks, seconds and energy_j of a run's search; of a training that searches nothing, its own."""
-    found = row.runs[seed]
-    if row.asked.kind is kinds.NETWORK:
-        return {"networks": 1, **{key: value for key, value in _fixed(row, seed).items() if key in _SEARCH}}
-    if row.asked.kind is not kinds.GROWTH:
-        return {"networks": "", "seconds": found.times.get("train"), "energy_j": ""}
-    if found.growth is None:
-        return {}
-    controls = [one["training"] for one in found.growth["controls"]]
-    trained = found.growth["trained"]
-    spent = {key: trained[key] - sum(one[key] for one in controls) for key in _SEARCH}
-    return {"networks": trained["networks"] - len(controls), **spent}
-
-
-_SEARCH = ("seconds", "energy_j")
 
 
 def _elsewhere(rows: Sequence[Row]) -> Table:
@@ -234,37 +168,38 @@ def _elsewhere(rows: Sequence[Row]) -> Table:
 
 
 def _controls(rows: Sequence[Row]) -> Table:
+    listed = _lines(rows, "growth_controls", lambda row: (growth_rows.last(row),))
     coins = next((row for row in rows if row.asked.settings.get("grow.criterion") == RANDOM), None)
-    listed = _lines(rows, "growth_controls", lambda row: (_last(row),))
     for row, line in zip(rows, listed, strict=True):
-        uniform = {seed: nets(row, seed).get(_called(UNIFORM), {}) for seed in row.runs}
-        line["uniform_macs"] = row.spread(lambda seed, of=uniform: of[seed].get("macs"))
-        beside = {"uniform": {seed: told.get("accuracy") for seed, told in uniform.items()}}
-        beside["coins"] = {} if coins is None else {seed: _accuracy(coins, seed) for seed in coins.runs}
-        absent = {"uniform": not row.asked.settings.get("grow.uniform"), "coins": row is coins or coins is None}
-        for name, theirs in beside.items():
-            own = [(_accuracy(row, seed), value) for seed, value in theirs.items() if seed in row.runs]
-            told = ("", "") if absent[name] else study_rows.compared(own, len(row.asked.paths))
-            line |= dict(zip((f"above_{name}", f"wins_{name}"), told, strict=True))
-        line["uniform_macs"] = "" if absent["uniform"] else line["uniform_macs"]
+        line |= _above_uniform(row) | _above_coins(row, coins)
     columns = (_LABEL, _MODULES, _MACS, _ACCURACY, numbers("uniform_macs", "MACs of uniform depth (M)", 3, 1e6))
+    notes: tuple[str, ...] = ()
     for name, called in (("uniform", "uniform depth"), ("coins", "coins")):
         columns += (numbers(f"above_{name}", f"above {called} (points)", scale=0.01, sign=True),)
         columns += (words(f"wins_{name}", f"seeds above {called}"),)
+        notes += verdict({line["label"]: line[f"above_{name}"] for line in listed}, called)
     explanation = (
         "The last candidate beside the net of the same depth in all stages whose MACs are nearest to its own, and beside what "
         "as many trainings come to where coins say which stages grow; on the test images, seed by seed."
     )
-    return Table("growth_controls", "Uniform depth, and coins", explanation, columns, listed)
+    return Table("growth_controls", "Uniform depth, and coins", explanation, columns, listed, notes)
 
 
-def _last(row: Row) -> str:
-    """What the net is called that a run ends with."""
-    return next((name for name in reversed(names(row)) if name != _called(UNIFORM)), "")
+def _above_uniform(row: Row) -> dict[str, Spread | str | None]:
+    """The last candidate beside the control of the same run."""
+    if not row.asked.settings.get("grow.uniform"):
+        return dict.fromkeys(("uniform_macs", "above_uniform", "wins_uniform"), "")
+    control = {seed: growth_rows.nets(row, seed).get(growth_rows.called(UNIFORM), {}) for seed in row.runs}
+    both = [(growth_rows.accuracy(row, seed), told.get("accuracy")) for seed, told in control.items()]
+    above, wins = study_rows.compared(both, len(row.asked.paths))
+    macs = row.spread(lambda seed: control[seed].get("macs"))
+    return {"uniform_macs": macs, "above_uniform": above, "wins_uniform": wins}
 
 
-def _accuracy(row: Row, seed: int) -> Number:
-    return nets(row, seed).get(_last(row), {}).get("accuracy")
+def _above_coins(row: Row, coins: Row | None) -> dict[str, Spread | str | None]:
+    """The last candidate beside that of coins with the same seed."""
+    known = ("", "") if coins in (None, row) else study_rows.paired(row, coins, growth_rows.accuracy)
+    return dict(zip(("above_coins", "wins_coins"), known, strict=True))
 
 
 def modules(rows: Sequence[Row]) -> dict[str, list[float]]:
@@ -283,7 +218,7 @@ def fronts(rows: Sequence[Row], table: str) -> dict[str, list[tuple[Spread, Spre
     series: dict[str, list[tuple[Spread, Spread]]] = {}
     for line in _lines(rows, table):
         if isinstance(line["macs"], Spread) and isinstance(line["accuracy"], Spread):
-            alone = line["network"] == _called(UNIFORM)
+            alone = line["network"] == growth_rows.called(UNIFORM)
             name = f"{line['label']}: {line['network']}" if alone else line["label"]
             series.setdefault(name, []).append((line["macs"], line["accuracy"]))
     return series

@@ -58,7 +58,7 @@ def check(run: Run) -> None:
     where = run.path.resolve()
     if found := difference(run, plain(read_config(run.path))):
         raise ValueError(
-            f"{where} was taken for {run.words}, but has another config by now, {found}; take the link {run.path} away"
+            f"{where} was taken for {run.words}, but has another config by now, {found}; remove the link {run.path}"
         )
     if missing := run.missing():
         raise ValueError(f"{where} was taken for {run.words}, but {missing}; finish it first")
