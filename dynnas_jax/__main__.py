@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--rows", metavar="ROW[,ROW...]", help="only these, or a table's, and those they need")
     study.add_argument("--max_minutes", type=float, metavar="N", help="then stop; the same command goes on")
     study.add_argument("--table", action="store_true", help="run nothing, make the tables of what there is")
+    study.add_argument("--take", metavar="RUN[,RUN...]", help="finished runs made outside it, in the place of its own")
     study.epilog = "--config=FILE.py[:mode] names the study"
     study.set_defaults(command=_study)
 
@@ -186,7 +187,9 @@ def _study(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax.study import command
 
     rows = tuple(known.rows.split(",")) if known.rows is not None else None
-    command.run(_of_config(rest), known.workdir, rows=rows, max_minutes=known.max_minutes, table=known.table)
+    take = tuple(map(Path, known.take.split(","))) if known.take else ()
+    given = {"rows": rows, "max_minutes": known.max_minutes, "table": known.table, "take": take}
+    command.run(_of_config(rest), known.workdir, **given)
 
 
 def _augment(known: argparse.Namespace, rest: list[str]) -> None:
