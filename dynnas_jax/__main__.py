@@ -118,9 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     limit.add_argument("--max_macs", type=float)
     limit.add_argument("--max_latency_ms", type=float, help="where the generator was trained with a latency table")
     specialize.add_argument(
-        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the run's own"
+        "--quick_evaluation", action="store_true", help="the most accurate sample on held-out images, not the likeliest"
     )
-    specialize.add_argument("--name", help="of the folder in WORKDIR/specialize; the superclass by default")
+    specialize.add_argument("--target", metavar="NAME", help="of the files; the run's own by default")
+    specialize.add_argument(
+        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the run's or the target's own"
+    )
+    specialize.add_argument("--name", help="of the folder in WORKDIR/specialize/TARGET; the superclass by default")
     specialize.set_defaults(command=_specialize)
 
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
@@ -262,11 +266,12 @@ def _export(known: argparse.Namespace, _: list[str]) -> None:
 
 
 def _specialize(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax.stages import superclass_export
+    from dynnas_jax.stages import superclass_specialize
 
-    asked = {name: getattr(known, name) for name in ("superclass", "max_macs", "max_latency_ms", "name")}
+    names = ("superclass", "max_macs", "max_latency_ms", "quick_evaluation", "target", "name")
+    asked = {name: getattr(known, name) for name in names}
     precisions = tuple(known.precisions.split(",")) if known.precisions else ()
-    print(json.dumps(superclass_export.specialize(known.workdir, **asked, precisions=precisions), indent=1))
+    print(json.dumps(superclass_specialize.specialize(known.workdir, **asked, precisions=precisions), indent=1))
 
 
 def _lint(known: argparse.Namespace, _: list[str]) -> None:
