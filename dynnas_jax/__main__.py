@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--rows", metavar="ROW[,ROW...]", help="only these, or a table's, and those they need")
     study.add_argument("--max_minutes", type=float, metavar="N", help="then stop; the same command goes on")
     study.add_argument("--table", action="store_true", help="run nothing, make the tables of what there is")
+    study.add_argument("--take", metavar="RUN[,RUN...]", help="finished runs made outside it, in the place of its own")
     study.epilog = "--config=FILE.py[:mode] names the study"
     study.set_defaults(command=_study)
 
@@ -117,9 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     limit.add_argument("--max_macs", type=float)
     limit.add_argument("--max_latency_ms", type=float, help="where the generator was trained with a latency table")
     specialize.add_argument(
-        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the run's own"
+        "--quick_evaluation", action="store_true", help="the most accurate sample on held-out images, not the likeliest"
     )
-    specialize.add_argument("--name", help="of the folder in WORKDIR/specialize; the superclass by default")
+    specialize.add_argument("--target", metavar="NAME", help="of the files; the run's own by default")
+    specialize.add_argument(
+        "--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the run's or the target's own"
+    )
+    specialize.add_argument("--name", help="of the folder in WORKDIR/specialize/TARGET; the superclass by default")
     specialize.set_defaults(command=_specialize)
 
     lint = commands.add_parser("lint", help="whether TFLite files keep a target's promises", allow_abbrev=False)
@@ -186,7 +191,9 @@ def _study(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax.study import command
 
     rows = tuple(known.rows.split(",")) if known.rows is not None else None
-    command.run(_of_config(rest), known.workdir, rows=rows, max_minutes=known.max_minutes, table=known.table)
+    take = tuple(map(Path, known.take.split(","))) if known.take else ()
+    given = {"rows": rows, "max_minutes": known.max_minutes, "table": known.table, "take": take}
+    command.run(_of_config(rest), known.workdir, **given)
 
 
 def _augment(known: argparse.Namespace, rest: list[str]) -> None:
@@ -259,11 +266,12 @@ def _export(known: argparse.Namespace, _: list[str]) -> None:
 
 
 def _specialize(known: argparse.Namespace, _: list[str]) -> None:
-    from dynnas_jax.stages import superclass_export
+    from dynnas_jax.stages import superclass_specialize
 
-    asked = {name: getattr(known, name) for name in ("superclass", "max_macs", "max_latency_ms", "name")}
+    names = ("superclass", "max_macs", "max_latency_ms", "quick_evaluation", "target", "name")
+    asked = {name: getattr(known, name) for name in names}
     precisions = tuple(known.precisions.split(",")) if known.precisions else ()
-    print(json.dumps(superclass_export.specialize(known.workdir, **asked, precisions=precisions), indent=1))
+    print(json.dumps(superclass_specialize.specialize(known.workdir, **asked, precisions=precisions), indent=1))
 
 
 def _lint(known: argparse.Namespace, _: list[str]) -> None:

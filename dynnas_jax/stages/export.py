@@ -88,12 +88,8 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
     """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
-    several = job.kind is kinds.SLIMMABLE and len(job.supernet.space.genes) > 1
-    if several and not targets.target(job.target).one_file:
-        raise ValueError(
-            f"export: the network has {len(job.supernet.space.genes)} gates, whose parts are too many for files of their own, as "
-            f"{job.target} wants them; take a network with one gate, or leave the stage out of --stages"
-        )
+    if job.kind is kinds.SLIMMABLE:
+        _check_gates(job)
     classes, labels = job.images.classes, job.images.train.labels
     absent = np.setdiff1d(np.arange(len(classes)), labels)
     if len(absent):
@@ -106,6 +102,16 @@ def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> Non
     if calibration_images < len(classes):
         raise ValueError(
             f"export.calibration_images is {calibration_images}, but must be at least {len(classes)}: one of every class"
+        )
+
+
+def _check_gates(job: Job) -> None:
+    """Raises ValueError for parts that are too many for files of their own, where a target wants them so."""
+    count = len(job.supernet.space.genes)
+    if count > 1 and not targets.target(job.target).one_file:
+        raise ValueError(
+            f"export: the network has {count} gates, whose parts are too many for files of their own, as {job.target} wants "
+            "them; take a network with one gate, or leave the stage out of --stages"
         )
 
 
@@ -149,6 +155,7 @@ def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     """What stands in front of a slimmable network's gate, and what follows each gate at every width."""
     from dynnas_jax.export import functions
 
+    _check_gates(job)
     supernet = job.supernet
     form = targets.target(job.target).depthwise
     whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
