@@ -85,6 +85,7 @@ def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, 
     for colour, (name, (steps, values)) in zip(_colours(len(losses)), losses.items(), strict=True):
         left.plot(steps, values, color=colour, label=name, linewidth=1.2)
     left.set(xlabel="step", title="losses", ylim=(0, None))
+    left.yaxis.set_major_formatter("{x:.2f}")  # of one width, or the layout has no room for it
     for name, colour, (steps, values) in (
         ("MACs", plots.COLOURS["dynamic"], macs_share),
         ("meant for the widest", plots.GREY, wide_share),
@@ -92,7 +93,7 @@ def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, 
         middle.plot(steps, 100 * values, color=colour, label=name, linewidth=1.2)
     middle.set(xlabel="step", title="share (%)", ylim=(0, 100))
     for axes in (left, middle):
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     for axes, (gate, choices) in zip(others, shares.items(), strict=True):
         shades = [str(value) for value in np.linspace(0.85, 0.2, len(choices))]
         axes.stackplot(choices[0][0], *(100 * values for _, values in choices), colors=shades)
