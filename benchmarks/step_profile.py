@@ -21,7 +21,7 @@ import result
 import step
 import step_trace
 
-from dynnas_jax import devices, job, recipe, settings
+from dynnas_jax import devices, job, sections, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import augment, mixing
 from dynnas_jax.data.splits import Split
@@ -239,7 +239,7 @@ def report(asked, config, taken: Taken, size, stepper, found, samples, batch) ->
 def main() -> None:
     asked, rest = arguments()
     keep_memory()
-    config = settings.as_dict(settings.load(rest, recipe.options))
+    config = settings.as_dict(settings.load(rest, sections.options))
     taken = build(asked, config)
     size = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
     size, runs = (min(size, 16), 3) if asked.quick else (size, asked.runs)

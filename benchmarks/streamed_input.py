@@ -16,7 +16,7 @@ import numpy as np
 import result
 from photographs import JPEG_SHAPE, jpeg
 
-from dynnas_jax import devices, job, recipe, settings
+from dynnas_jax import devices, job, sections, settings
 from dynnas_jax.data import augment, mixing, sources, streams
 from dynnas_jax.networks import template
 from dynnas_jax.pipeline import keep_memory
@@ -106,7 +106,7 @@ def main() -> None:
     if asked.steps <= asked.log_every:
         raise SystemExit(f"--steps={asked.steps} must exceed --log_every={asked.log_every}")
     keep_memory()
-    config = settings.as_dict(settings.load(rest, recipe.options))
+    config = settings.as_dict(settings.load(rest, sections.options))
     batch = asked.batch or config["train"].get("batch_size", loop.BATCH_SIZE)
     stream = streamed(config, asked.threads)
     with tempfile.TemporaryDirectory() as folder:

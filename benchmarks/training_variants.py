@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import result
 
-from dynnas_jax import job, pipeline, recipe, settings
+from dynnas_jax import job, pipeline, sections, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.search import collect
 from dynnas_jax.workdir import Workdir, read_json, write_json
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     known, rest = parser.parse_known_args()
-    config = settings.as_dict(settings.load(rest, recipe.options))
+    config = settings.as_dict(settings.load(rest, sections.options))
     found = {}
     for seed in range(known.seeds):
         for variant in VARIANTS:

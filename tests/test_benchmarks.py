@@ -1,8 +1,10 @@
 """What all benchmarks say of themselves: one owner of the facts, and of medians and spreads."""
 
 import ast
+import importlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -30,6 +32,24 @@ def test_a_benchmark_leaves_its_facts_to_one_owner(path):
     names = {ast.unparse(call) for call in calls}
     assert "result.show" in names
     assert not names & {"importlib.metadata.version", "os.getloadavg", "platform.python_version", "machine.facts"}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_the_library_is_there(path):
+    tree, modules, absent = ast.parse(path.read_text()), {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "dynnas_jax":
+            home = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(home, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                found = getattr(home, alias.name)
+                if isinstance(found, types.ModuleType):
+                    modules[alias.asname or alias.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            absent += [] if hasattr(modules[node.value.id], node.attr) else [ast.unparse(node)]
+    assert not absent
 
 
 def test_facts(capsys, monkeypatch):
