@@ -43,8 +43,8 @@ def test_the_last_exit_answers_as_the_network_does():
         collection: {("head" if name == "exit2" else name): leaves for name, leaves in tree.items() if name != "exit1"}
         for collection, tree in variables.items()
     }
-    logits, endpoints = net.apply(variables, images)
-    np.testing.assert_array_equal(logits, trunk.apply(own, images)[0])
+    logits, endpoints = jax.jit(net.apply)(variables, images)
+    np.testing.assert_array_equal(logits, jax.jit(trunk.apply)(own, images)[0])
     assert endpoints["exit1"].shape == (2, 10)
 
 

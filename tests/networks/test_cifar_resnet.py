@@ -49,7 +49,7 @@ def test_shortcuts_without_weights(inputs, out, stride, side):
     """With the last norm at zero, a block is its shortcut: every other pixel, zeros before and behind the channels."""
     module = block("option_a", inputs, out, stride)
     x = np.abs(np.random.default_rng(0).normal(size=(2, side, side, inputs))).astype(np.float32)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     assert not [name for name in variables["params"] if "shortcut" in name]
     variables["params"]["conv1_norm"] = jax.tree.map(np.zeros_like, variables["params"]["conv1_norm"])
     kept = -(-side // stride)
@@ -58,17 +58,17 @@ def test_shortcuts_without_weights(inputs, out, stride, side):
         for column in range(kept):
             first = (out - inputs) // 2
             expected[:, row, column, first : first + inputs] = x[:, row * stride, column * stride]
-    np.testing.assert_array_equal(module.apply(variables, x), expected)
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, x), expected)
 
 
 def test_projection_is_a_1x1_convolution_with_its_norm():
     module = block("projection", 4, 8, 2)
     x = np.abs(np.random.default_rng(0).normal(size=(2, 6, 6, 4))).astype(np.float32)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     assert params(variables) == 4 * 9 * 8 + 8 * 9 * 8 + 4 * 8 + 3 * 2 * 8
     variables["params"]["conv1_norm"] = jax.tree.map(np.zeros_like, variables["params"]["conv1_norm"])
     expected = x[:, ::2, ::2] @ variables["params"]["shortcut_conv"]["kernel"][0, 0] / np.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(module.apply(variables, x), np.maximum(expected, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), np.maximum(expected, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_sizes_of_the_stages():
