@@ -70,13 +70,15 @@ MODES = {
     "eas_imagenet100_at32": ("tiny", ""),
     "eas_paper": ("tiny", "", "imagenet12", "car20"),
     "ds_net_digits": ("", "tiny"),
-    "ds_net_cifar10": ("tiny",),
+    "ds_net_cifar10": ("tiny", ""),
+    "ds_net_imagenet100_at32": ("tiny", ""),
+    "ds_net_imagenet": ("tiny", "mobilenet", "mobilenet18", "efficientnet", ""),
     "stage_growth_digits": ("", "tiny"),
     "stage_growth_cifar10": tuple(f"{mode}{end}" for mode in ("", "cells_") for end in ("tiny", "")),
     "stage_growth_imagenet": ("tiny", "", "source"),
 }
 # Studies of the others, and nets that are those of other recipes on other images, from files that a run leaves.
-NOTHING_TO_EXPORT = ("study_digits", "study_growth_digits", "stage_growth_transfer")
+NOTHING_TO_EXPORT = ("study_digits", "study_growth_digits", "study_growth_cifar10", "stage_growth_transfer")
 CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 COUNT = 16  # random images for statistics, scales and comparisons
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
@@ -326,9 +328,15 @@ def _row(facts: dict) -> dict:
 
 
 def _lacked(nets: Nets) -> tuple[str, ...]:
-    """What lint must say, one of these, of published networks with operators that the target lacks; () where it has all."""
-    kind = kinds.of(nets.config)
-    if kind not in (kinds.NETWORK, kinds.CASCADE) or targets.target(nets.targets[0]).ops is None:
+    """What must be said, one of these, of what a target cannot have; () where it can.
+
+    Of published networks with operators that it lacks, and of networks of several gates where each part is a file.
+    """
+    kind, target = kinds.of(nets.config), targets.target(nets.targets[0])
+    if kind is kinds.SLIMMABLE and not target.one_file:
+        several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
+        return ("gates, whose parts are too many",) if several else ()
+    if kind not in (kinds.NETWORK, kinds.CASCADE) or target.ops is None:
         return ()
     facts, sections = job.facts_of(random_images(nets.config)), [nets.config]
     if "cascade" in nets.config:

@@ -80,7 +80,10 @@ def sources(config: dict) -> dict[str, str | None]:
         files["train.transfer_from"] = Path(str(transfer)) / "train" / "manifest.json"
     if transfer := config.get("gate", {}).get("transfer_from"):
         files["gate.transfer_from"] = Path(str(transfer)) / "gate" / "manifest.json"
-    files |= {f"{name}.latency_table": config.get(name, {}).get("latency_table") for name in ("search", "dynamic")}
+    files |= {
+        f"{name}.latency_table": config.get(name, {}).get("latency_table")
+        for name in ("search", "dynamic", "generator")
+    }
     grow = config.get("grow", {})
     also = config.get("evaluate", {}).get("also") or ()
     files |= {f"evaluate.also{number}": kinds.net_manifest(run) for number, run in enumerate(also)}

@@ -48,6 +48,8 @@ OTHERS = (
     "eas_paper.py",
     "ds_net_digits.py",
     "ds_net_cifar10.py",
+    "ds_net_imagenet.py",
+    "ds_net_imagenet100_at32.py",
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
     "stage_growth_imagenet.py",
@@ -57,7 +59,9 @@ OTHERS = (
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
-SLIMMABLE = [f"{file}{mode}" for file in ("ds_net_digits.py", "ds_net_cifar10.py") for mode in ("", ":tiny")]
+SLIMMABLE = [f"ds_net_{data}.py{mode}" for data in ("digits", "cifar10", "imagenet100_at32") for mode in ("", ":tiny")]
+SLIMMABLE += [f"ds_net_cifar10.py:{gates}transfer{small}" for gates in ("", "gate_") for small in ("", "_tiny")]
+SLIMMABLE += [f"ds_net_imagenet.py:{mode}" for mode in ("", "mobilenet", "mobilenet18", "efficientnet", "tiny")]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 SUPERCLASSES = [f"eas_{file}.py{mode}" for file in ("digits", "imagenet100_at32", "paper") for mode in ("", ":tiny")]
 SUPERCLASSES += [f"eas_paper.py:{mode}" for mode in ("imagenet12", "car20")]
@@ -156,13 +160,15 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
 
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_networks_of_gates_build_and_reach_their_target(name):
-    config = settings.as_dict(settings.load([f"--config={FOLDER / name}"]))
+    config = settings.as_dict(settings.load([f"--config={FOLDER / name.removesuffix(':')}"]))
     recipe.check(config)
-    facts = FACTS["digits" if "digits" in name else "cifar10"]
-    supernet = job.build(config, facts)
-    target = gate_targets.asked(supernet, **config["dynamic"])
-    table = macs.table(supernet)
-    assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
+    supernet = job.build(config, facts_of(config))
+    if config["dynamic"]:
+        target, table = gate_targets.asked(supernet, **config["dynamic"]), macs.table(supernet)
+        assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
+    for stage in ("train", "gate"):
+        rate = state.optimizer(config[stage]["steps"], **config[stage]["optimizer"]).learning_rate
+        assert float(rate(config[stage]["steps"] - 1)) < 0.5 * config[stage]["optimizer"]["learning_rate"]
 
 
 GROWTHS = {

@@ -27,6 +27,26 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]]):
 
 
 @plots.styled
+def dropout(rates: Mapping[float, Sequence[tuple[float, float, float | None]]]):
+    """Accuracy against MACs, a line for each rate of superclass dropout: mean and standard deviation over runs.
+
+    Args:
+      rates: by rate (mean MACs, mean accuracy in [0, 1], its standard deviation, None for a single run) of every budget.
+    """
+    figure, (axes,) = plots.panels(1, height=4.3)
+    colours = (plots.GREY, plots.COLOURS["dynamic"], plots.COLOURS["big"], plots.COLOURS["little"], *plots.EXTRA)
+    for number, (rate, points) in enumerate(rates.items()):
+        x, y, spread = np.asarray([(a, b, c or 0.0) for a, b, c in points], np.float64).T
+        look = {"color": colours[number % len(colours)], "marker": _MARKS[number % len(_MARKS)], "capsize": 3}
+        name = {0: "none", 1: "target superclass only (1)"}.get(rate, f"{rate:g}")
+        axes.errorbar(x / 1e6, 100 * y, 100 * spread, label=f"superclass dropout: {name}", markersize=5, **look)
+    axes.margins(0.06)
+    axes.set(xlabel="mean MACs of one image (millions)", ylabel="mean accuracy on the superclasses (%)")
+    figure.legend(loc="outside lower center", ncols=min(3, len(rates)))
+    return figure
+
+
+@plots.styled
 def similarity(budgets: Sequence[float], values: Sequence[float], label: str):
     """The mean cosine similarity of the subnets of different superclasses, against the budget."""
     figure, (axes,) = plots.panels(1, height=3.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dynnas_jax.reports import plots, superclass_plots, tables
+from dynnas_jax.reports import plots, superclass_plots
 from dynnas_jax.reports import superclass_tables as rows_of
 from dynnas_jax.reports.source import Source, figure, table
 from dynnas_jax.workdir import read_json
@@ -65,24 +65,23 @@ def _budgets(source: Source) -> str | None:
 
 
 def _dropout(source: Source) -> str | None:
-    """This run and those taken in as baselines: the same recipe at other rates."""
-    runs = {"this run": source.found.evaluation}
-    runs |= {name: taken.get("evaluation") for name, taken in source.found.baselines.items()}
-    series = {}
-    for name, evaluation in runs.items():
-        points = _points(
-            rows_of.accuracies(evaluation if "unions" in (evaluation or {}) else None), rows_of.NAMES["eas"]
-        )
-        series |= {name: points} if points else {}
-    if len(series) < 2:
+    """This run and those taken in as baselines: the same recipe of other seeds and rates, two rates at least."""
+    taken = [source.found.evaluation, *(run.get("evaluation") for run in source.found.baselines.values())]
+    taken = [told for told in taken if told and "superclass_dropout" in told]
+    if len({told["superclass_dropout"] for told in taken}) < 2:
         return None
-    rows = [
-        {"run": name, "budget": number, "macs": macs, "accuracy": accuracy}
-        for name, points in series.items()
-        for number, (macs, accuracy) in enumerate(points, 1)
-    ]
-    tables.write_csv(source.folder / "tables" / "dropout.csv", rows)
-    return figure(source, "dropout", superclass_plots.lines(series), "EAS of every run, on the same test images.")
+    rows = rows_of.of_dropout([told for told in taken if _scenarios(told) == _scenarios(taken[0])])
+    own = [row for row in rows if row["method"] == rows_of.NAMES["eas"]]
+    rates = {row["rate"]: [] for row in own}
+    for row in own:
+        rates[row["rate"]].append((row["mean_macs"], row["mean_accuracy"], row["mean_accuracy_sd"]))
+    caption = "EAS of every rate on the same test images: means over runs, and their standard deviations."
+    body = figure(source, "dropout", superclass_plots.dropout(rates), caption)
+    return body + table(source, "dropout", rows, rows_of.dropout_columns(rows, taken[0]["unit"]))
+
+
+def _scenarios(evaluation: dict) -> list[tuple]:
+    return [(net["method"], net["superclass"], net["budget"]) for net in evaluation["nets"]]
 
 
 def _archs(source: Source) -> str | None:

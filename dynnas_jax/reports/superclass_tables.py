@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from dynnas_jax.reports.tables import Column, known, number, percent, plain
 # How a method is written.
 NAMES = {
     "eas": "EAS",
+    "eas_multi_path": "EAS on multiple paths",
     "eas_v": "EAS-V (one for all superclasses)",
     "ofa_t": "OFA-T (a search for each)",
     "ofa_v": "OFA-V (one search for all)",
@@ -46,6 +47,56 @@ def accuracy_columns(rows: Sequence[dict], unit: str) -> tuple[Column, ...]:
     )
 
 
+def of_dropout(evaluations: Sequence[dict]) -> list[dict]:
+    """One row for each rate of superclass dropout, method and budget: means over runs, and their standard deviations.
+
+    The random subnets are the same in runs of one seed, whatever the rate: they tell of the supernets alone.
+
+    Args:
+      evaluations: `evaluation.json` of runs of one recipe.
+    """
+    found = [(told["superclass_dropout"], accuracies(told)) for told in evaluations]
+    rows = []
+    for rate in sorted({rate for rate, _ in found}):
+        runs = [own for other, own in found if other == rate]
+        for method in (NAMES[name] for name in ("eas", "random")):
+            by_budget = zip(*([row for row in run if row["method"] == method] for run in runs), strict=True)
+            rows += [{"rate": rate, "method": method, "runs": len(runs), **_spread(same)} for same in by_budget]
+    return rows
+
+
+def _spread(rows: Sequence[dict]) -> dict:
+    """Means over runs of the same budget; of accuracies the standard deviation too, None for a single run."""
+    found = {"budget": rows[0]["budget"], "mean_macs": float(np.mean([row["mean_macs"] for row in rows]))}
+    for key in (key for key in rows[0] if key.startswith("on_") or key == "mean_accuracy"):
+        values = [row[key] for row in rows]
+        found |= {key: float(np.mean(values)), f"{key}_sd": float(np.std(values, ddof=1)) if len(rows) > 1 else None}
+    return found
+
+
+def dropout_columns(rows: Sequence[dict], unit: str) -> tuple[Column, ...]:
+    """The columns of `of_dropout`."""
+    shown = ("budget (M MACs)", number("budget", 4, 1e6)) if unit == "macs" else ("budget (ms)", number("budget", 4))
+    own = [key for key in (rows[0] if rows else ()) if key.startswith("on_") and not key.endswith("_sd")]
+    return (
+        Column("rate", "dropout", number("rate", 2)),
+        Column("method", "method", plain("method"), numeric=False),
+        Column("runs", "runs", number("runs")),
+        Column("budget", *shown),
+        *(Column(key, key.removeprefix("on_"), _with_spread(key)) for key in own),
+        Column("mean_accuracy", "mean accuracy", _with_spread("mean_accuracy")),
+        Column("mean_macs", "mean MACs (M)", number("mean_macs", 4, 1e6)),
+    )
+
+
+def _with_spread(key: str) -> Callable[[dict], str]:
+    def form(row: dict) -> str:
+        spread = row[f"{key}_sd"]
+        return f"{100 * row[key]:.1f} %" if spread is None else f"{100 * row[key]:.1f} ± {100 * spread:.1f} %"
+
+    return form
+
+
 def costs(artifacts: Artifacts) -> list[dict]:
     """One row for each method: seconds to train what it asks, and to find subnets for all scenarios."""
     return [
@@ -57,7 +108,7 @@ def costs(artifacts: Artifacts) -> list[dict]:
 def budgets(artifacts: Artifacts) -> list[dict]:
     """One row for each generator: how far the first sample, and the subnet taken, is from the budget."""
     rows = []
-    for method in ("eas", "eas_v"):
+    for method in ("eas", "eas_multi_path", "eas_v"):
         nets = (artifacts.found or {}).get("methods", {}).get(method, {}).get("nets", ())
         if nets:
             first, taken = (

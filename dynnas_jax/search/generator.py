@@ -183,7 +183,8 @@ def answerer(
 
     Chosen is the likeliest of the samples that leave at most `WITHIN` of the budget; where there is none, the dearest within it.
     Where no sample of a scenario keeps its budget, the likeliest subnet is lowered choice by choice until it does
-    (`differentiable.repaired`): what is chosen is above the budget only where every subnet is.
+    (`differentiable.repaired`): what is chosen is above the budget only where every subnet is. What is left of the budget in
+    the end is spent (`filled`).
 
     Args:
       cost: genome -> float32, in the unit of the budgets; ends: the range of budgets that the generator is for.
@@ -215,9 +216,36 @@ def answerer(
             return jnp.where(failed[:, None], lowered, taken)
 
         taken = jax.lax.cond(failed.any(), cut, lambda taken: taken, taken)
+        taken = jax.vmap(lambda g, c, b: filled(space, g, c, cost, b))(taken, chances, limit)
         return Answered(genomes, price, likelihood, feasible, taken, cost(taken), failed)
 
     return answer
+
+
+def filled(
+    space: SearchSpace, genome: jax.Array, log_chances: jax.Array, cost: Callable, budget: jax.Array
+) -> jax.Array:
+    """int32[genes]: a canonical genome raised, one choice at a time, until no raise that costs anything keeps the budget.
+
+    Raised is the gene whose next choice is the likeliest beside the one that it has.
+
+    Args:
+      log_chances: float[genes, most]; cost: genomes int32[n, genes] -> float32[n]; budget: float32[].
+    """
+    genes, last = jnp.arange(len(space.sizes)), jnp.asarray(space.sizes, jnp.int32) - 1
+
+    def further(state):
+        genome, price, _ = state
+        above = jnp.minimum(genome + 1, last)
+        raised = jax.vmap(lambda gene: space.canonical(genome.at[gene].set(above[gene])))(genes)
+        prices = cost(raised)
+        fits = (prices > price) & (prices <= budget)
+        gain = log_chances[genes, above] - log_chances[genes, genome]
+        best = jnp.where(fits, gain, -jnp.inf).argmax()
+        kept = fits.any()
+        return jnp.where(kept, raised[best], genome), jnp.where(kept, prices[best], price), kept
+
+    return jax.lax.while_loop(lambda state: state[2], further, (genome, cost(genome), jnp.asarray(True)))[0]
 
 
 def _log_likelihood(space: SearchSpace, genome: jax.Array, chances: jax.Array) -> jax.Array:

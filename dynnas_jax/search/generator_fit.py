@@ -24,6 +24,7 @@ from dynnas_jax.train import losses
 
 # The range of budgets in units of the cost term: of the paper's 150 to 550 million multiply-adds, a unit is a million.
 RANGE = 400.0
+FAINT = 1e-3  # how far gates that are closed are open, where the subnet is run
 
 
 class Tasks(NamedTuple):
@@ -58,6 +59,7 @@ class _Setting(NamedTuple):
     table: Any
     ends: tuple[float, float]
     batch_size: int
+    beside: int  # images of other tasks
     scenarios: int
     cost_scenarios: int
     cost_weight: float
@@ -99,14 +101,15 @@ def fit(
     """
     _check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios)
     labels = np.asarray(split.labels, np.int32)
-    fewest = int(tasks.kept.any(axis=2)[:, labels].sum(axis=1).min())
+    counts = tasks.kept.any(axis=2)[:, labels].sum(axis=1)
+    fewest = int(counts.min())
     if fewest < 2:
         raise ValueError(
             f"generator: a task has {fewest} held-out images, must have at least 2; give a larger data.holdout"
         )
-    setting = _Setting(
-        supernet, shape, table, ends, min(batch_size, fewest), scenarios, cost_scenarios, cost_weight, temperature
-    )
+    size = min(batch_size, fewest)
+    beside = 0 if fewest == len(labels) else size
+    setting = _Setting(supernet, shape, table, ends, size, beside, scenarios, cost_scenarios, cost_weight, temperature)
     given = _Given(variables, split.images, labels, tasks.members.astype(np.float32), tasks.kept)
     given = jax.tree.map(jnp.asarray, given)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -157,14 +160,19 @@ def _validation_loss(setting: _Setting, given: _Given, genome: jax.Array, task: 
     """The cross-entropy of one subnet on images of its task, by the logits of the task alone."""
     kept = given.kept[task]
     mine = kept.any(axis=1)[given.labels]
+    chance = jax.random.uniform(key, mine.shape)
     # As many as a batch has, no image twice, all of the task's.
-    chance = jnp.where(mine, jax.random.uniform(key, mine.shape), -1.0)
-    picked = jax.lax.top_k(chance, setting.batch_size)[1]
-    images, labels = given.images[picked], given.labels[picked]
-    masked = relaxed.mask_variables(setting.supernet, given.variables, genome)
+    picked = jax.lax.top_k(jnp.where(mine, chance, -1.0), setting.batch_size)[1]
+    labels = given.labels[picked]
+    if setting.beside:
+        picked = jnp.concatenate([picked, jax.lax.top_k(jnp.where(mine, -1.0, chance), setting.beside)[1]])
+    # At a gate that is quite closed ReLU has no slope, and what it shuts would not be heard of.
+    exists = np.arange(genome.shape[1]) < np.asarray(setting.supernet.space.sizes)[:, None]
+    faint = jnp.asarray(FAINT * exists / exists.sum(axis=1, keepdims=True), genome.dtype)
+    masked = relaxed.mask_variables(setting.supernet, given.variables, (1 - FAINT) * genome + faint)
     net = setting.supernet.largest_net()
-    (logits, _), _ = net.apply(masked, images, True, mutable=["batch_stats"])
-    return losses.cross_entropy(logits, labels, kept=kept[labels])
+    (logits, _), _ = net.apply(masked, given.images[picked], True, mutable=["batch_stats"])
+    return losses.cross_entropy(logits[: setting.batch_size], labels, kept=kept[labels])
 
 
 def _check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios) -> None:

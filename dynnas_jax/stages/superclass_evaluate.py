@@ -12,7 +12,7 @@ import numpy as np
 from dynnas_jax import confidence
 from dynnas_jax.job import Job, supernet_variables
 from dynnas_jax.search import superclass_answers
-from dynnas_jax.stages import superclass_generator
+from dynnas_jax.stages import superclass_generator, superclass_train
 from dynnas_jax.stages.superclass_generator import OWN
 from dynnas_jax.stages.superclass_search import described
 from dynnas_jax.workdir import read_json, write_json
@@ -38,6 +38,7 @@ def run(job: Job, folder: Path, *, calibration_images: int = 1024) -> tuple[str,
             entry = {"method": method, "superclass": net["superclass"], "budget": net["budget"]}
             rows.append(entry | {"macs": net["macs"], "cost": net["cost"], "accuracy": float(correct.mean())})
     told = {"split": "test", "images": len(labels), "unit": found["unit"], "nets": rows}
+    told["superclass_dropout"] = job.workdir.config["train"].get("superclass_dropout", superclass_train.DROPOUT)
     told["images_of"] = {
         name: int((groups.of_class[labels] == number).sum()) for number, name in enumerate(groups.names)
     }

@@ -1,4 +1,4 @@
-"""The stage that writes a file for every superclass, and `dynnas specialize`: a subnet for these classes and this budget.
+"""The stage that writes a file for every superclass.
 
 A file's head has the logits of its superclass alone. All lie below one folder, where the runtime switches between them by name.
 """
@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
-from dynnas_jax import job as jobs
-from dynnas_jax import kinds
 from dynnas_jax.costs import macs
 from dynnas_jax.data.splits import Split
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job, supernet_variables
 from dynnas_jax.networks import specialised
-from dynnas_jax.stages import export, superclass_generator
-from dynnas_jax.stages.superclass_generator import OWN, Trained
+from dynnas_jax.stages import export
 from dynnas_jax.train import calibration
-from dynnas_jax.workdir import Workdir, read_config, read_json, write_json
+from dynnas_jax.workdir import read_json, write_json
 
-FOLDER = "specialize"  # in a working directory, where files for one superclass after another are written
-_NAME = re.compile(r"[\w.+-]+")
+if TYPE_CHECKING:
+    from dynnas_jax.export import dynamic
+
+STATISTICS_IMAGES = 1024  # of training, for the statistics of what is exported
+NAME = re.compile(r"[\w.+-]+")
 
 
 class Subnet(NamedTuple):
@@ -66,7 +67,7 @@ def run(
             genome = job.supernet.space.from_json(net["genome"])
             write(job, Subnet(name, job.superclasses.members([name]), genome), where / name, options)
             files += [f"{job.target}/{name}/{path.name}" for path in sorted((where / name).iterdir())]
-    return *files, *_above(where, job.target)
+    return *files, *(f"{job.target}/{name}" for name in runtime_above(where))
 
 
 def check(job: Job, *, budget: int | None = None, **options) -> None:
@@ -77,23 +78,25 @@ def check(job: Job, *, budget: int | None = None, **options) -> None:
     if alone := [name for name, group in zip(*job.superclasses, strict=True) if len(group) < 2]:
         raise ValueError(f"export: superclass {alone[0]!r} has one class, which needs no network; leave the stage out")
     for name in job.superclasses.names:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ValueError(f"export: superclass {name!r} cannot be the name of a folder; use letters, digits, _ - .")
     export.check(job, **options)
 
 
-def _above(where: Path, target: str) -> tuple[str, ...]:
-    """What lies above the folders of the superclasses: the runtime that switches between them."""
+def runtime_above(where: Path) -> tuple[str, ...]:
+    """Puts the runtime that switches between superclasses above their folders; the names of its files."""
     from dynnas_jax.export import device_folder, specialists
 
     package = Path(specialists.__file__).parents[1]
-    modules = tuple(package / module for module in device_folder.MODULES)
-    specialists.write(where, modules)
-    return tuple(f"{target}/{path.name}" for path in sorted(where.iterdir()) if path.is_file())
+    specialists.write(where, tuple(package / module for module in device_folder.MODULES))
+    return tuple(path.name for path in sorted(where.iterdir()) if path.is_file())
 
 
 def write(job: Job, subnet: Subnet, where: Path, options: dict) -> dict[str, Any]:
     """Writes, checks and times the files of a subnet in a folder; returns what `export.json` says. All or nothing.
+
+    Args:
+      options: those of `run`, but for `budget`.
 
     Raises:
       ValueError: as `stages.export.run`.
@@ -101,25 +104,14 @@ def write(job: Job, subnet: Subnet, where: Path, options: dict) -> dict[str, Any
     from dynnas_jax.export import device_folder, dynamic, functions, measuring
 
     classes = job.superclasses.classes(subnet.members)
-    images = job.calibration_batches(1024)
-    cut = calibration.extract_calibrated(job.supernet, supernet_variables(job), subnet.genome, images)
-    net, variables = specialised.specialised(*cut, classes)
-    net, arch = net.clone(depthwise=targets.target(job.target).depthwise), net.arch
-    shape = (arch.resolution, arch.resolution, arch.channels)
+    net, variables, shape = _cut(job, subnet.genome, classes)
     network = functions.single(lambda images: net.apply(variables, images)[0], shape)
-    promise = dynamic.Promise(
-        labels=tuple(str(job.images.classes[number]) for number in classes),
-        cost=macs.net_cost(net, shape)[:1],
-        macs={functions.SINGLE: macs.net_cost(net, shape)[0]},
-        central_share=job.workdir.config["data"].get("central_share", 1.0),
-    )
     own = _of_classes(job.images.test, classes)
     answers = np.concatenate([np.asarray(jax.jit(net.apply)(variables, part)[0]).argmax(1) for part in _parts(own)])
     with dynamic.all_or_nothing(where) as unchecked:
         chosen = {"precisions": tuple(options["precisions"]), "onnx_too": options["onnx"] or None, "target": job.target}
-        facts = dynamic.export(
-            network, promise, unchecked, calibration=_scales(job, classes, options["calibration_images"]), **chosen
-        )
+        scales = _scales(job, classes, options["calibration_images"])
+        facts = dynamic.export(network, _promise(job, net, shape, classes), unchecked, calibration=scales, **chosen)
         timing = {key: options[key] for key in ("threads", "runs", "warm_up")}
         reference = measuring.Reference({functions.SINGLE: answers}, answers)
         measured = measuring.measure(unchecked, facts, own.images, own.labels, reference, **timing)
@@ -133,6 +125,29 @@ def write(job: Job, subnet: Subnet, where: Path, options: dict) -> dict[str, Any
         write_json(unchecked / "export.json", told)
         device_folder.write(unchecked)
     return told
+
+
+def _cut(job: Job, genome: np.ndarray, classes: np.ndarray) -> tuple[nn.Module, dict, tuple[int, int, int]]:
+    """(net of these classes alone in the target's form, its variables, shape of its images)."""
+    images = job.calibration_batches(STATISTICS_IMAGES)
+    cut = calibration.extract_calibrated(job.supernet, supernet_variables(job), genome, images)
+    net, variables = specialised.specialised(*cut, classes)
+    arch = net.arch
+    net = net.clone(depthwise=targets.target(job.target).depthwise)
+    return net, variables, (arch.resolution, arch.resolution, arch.channels)
+
+
+def _promise(job: Job, net: nn.Module, shape: tuple[int, int, int], classes: np.ndarray) -> dynamic.Promise:
+    """What the files say of themselves."""
+    from dynnas_jax.export import dynamic, functions
+
+    cost = macs.net_cost(net, shape)
+    return dynamic.Promise(
+        labels=tuple(str(job.images.classes[number]) for number in classes),
+        cost=cost[:1],
+        macs={functions.SINGLE: cost[0]},
+        central_share=job.workdir.config["data"].get("central_share", 1.0),
+    )
 
 
 def _of_classes(split: Split, classes: np.ndarray) -> Split:
@@ -151,61 +166,3 @@ def _scales(job: Job, classes: np.ndarray, count: int) -> np.ndarray:
     labels = np.asarray(job.images.train.labels)
     mine = np.random.default_rng([job.seed, 1, 2]).permutation(np.flatnonzero(np.isin(labels, classes)))[:count]
     return np.asarray(job.images.train[np.sort(mine)].images)
-
-
-def specialize(
-    path: Path,
-    *,
-    superclass: str,
-    max_macs: float | None = None,
-    max_latency_ms: float | None = None,
-    precisions: tuple[str, ...] = (),
-    name: str | None = None,
-) -> dict[str, Any]:
-    """The subnet of a run for a superclass, or a set "a+b", within a budget; its files go to `W/specialize/NAME`.
-
-    Args:
-      max_macs, max_latency_ms: one of the two, in the unit that the generator was trained for.
-      precisions: of `metadata.PRECISIONS`; () for those of the run.
-      name: of the folder; the superclass by default.
-
-    Returns:
-      What the command prints: the genome, its MACs, and what was measured of the files.
-
-    Raises:
-      ValueError: for a run of another kind or without a generator, an unknown superclass (the nearest is named), a budget
-        outside the space, or another unit than the generator's.
-    """
-    config = read_config(path)
-    if (kind := kinds.of(config)) is not kinds.EAS:
-        raise ValueError(f"{path} is a run of {kind.words}: only a supernet of superclasses can be specialised")
-    supernet = jobs.supernet_of_run(path)
-    trained = superclass_generator.load(path, supernet, config["target"])
-    unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
-    if unit != trained.facts["unit"]:
-        raise ValueError(f"{path}: its generator is for budgets in {trained.facts['unit']}, not in {unit}")
-    members = trained.superclasses.members(superclass)
-    trained.check_budget(supernet, budget)
-    name = name or trained.superclasses.title(members)
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"--name={name!r} cannot be the name of a folder; use letters, digits, _ - . +")
-    genome = answer(trained, supernet, members, budget)
-    job = jobs.prepare(Workdir(path, kind.stages, config), config)
-    options = {"precisions": (), "onnx": False, "calibration_images": export.CALIBRATION_IMAGES}
-    options |= {"max_accuracy_loss": 0.01, "threads": 1, "runs": 1000, "warm_up": 100}
-    options |= {key: value for key, value in config["export"].items() if key in options}
-    options |= {"precisions": precisions} if precisions else {}
-    told = write(job, Subnet(name, members, genome), path / FOLDER / name, options)
-    _above(path / FOLDER, "")
-    files = {key: str(path / FOLDER / name / fact["path"]) for key, fact in told["files"].items()}
-    costs = {"macs": macs.table(supernet).exact(genome), unit: trained.table.exact(genome)}
-    accuracy = {key: fact["accuracy"] for key, fact in told["files"].items()}
-    arch = {"genome": told["genome"], "arch": supernet.arch.file(genome)}
-    return {"superclass": told["superclass"], **arch, **costs, "test_accuracy": accuracy, "files": files}
-
-
-def answer(trained: Trained, supernet: Any, members: np.ndarray, budget: float) -> np.ndarray:
-    """int32[genes]: the generator's subnet for a set bool[T] and a budget."""
-    ask = trained.answerer(supernet, OWN)
-    found = ask(members[None], np.asarray([budget], np.float32), jax.random.key(0))
-    return np.asarray(found.chosen[0])

@@ -1,8 +1,10 @@
-"""The stage that trains the architecture generators: the one of all superclasses, and the control that knows none (EAS-V)."""
+"""The stage that trains the architecture generators: the one of all superclasses, and its controls.
+
+One control knows no superclass (EAS-V); another, where it is asked for, draws on multiple paths.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,18 +13,18 @@ import jax
 import numpy as np
 
 from dynnas_jax import progress
-from dynnas_jax.costs import macs
+from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import superclasses
 from dynnas_jax.data.superclasses import Superclasses
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, load_variables, save_variables, supernet_variables
 from dynnas_jax.search import generator, generator_fit
 from dynnas_jax.search.generator_fit import Tasks
-from dynnas_jax.stages.search import cost_tables
+from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table
 from dynnas_jax.workdir import read_json, write_json
 
 FILE, WEIGHTS, TABLE = "generator.json", "generator.msgpack", "latency_table.json"
-OWN, ALIKE = "superclasses", "all"  # the two generators
+OWN, ALIKE, MULTI_PATH = "superclasses", "all", "multi_path"  # the generators
 _OF_SHAPE = ("paths", "budget_embeddings", "embedding", "units")
 
 
@@ -34,27 +36,31 @@ def run(
     most_budget: float | None = None,
     unions: tuple = (),
     latency_table: str | None = None,
+    multi_path_too: bool = False,
     **options,
 ) -> tuple[str, ...]:
-    """Both generators, trained alike; leaves their weights and what they are for.
+    """The generators, trained alike; leaves their weights and what they are for.
 
     Args:
       least_budget, most_budget: the range of budgets; None: those of the smallest and of the largest subnet.
       unions: sets of superclasses that are trained beside the single ones, each "a+b" or a list of names.
       latency_table: budgets are milliseconds by this file of `dynnas table`, in the place of MACs.
+      multi_path_too: a further generator of all superclasses on multiple paths, as a control.
       options: of `generator.shape_of` and `generator_fit.fit`.
     """
     table, unit = _table(job, latency_table)
     ends = _ends(job, table, unit, least_budget, most_budget)
-    made = {OWN: tasks(job.superclasses, unions), ALIKE: alike(job.superclasses)}
+    own = tasks(job.superclasses, unions)
     given = {key: options.pop(key) for key in _OF_SHAPE if key in options}
-    variables, kept, told = supernet_variables(job), {}, {}
-    for number, (name, own) in enumerate(made.items()):
-        shape = generator.shape_of(job.supernet.space, own.members.shape[1], **given)
+    wanted = {OWN: (own, given), ALIKE: (alike(job.superclasses), given)}
+    wanted |= {MULTI_PATH: (own, {**given, "paths": "multi"})} if multi_path_too else {}
+    kept, told, variables = {}, {}, supernet_variables(job)
+    for number, (name, (of, shaped)) in enumerate(wanted.items()):
+        shape = generator.shape_of(job.supernet.space, of.members.shape[1], **shaped)
         with progress.counted(f"generator of {name}", options["steps"], "steps") as advance:
             fitted = generator_fit.fit(
                 *(jax.random.fold_in(job.key(7), number), job.supernet, variables, job.images.holdout),
-                *(own, table, shape, ends, lambda _: advance(1)),
+                *(of, table, shape, ends, lambda _: advance(1)),
                 **options,
             )
         kept[name] = fitted.params
@@ -63,10 +69,10 @@ def run(
     save_variables(folder / WEIGHTS, kept)
     facts = {"space": job.supernet.space.fingerprint, "unit": unit, "least_budget": ends[0], "most_budget": ends[1]}
     groups = {name: list(g) for name, g in zip(job.superclasses.names, job.superclasses.groups, strict=True)}
-    trained = [job.superclasses.title(row) for row in made[OWN].members]
-    write_json(folder / FILE, facts | {"superclasses": groups, "tasks": trained, "generators": told})
+    titles = [job.superclasses.title(row) for row in own.members]
+    write_json(folder / FILE, facts | {"superclasses": groups, "tasks": titles, "generators": told})
     if latency_table:
-        shutil.copyfile(Path(latency_table).expanduser(), folder / TABLE)
+        latency.save(read_latency_table(latency_table, job.supernet, job.target), folder / TABLE)
     return FILE, WEIGHTS, *((TABLE,) if latency_table else ())
 
 
@@ -112,9 +118,14 @@ def check(
     most_budget: float | None = None,
     unions: tuple = (),
     latency_table: str | None = None,
+    multi_path_too: bool = False,
     **options,
 ) -> None:
     """Raises ValueError for what would end the stage at its first step."""
+    if multi_path_too and options.get("paths") == "multi":
+        raise ValueError(
+            "generator.multi_path_too does nothing where generator.paths is 'multi' already; leave one out"
+        )
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
     if "steps" not in options:

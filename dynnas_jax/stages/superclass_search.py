@@ -17,14 +17,13 @@ import numpy as np
 from dynnas_jax import progress
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.job import NO_HELD_OUT, Job, evaluator, supernet_variables
+from dynnas_jax.job import NO_HELD_OUT, Job
 from dynnas_jax.search import evolution, generator, predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.stages import superclass_generator, superclass_predict
-from dynnas_jax.stages.superclass_generator import ALIKE, OWN, Trained
+from dynnas_jax.stages import superclass_generator, superclass_predict, superclass_quick
+from dynnas_jax.stages.superclass_generator import ALIKE, MULTI_PATH, OWN, Trained
 from dynnas_jax.workdir import write_json
 
-METHODS = ("eas", "eas_v", "ofa_t", "ofa_v", "random")
 CLOSE = 0.03  # how far below a budget a random subnet may be, where there is one so near
 DRAWS = 2000  # random genomes
 REPEATS = 20  # of a timed answer
@@ -52,9 +51,12 @@ def run(
     trained = superclass_generator.load(job.workdir.path, job.supernet, job.target)
     least, most = trained.ends
     limits = [float(value) for value in np.linspace(least, most, budgets + 2)[1:-1]]
-    quick = _quick(job, calibration_images, samples) if quick_evaluation else None
+    quick = superclass_quick.chooser(job, calibration_images) if quick_evaluation else None
     search = _Search(job, trained, limits, samples, _program(job.supernet, trained.table, options))
-    found = {"eas": search.generated(OWN, quick), "eas_v": search.generated(ALIKE, None)}
+    found = {"eas": search.generated(OWN, quick)}
+    if MULTI_PATH in trained.params:
+        found["eas_multi_path"] = search.generated(MULTI_PATH, quick)
+    found["eas_v"] = search.generated(ALIKE, None)
     found |= {"ofa_t": search.evolved(job.superclasses.names), "ofa_v": search.evolved((superclass_predict.ALL,))}
     found["random"] = search.random()
     facts = {key: trained.facts[key] for key in ("space", "unit", "least_budget", "most_budget", "tasks")}
@@ -83,7 +85,7 @@ class _Search(NamedTuple):
 
     def generated(self, name: str, quick: Callable | None) -> dict[str, Any]:
         """What a generator answers, all scenarios in one pass."""
-        members, budgets = self.scenarios(name == OWN)
+        members, budgets = self.scenarios(name != ALIKE)
         answer = self.trained.answerer(self.job.supernet, name, self.samples)
         scenarios = members, budgets, self.job.key(8)
         found = jax.device_get(answer(*scenarios))
@@ -96,7 +98,7 @@ class _Search(NamedTuple):
             start = time.perf_counter()
             genomes = quick(members, found)
             seconds += time.perf_counter() - start
-        rows = self.nets(list(genomes) if name == OWN else [*genomes] * len(self.job.superclasses.names))
+        rows = self.nets([*genomes] * (len(self.job.superclasses.names) if name == ALIKE else 1))
         for number, row in enumerate(rows):
             asked = number % len(budgets)  # a generator that knows no superclass answers once for all
             cost = self.trained.table.exact(found.genome[asked, 0])
@@ -210,26 +212,6 @@ def _program(supernet: Supernet, table: macs.CostTable, options: dict) -> Callab
         return evolution.run(key, supernet.space, fitness, table, budget, **options).genome
 
     return lambda key, params, budget: np.asarray(run(key, params, np.float32(budget) * evolution.BELOW))
-
-
-def _quick(job: Job, calibration_images: int, samples: int) -> Callable:
-    """(members, answers) -> genomes int32[M, genes]: the most accurate feasible samples, the likeliest of equals."""
-    evaluate, variables = evaluator(job, calibration_images, samples), supernet_variables(job)
-    owner = job.superclasses.of_class[np.asarray(job.images.holdout.labels)]
-
-    def chosen(members: np.ndarray, found: generator.Answered) -> np.ndarray:
-        taken = []
-        for row, member in enumerate(members):
-            order = np.argsort(-found.log_likelihood[row], kind="stable")
-            rows = found.genome[row][[place for place in order if found.feasible[row, place]]]
-            if not len(rows):
-                taken.append(found.chosen[row])
-                continue
-            correct = evaluate(variables, rows).correct
-            taken.append(rows[correct[:, member[owner]].mean(axis=1).argmax()])
-        return np.stack(taken)
-
-    return chosen
 
 
 def check(

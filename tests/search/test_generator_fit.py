@@ -1,5 +1,7 @@
 """Training the generator: the loss is that of the subnet itself, and budgets are learned."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,26 +24,51 @@ def _quick(quick_programs):
         yield
 
 
-def test_the_validation_loss_is_the_subnets_own(tiny):
-    """The cross-entropy of the extracted subnet on the task's images, by float64 over the task's logits alone."""
-    shape = generator.shape_of(tiny.supernet.space, 2)
-    setting = generator_fit._Setting(tiny.supernet, shape, None, (0.0, 1.0), 5, 1, 0, 0.0, 1.0)
-    given = generator_fit._Given(tiny.variables, tiny.images, LABELS, TASKS.members.astype(np.float32), KEPT)
-    given = jax.tree.map(jnp.asarray, given)
-    loss = jax.jit(lambda *arguments: generator_fit._validation_loss(setting, given, *arguments))
+def setting_of(supernet, size, beside):
+    shape = generator.shape_of(supernet.space, 2)
+    return generator_fit._Setting(supernet, shape, None, (0.0, 1.0), size, beside, 1, 0, 0.0, 1.0)
+
+
+@pytest.fixture
+def given(tiny):
+    found = generator_fit._Given(tiny.variables, tiny.images, LABELS, TASKS.members.astype(np.float32), KEPT)
+    return jax.tree.map(jnp.asarray, found)
+
+
+@pytest.mark.parametrize("beside", [0, 11])
+def test_the_validation_loss_is_the_subnets_own(tiny, given, monkeypatch, beside):
+    """The cross-entropy of the extracted subnet on the task's images, by float64; with the statistics of all, if asked."""
+    monkeypatch.setattr(generator_fit, "FAINT", 0.0)
+    loss = functools.partial(generator_fit._validation_loss, setting_of(tiny.supernet, 5, beside))
     genome = np.asarray(tiny.supernet.space.sample(jax.random.key(4)))
     hard = relaxed.one_hot(tiny.supernet.space, jnp.asarray(genome))
     net, own = elastic.extract(tiny.supernet, tiny.variables, genome)
     mine = np.flatnonzero(LABELS == 2)  # five images: a batch has them all, in whatever order
-    (logits, _), _ = net.apply(own, tiny.images[mine], True, mutable=["batch_stats"])
-    assert len(mine) == 5
+    used = tiny.images if beside else tiny.images[mine]
+    (logits, _), _ = net.apply(own, used, True, mutable=["batch_stats"])
     # Of one class alone nothing can be wrong; among all three classes it can.
-    assert float(loss(hard, jnp.int32(1), jax.random.key(0))) == pytest.approx(0, abs=1e-6)
+    assert float(loss(given, hard, jnp.int32(1), jax.random.key(0))) == pytest.approx(0, abs=1e-6)
     whole = given._replace(kept=jnp.asarray(np.stack([np.outer([0, 0, 1], [1, 1, 1]).astype(bool)] * 3)))
-    found = generator_fit._validation_loss(setting, whole, hard, jnp.int32(0), jax.random.key(0))
-    rows = np.asarray(logits, np.float64)
+    found = loss(whole, hard, jnp.int32(0), jax.random.key(0))
+    rows = np.asarray(logits, np.float64)[mine if beside else slice(None)]
     expected = np.mean(np.log(np.exp(rows).sum(axis=1)) - rows[:, 2])
     assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_closed_gates_are_heard(tiny, given, monkeypatch):
+    """Of the smallest subnet: what more channels would do has a slope, though they are shut."""
+    loss = functools.partial(generator_fit._validation_loss, setting_of(tiny.supernet, 10, 6), given)
+    space = tiny.supernet.space
+    smallest = relaxed.one_hot(space, jnp.asarray(space.smallest))
+    live = [row for row, gene in enumerate(space.genes) if gene.name.endswith("block0.expand")]
+    found = {}
+    for faint in (generator_fit.FAINT, 0.0):
+        monkeypatch.setattr(generator_fit, "FAINT", faint)
+        slope = jax.jit(jax.grad(lambda genome: loss(genome, jnp.int32(0), jax.random.key(0))))(smallest)
+        found[faint] = np.asarray(slope)[live, 1]
+    assert len(live) == 2
+    assert (np.abs(found[1e-3]) > 1e-4).all()
+    assert (found[0.0] == 0).all(), "quite closed, ReLU would shut them"
 
 
 @pytest.fixture(scope="module")

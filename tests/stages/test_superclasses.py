@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from dynnas_jax import job, pipeline, records, settings
 from dynnas_jax.__main__ import main
-from dynnas_jax.costs import macs
+from dynnas_jax.costs import latency, macs
 from dynnas_jax.export import specialists
 from dynnas_jax.stages import superclass_generator, superclass_predict
 from dynnas_jax.train import calibration
@@ -26,6 +26,10 @@ TRAIN = {
 SPACE = {
     **{"network": "small_images", "stem": 8, "stage_widths": (8, 8), "stage_strides": (1, 2), "head": 8},
     **{"depths": (1, 2), "kernels": (3, 5), "expands": (1, 2), "widths": (1.0,), "divisor": 4},
+}
+GENERATOR = {
+    **{"steps": 6, "batch_size": 16, "cost_scenarios": 7, "embedding": 8, "units": 8},
+    **{"unions": ("round+open",), "multi_path_too": True},
 }
 
 
@@ -41,10 +45,7 @@ def config_of(**sections):
         },
         "collect": {"subnets": 14, "calibration_images": 64},
         "predict": {"epochs": 4},
-        "generator": {
-            **{"steps": 6, "batch_size": 16, "cost_scenarios": 7, "embedding": 8, "units": 8},
-            "unions": ("round+open",),
-        },
+        "generator": GENERATOR,
         "search": {"budgets": 2, "samples": 6, "population": 8, "generations": 3, "calibration_images": 64},
         "evaluate": {"calibration_images": 64},
         "export": {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1},
@@ -122,6 +123,7 @@ def test_every_method_answers_every_scenario_within_its_budget(run, ready):
         found["methods"]["eas"]["train_s"]
         == read(run / "generator" / "generator.json")["generators"]["superclasses"]["seconds"]
     )
+    assert found["methods"].keys() == {"eas", "eas_multi_path", "eas_v", "ofa_t", "ofa_v", "random"}
     assert found["answering"]["scenarios"] == 50
 
 
@@ -210,36 +212,159 @@ def test_the_report_shows_every_part(run):
     page = (run / "report.html").read_text()
     assert page.count("not run") == 1, "superclass dropout needs another run beside this one"
     rows = (run / "report" / "tables" / "accuracies.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 5
+    assert len(rows) == 1 + 2 * 6
     for name in ("methods", "generators", "archs_of_budgets", "archs_of_superclasses", "similarity"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def refused(capsys, *arguments):
+    """The one line that the command line ends in, with exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(map(str, arguments)))
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n")) == (2, 1)
+    return error
+
+
+def costs_of(ready, cost=macs.table):
+    """(a table of costs, that of the smallest subnet, that of the largest)."""
+    table = cost(ready.supernet)
+    return table, *(table.exact(getattr(ready.supernet.space, end)) for end in ("smallest", "largest"))
 
 
 def test_specialize_writes_a_file_for_a_set(run, ready, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(run, path)
-    table = macs.table(ready.supernet)
-    least, most = (table.exact(getattr(ready.supernet.space, end)) for end in ("smallest", "largest"))
+    _, least, most = costs_of(ready)
     budget = (least + most) // 2
     main(["specialize", f"--workdir={path}", "--superclass=straight+open", f"--max_macs={budget}"])
     told = json.loads(capsys.readouterr().out)
     assert told["superclass"] == "open+straight"
     assert told["macs"] <= budget
-    nets = specialists.Specialists(path / "specialize").switch("open+straight")
+    nets = specialists.Specialists(path / "specialize" / "x86").switch("open+straight")
     assert nets.classifier.labels == [str(c) for c in sorted(GROUPS["straight"] + GROUPS["open"])]
+
+
+def test_specialize_for_another_target(run, ready, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    budget = costs_of(ready)[2]
+    asked = ["--superclass=open", f"--max_macs={budget}", "--target=pi4", "--precisions=dynamic_range"]
+    main(["specialize", f"--workdir={path}", *asked, "--name=most"])
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["files"].values()) == [str(path / "specialize" / "pi4" / "most" / "model_dynamic_range.tflite")]
+    assert specialists.Specialists(path / "specialize" / "pi4").switch("most").classifier.labels == ["2", "3", "5"]
+
+
+def test_specialize_refuses_in_one_line(run, ready, capsys):
+    _, least, most = costs_of(ready)
+    budget = (least + most) // 2
     for arguments, message in (
         (["--superclass=opne", f"--max_macs={budget}"], "superclass 'opne' is unknown, did you mean 'open'"),
         (["--superclass=open", f"--max_macs={least - 1}"], "no subnet of this space is that cheap"),
+        (["--superclass=open", "--max_macs=nan"], "no subnet of this space is that cheap"),
         (["--superclass=open", f"--max_macs={most + 1}"], "outside the space"),
-        (["--superclass=open", "--max_latency_ms=1"], "its generator is for budgets in macs"),
+        (["--superclass=open", "--max_latency_ms=1"], "for budgets in macs, not in latency_ms; pass --max_macs"),
         (["--superclass=open", f"--max_macs={budget}", "--name=a/b"], "cannot be the name of a folder"),
+        (["--superclass=open", f"--max_macs={budget}", "--target=pi6"], "target 'pi6'"),
+        (["--superclass=open"], "one of the arguments --max_macs --max_latency_ms is required"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(["specialize", f"--workdir={path}", *arguments])
-        error = capsys.readouterr().err
-        assert ended.value.code == 2
-        assert message in error
-        assert error.count("\n") == 1
+        assert message in refused(capsys, "specialize", f"--workdir={run}", *arguments)
+
+
+def test_quick_evaluation_takes_the_most_accurate_sample(run, ready, tmp_path, capsys):
+    """Against every sample by itself, extracted, on the held-out images of the superclass."""
+    path, holdout = tmp_path / "run", ready.images.holdout
+    shutil.copytree(run, path)
+    _, least, most = costs_of(ready)
+    budget = (2 * least + most) // 3
+    asked = ["specialize", f"--workdir={path}", "--superclass=round+open", f"--max_macs={budget}"]
+    main([*asked, "--quick_evaluation"])
+    taken = json.loads(capsys.readouterr().out)
+    trained = superclass_generator.load(run, ready.supernet, "x86")
+    members = ready.superclasses.members("round+open")[None]
+    found = trained.answerer(ready.supernet, samples=6)(members, np.asarray([budget], np.float32), jax.random.key(0))
+    classes = GROUPS["round"] + GROUPS["open"]
+    accuracy = {}
+    for genome in np.asarray(found.genome[0])[np.asarray(found.feasible[0])]:
+        logits = sliced_logits(ready, genome, holdout.images)
+        accuracy[str(ready.supernet.space.to_json(genome))] = np.mean(right_within(logits, holdout.labels, classes))
+    assert len(accuracy) > 1, "there is something to choose from"
+    assert taken["macs"] <= budget
+    # Masked and extracted nets differ by rounding, in an image or two.
+    assert accuracy[str(taken["genome"])] >= max(accuracy.values()) - 0.03
+
+
+@pytest.fixture(scope="module")
+def by_latency(run, ready, made_up_table, tmp_path_factory):
+    """(the working directory of the run with its generator trained on milliseconds, its config, the table's file)."""
+    folder = tmp_path_factory.mktemp("latency")
+    path, file = folder / "run", folder / "table.json"
+    latency.save(made_up_table(ready.supernet, 0.05), file)
+    shutil.copytree(run, path)
+    config = config_of(generator={**GENERATOR, "latency_table": str(file), "multi_path_too": False})
+    stages = ("teacher", "train", "collect", "predict", "generator", "search", "evaluate")
+    pipeline.run(config, path, names=stages, redo="generator")
+    return path, config, file
+
+
+def test_budgets_in_milliseconds_are_kept(by_latency, ready):
+    path, _, file = by_latency
+    table = latency.load(file).of(ready.supernet)
+    found, told = read(path / "search" / "found.json"), read(path / "evaluate" / "evaluation.json")
+    assert found["unit"] == told["unit"] == "latency_ms"
+    ends = [table.exact(getattr(ready.supernet.space, end)) for end in ("smallest", "largest")]
+    assert [found["least_budget"], found["most_budget"]] == pytest.approx(ends)
+    for method in found["methods"].values():
+        for net in method["nets"]:
+            assert net["cost"] == table.exact(ready.supernet.space.from_json(net["genome"]))
+            assert net["cost"] <= net["budget"]
+    trained = superclass_generator.load(path, ready.supernet, "x86")
+    budgets = np.linspace(*ends, 40, dtype=np.float32)[1:]
+    members = np.eye(3, dtype=bool)[np.arange(39) % 3]
+    answered = trained.answerer(ready.supernet)(members, budgets, jax.random.key(2))
+    assert all(table.exact(g) <= budget for g, budget in zip(answered.chosen, budgets, strict=True))
+
+
+def test_specialize_for_milliseconds(by_latency, ready, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(by_latency[0], path)
+    table, least, most = costs_of(ready, latency.load(by_latency[2]).of)
+    asked = "specialize", f"--workdir={path}", "--superclass=round"
+    main([*asked, f"--max_latency_ms={(least + most) / 2}"])
+    told = json.loads(capsys.readouterr().out)
+    genome = ready.supernet.space.from_json(told["genome"])
+    assert told["latency_ms"] == table.exact(genome) <= (least + most) / 2
+    assert told["macs"] == macs.table(ready.supernet).exact(genome)
+    for arguments, message in (
+        (["--max_macs=1e6"], "for budgets in latency_ms, not in macs; pass --max_latency_ms"),
+        ([f"--max_latency_ms={most}", "--target=pi4"], "for milliseconds on x86, not on pi4"),
+        ([f"--max_latency_ms={0.9 * least}"], "no subnet of this space is that cheap"),
+        ([f"--max_latency_ms={1.1 * most}"], "outside the space"),
+    ):
+        assert message in refused(capsys, *asked, *arguments)
+
+
+def test_a_latency_table_that_changed_under_a_run(by_latency, tmp_path):
+    path, config, file = tmp_path / "run", by_latency[1], by_latency[2]
+    shutil.copytree(by_latency[0], path)
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "overhead_ms": 9.0}))
+    try:
+        with pytest.raises(ValueError, match="generator.latency_table names has changed since stage 'generator'"):
+            pipeline.run(config, path, names=("generator",))
+    finally:
+        file.write_text(before)
+
+
+def test_export_for_another_target(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    pipeline.export(path, "pi4", precisions=("dynamic_range",))
+    nets = specialists.Specialists(path / "export" / "pi4")
+    assert nets.names == ("open", "round", "straight")
+    assert nets.switch("straight").classifier.labels == ["1", "4", "7"]
+    assert "pi4" in (path / "report.html").read_text(), "the report has been made anew"
 
 
 def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
@@ -260,6 +385,9 @@ def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
         ({"generator": {"steps": 2, "least_budget": 1.0}}, "generator.least_budget is 1 macs, outside the space"),
         ({"generator": {"steps": 2, "unions": ("round+closed",)}}, "superclass 'closed' is unknown"),
         ({"generator": {}}, "generator.steps is missing"),
+        ({"generator": {"steps": 2, "paths": "multi", "multi_path_too": True}}, "multi_path_too does nothing"),
+        ({"generator": {"steps": 2, "latency_table": "no.json"}}, "no.json"),
+        ({"superclasses": {"groups": {**GROUPS, "odd": ()}}}, "'odd' has no classes"),
         ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
         ({"export": {"budget": 7}}, "export.budget is 7"),
     ],
