@@ -1,8 +1,10 @@
 """Residual networks for scikit-learn's handwritten digits that grow deeper stage by stage, only where their features gain.
 
 Lineage: stage-wise architecture search (Jordao et al. 2020): two iterations from two blocks a stage, importance by partial
-least squares; modes inf_fs and il_fs are the other criteria, random throws coins instead. Each
-mode also as MODE_tiny.
+least squares; modes inf_fs and il_fs are the other criteria, random throws coins instead. Each mode also as
+MODE_tiny.
+Expected: 98.3 % of the test images at 216 k MACs with partial least squares, where the net it begins with has 98.9 % at 105 k
+and uniform depth 98.6 % at 216 k (seed 0; an image is 0.28 points); 4 minutes of processor time; docs/results/.
     dynnas run --config=configs/stage_growth_digits.py --workdir=runs/growth_digits    # 2 CPU cores, at most 10 minutes
     dynnas study --config=configs/study_growth_digits.py --workdir=runs/study_growth   # all criteria and controls, 3 seeds
 """

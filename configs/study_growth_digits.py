@@ -43,7 +43,7 @@ def beginning(modules: int, mode: str) -> dict:
     """Another depth to begin with."""
     return {
         "name": f"from{modules}",
-        "recipe": f"stage_growth_digits.py:{mode}",
+        "recipe": f"stage_growth_digits.py{mode and f':{mode}'}",
         "overrides": (f"grow.initial_modules={modules}", "grow.iterations=1", "grow.uniform=False"),
         "tables": {"growth_initial": CRITERIA["pls"]},
         "stages": ("grow", "evaluate"),

@@ -41,31 +41,39 @@ def run(
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"--max_minutes={max_minutes:g}: must be above 0")
     runs = [running.Run(row, seed, folder) for row, seed in study.runs(rows)]
-    if table and not take:
-        if not claim.compare(study, folder)[1]:
-            raise ValueError(f"{folder}: no study has been run there, so there is nothing to tabulate")
+    if take or not table:
+        _claim(study, folder, take)
+    elif not claim.compare(study, folder)[1]:
+        raise ValueError(f"{folder}: no study has been run there, so there is nothing to tabulate")
+    if table:
         return _write(study, folder, arguments)
+    with running.locked(folder) as lock:
+        done = _done(study, folder)
+        todo = [run for run in runs if run not in done]
+        print(f"dynnas: {len(runs) - len(todo)} of {len(runs)} runs are done", flush=True)
+        times = Times(folder, [(run.row.name, run.seed) for run in done])
+        result = running.work(todo, times, lock, until=max_minutes and begun + 60 * max_minutes)
+    _write(study, folder, arguments)
+    _say_end(result, times)
+
+
+def _claim(study: grid.Grid, folder: Path, take: Sequence[Path]) -> None:
+    """Takes the directory for this study, and takes finished runs in."""
     if new := claim.claim(study, folder):
         print(f"dynnas: new in this study: {', '.join(new)}", flush=True)
     if take:
         with running.locked(folder):
             for run in taking.take(study, folder, take):
                 print(f"dynnas: {run.words}: taken from {run.path.resolve()}", flush=True)
-    if table:
-        return _write(study, folder, arguments)
-    until = None if max_minutes is None else begun + 60 * max_minutes
-    with running.locked(folder) as lock:
-        every = [running.Run(row, seed, folder) for row, seed in study.runs()]
-        for run in every:
-            if run.taken:
-                taking.check(run)
-        done = [run for run in every if run.finished()]
-        todo = [run for run in runs if run not in done]
-        print(f"dynnas: {len(runs) - len(todo)} of {len(runs)} runs are done", flush=True)
-        times = Times(folder, [(run.row.name, run.seed) for run in done])
-        result = running.work(todo, times, lock, until=until)
-    _write(study, folder, arguments)
-    _say_end(result, times)
+
+
+def _done(study: grid.Grid, folder: Path) -> list[running.Run]:
+    """The finished runs, those that were taken in checked again."""
+    every = [running.Run(row, seed, folder) for row, seed in study.runs()]
+    for run in every:
+        if run.taken:
+            taking.check(run)
+    return [run for run in every if run.finished()]
 
 
 def _say_end(result: running.Result, times: Times) -> None:

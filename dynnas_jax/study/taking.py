@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,34 +30,48 @@ def take(study: Grid, folder: Path, given: Sequence[Path]) -> list[Run]:
       ValueError: for a directory that is no run of the study (the least differing row is told), that is not finished, or in
         whose place the study has a run of its own.
     """
-    left, found = {path: plain(read_config(path)) for path in given}, []
+    left = {path: flat(plain(read_config(path.expanduser()))) for path in given}
+    found, nearest = [], dict.fromkeys(left, (math.inf, ""))
     for row, seed in study.runs():
         run = Run(row, seed, folder)
-        match = next((path for path, config in left.items() if difference(run, config) is None), None)
-        if match is None:
-            continue
-        del left[match]
-        if run.path.exists() and not run.path.is_symlink():
-            raise ValueError(f"--take: {match} is the run of {run.words}, but the study has its own in {run.path}")
-        if not run.path.is_symlink():
-            run.path.parent.mkdir(parents=True, exist_ok=True)
-            run.path.symlink_to(match.expanduser().resolve(), target_is_directory=True)
-        try:
-            check(run)
-        except ValueError:
-            run.path.unlink()
-            raise
-        found.append(run)
+        differing = {path: _differences(run, config) for path, config in left.items()}
+        for path, words in differing.items():
+            nearest[path] = min(nearest[path], (len(words), ": ".join([run.words, *words[:1]])))
+        if match := next((path for path, words in differing.items() if not words), None):
+            del left[match]
+            _link(run, match.expanduser().resolve())
+            found.append(run)
     if left:
-        path, config = next(iter(left.items()))
-        raise ValueError(f"--take: {path} is no run of this study; {_nearest(study, folder, config)}")
+        path = next(iter(left))
+        count, near = nearest[path]
+        reason = (
+            f"is no run of this study; the least differing row is {near}" if count else f"is a second run of {near}"
+        )
+        raise ValueError(f"--take: {path} {reason}")
     return found
+
+
+def _link(run: Run, where: Path) -> None:
+    if run.path.exists() and (not run.taken or run.path.resolve() != where):
+        raise ValueError(
+            f"--take: {where} is the run of {run.words}, but the study has its own in {run.path.resolve()}"
+        )
+    new = not run.taken
+    if new:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        run.path.symlink_to(where, target_is_directory=True)
+    try:
+        check(run)
+    except ValueError:
+        if new:
+            run.path.unlink()
+        raise
 
 
 def check(run: Run) -> None:
     """Raises ValueError where a run that was taken is not finished, or is no longer the run of its row."""
     where = run.path.resolve()
-    if found := difference(run, plain(read_config(run.path))):
+    if found := difference(run, read_config(run.path)):
         raise ValueError(
             f"{where} was taken for {run.words}, but has another config by now, {found}; remove the link {run.path}"
         )
@@ -69,16 +84,14 @@ def difference(run: Run, config: dict) -> str | None:
 
     Paths are the same where they lead to the same place.
     """
-    found = _differences(run, config)
-    return next(iter(found), None)
+    return next(iter(_differences(run, flat(plain(config)))), None)
 
 
-def _differences(run: Run, config: dict) -> list[str]:
+def _differences(run: Run, other: dict) -> list[str]:
     try:
         own = flat(plain(recipe.with_files(run.row.config(run.seed, run.folder))))
     except ValueError as error:  # it names a file of a row that is not there
-        return [str(error)]
-    other = flat(config)
+        return [str(error)] * len(other)
     return [
         f"{key} is {_told(other, key)}, not {_told(own, key)}"
         for key in dict.fromkeys((*own, *other))
@@ -88,13 +101,6 @@ def _differences(run: Run, config: dict) -> list[str]:
 
 def _told(side: dict, key: str) -> str:
     return json.dumps(side[key]) if key in side else "none"
-
-
-def _nearest(study: Grid, folder: Path, config: dict) -> str:
-    """Which row of the study a config is most like, and how it differs."""
-    every = [(run.words, _differences(run, config)) for run in (Run(row, seed, folder) for row, seed in study.runs())]
-    words, found = min(every, key=lambda one: len(one[1]))
-    return f"the least differing row is {words}: {found[0]}" if found else f"{words} has been taken already"
 
 
 def _settled(value: Any) -> Any:

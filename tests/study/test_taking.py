@@ -76,6 +76,8 @@ def test_what_is_not_taken(study, tiny_run, tmp_path):
     ):
         taking.take(found, folder, [path])
     shutil.copy(tiny_run.workdir / "config.json", path)
+    with pytest.raises(ValueError, match="copy is a second run of base, seed 0"):
+        taking.take(found, tmp_path / "second", [tiny_run.workdir, path])
     (path / "export" / "manifest.json").unlink()
     (path / "export" / "started.json").unlink()
     with pytest.raises(ValueError, match="but its stage 'export' is not done; finish it first"):
