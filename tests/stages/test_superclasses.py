@@ -406,6 +406,7 @@ def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
         ({"generator": {}}, "generator.steps is missing"),
         ({"generator": {"steps": 2, "paths": "multi", "multi_path_too": True}}, "multi_path_too does nothing"),
         ({"generator": {"steps": 2, "latency_table": "no.json"}}, "no.json"),
+        ({"generator": {"steps": 2, "cost_weight": -1.0}}, "generator.cost_weight is -1.0"),
         ({"superclasses": {"groups": {**GROUPS, "odd": ()}}}, "'odd' has no classes"),
         ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
         ({"export": {"budget": 7}}, "export.budget is 7"),
