@@ -1,14 +1,17 @@
 """What a path costs on the clock by every way to run it (Table 1 of Li et al. 2021, arXiv 2103.13258); prints JSON.
 
-    python benchmarks/slicing.py [--resolution=224] [--ratio=0.25] [--batch=1] [--repeats=30] [--small]
+    python benchmarks/slicing.py [--resolution=224] [--ratio=0.25] [--batch=1] [--repeats=30] [--small] [--only=slicing,ideal]
 
 ds_resnet50, untrained: `full` is the widest path; the others compute the path whose gates all pick the ratio. `masking` has the
 widest net with norms zeroed; `indexing` gathers the filters in use, by indices that are not known beforehand; `slicing` has the
-gates and the switch; `ideal` is a net of that width alone, no gates. --small takes a net of 32 pixels, to try it.
+gates and the switch, on variables that were cut for every part once; `slicing_each_call` slices them as it runs; `ideal` is a net
+of that width alone, without gates, `attention` the same with their attention heads. Ratios are of `ideal`, turn by turn. --small
+takes a net of 32 pixels, to try it.
 """
 
 import argparse
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ import result
 from dynnas_jax import masking
 from dynnas_jax.dynamic import gates
 from dynnas_jax.elastic import init, traced_blocks
-from dynnas_jax.networks import ds_net, gate, gated
+from dynnas_jax.networks import ds_net, gate, gated, gated_parts
 
 
 def main() -> None:
@@ -28,17 +31,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--only", help="of the ways, with commas; ideal is always there")
     options = parser.parse_args()
-    supernet = ds_net.ds_resnet_small() if options.small else ds_net.ds_resnet50(resolution=options.resolution)
+    supernet = (
+        ds_net.ds_resnet_small(depthwise="auto")
+        if options.small
+        else ds_net.ds_resnet50(resolution=options.resolution, depthwise="auto")
+    )
     choice = supernet.space.genes[0].choices.index(options.ratio)
     path = np.full(len(supernet.space.genes), choice, np.int32)
     side = supernet.arch(path).resolution
     variables = picking(init(supernet.largest_net(), jax.random.key(0), (side, side, 3)), choice)
     variables[gated.PATHS] = {}
     images = np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3)).astype(np.uint8)
-    figures = measured(ways(supernet, variables, path, images), options.repeats)
-    ideal = figures["ideal"]["median_ms"]
-    figures["slicing_over_ideal"] = round(figures["slicing"]["median_ms"] / ideal, 3)
+    programs = ways(supernet, variables, path, images)
+    wanted = {*options.only.split(","), "ideal"} if options.only else set(programs)
+    figures = measured({name: made() for name, made in programs.items() if name in wanted}, options.repeats)
     result.show(f"{options.batch} image(s) of {side} pixels at ratio {options.ratio}", figures)
 
 
@@ -52,20 +60,49 @@ def picking(variables: dict, choice: int) -> dict:
 
 
 def ways(supernet, variables: dict, path: np.ndarray, images: np.ndarray) -> dict:
-    """(program, its arguments) by name."""
-    net, own = gated.path(supernet, variables, path)
-    widest, whole = gated.path(supernet, variables, supernet.space.largest)
+    """What makes (a program, its arguments) by name."""
     plain = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-    masked = jax.jit(lambda v, p: masking.mask_variables(supernet, v, p))(plain, jnp.asarray(path))
-    batched = gates.switched(supernet) if len(images) == 1 else gates.grouped(supernet)
-    indices = used(supernet, path)
+    batched = jax.jit(gates.switched(supernet) if len(images) == 1 else gates.grouped(supernet))
+
+    def alone(genome: np.ndarray, attention: bool = True) -> tuple:
+        net, own = gated.path(supernet, variables, genome)
+        if not attention:
+            net, own = without_gates(supernet, net, own)
+        return jax.jit(lambda v, x: net.apply(v, x)[0]), own, images
+
+    def masking_it() -> tuple:
+        masked = jax.jit(lambda v, p: masking.mask_variables(supernet, v, p))(plain, jnp.asarray(path))
+        return jax.jit(lambda v, x: supernet.masked_net().apply(v, x)[0]), masked, images
+
+    def indexing() -> tuple:
+        net, _ = gated.path(supernet, variables, path)
+        run = jax.jit(lambda v, i, x: net.apply(gathered(v, i), x)[0])
+        return run, plain, used(supernet, path), images
+
     return {
-        "full": (jax.jit(lambda v, x: widest.apply(v, x)[0]), whole, images),
-        "masking": (jax.jit(lambda v, x: supernet.masked_net().apply(v, x)[0]), masked, images),
-        "indexing": (jax.jit(lambda v, i, x: net.apply(gathered(v, i), x)[0]), plain, indices, images),
-        "slicing": (jax.jit(batched), variables, images),
-        "ideal": (jax.jit(lambda v, x: net.apply(v, x)[0]), own, images),
+        "full": lambda: alone(supernet.space.largest),
+        "masking": masking_it,
+        "indexing": indexing,
+        "slicing": lambda: bound(batched, jax.jit(lambda v: gated_parts.cut(supernet, v))(variables), images),
+        "slicing_each_call": lambda: (batched, variables, images),
+        "attention": lambda: alone(path),
+        "ideal": lambda: alone(path, attention=False),
     }
+
+
+def bound(run, cut, images: np.ndarray) -> tuple:
+    """A program of these variables alone: hundreds of arrays need not be handed over with each image."""
+    return jax.jit(lambda x: run(cut, x)), images
+
+
+def without_gates(supernet, net, variables: dict) -> tuple:
+    """The net and its variables less the gates of all blocks."""
+    blocks = tuple((name, replace(spec, gate=None)) for name, spec in net.arch.blocks)
+    params = {
+        block: {name: leaf for name, leaf in own.items() if name != gate.NAME}
+        for block, own in variables["params"].items()
+    }
+    return supernet.net(replace(net.arch, blocks=blocks)), {**variables, "params": params}
 
 
 def used(supernet, path: np.ndarray) -> dict:
@@ -92,7 +129,7 @@ def gathered(variables: dict, indices: dict) -> dict:
 
 
 def measured(programs: dict, repeats: int) -> dict:
-    """Milliseconds of each, in turns, so that what slows the machine slows all."""
+    """Milliseconds of each, in turns, so that what slows the machine slows all; and how much longer than `ideal` they take."""
     taken: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(repeats + 2):
         for name, (run, *arguments) in programs.items():
@@ -100,7 +137,9 @@ def measured(programs: dict, repeats: int) -> dict:
             jax.block_until_ready(run(*arguments))
             if turn >= 2:  # the first compiles
                 taken[name].append(1e3 * (time.perf_counter() - start))
-    return {name: result.times(values, "ms") for name, values in taken.items()}
+    ideal = np.asarray(taken["ideal"])
+    over = {name: result.ratios(np.asarray(values) / ideal) for name, values in taken.items() if name != "ideal"}
+    return {name: result.times(values, "ms") for name, values in taken.items()} | {"over_ideal": over}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Every recipe exported untrained for every target: python benchmarks/untrained_exports.py --output=FILE.json.
 
-With random weights and statistics of random images: of a recipe with a space the pair of its smallest and largest subnet, of the
-baselines each network, and the cascade of MobileNetV3-Small and -Large. All go through the whole export of every target, whose
-checks fail them: operators and their versions, memory, MACs, fp32 outputs against JAX's. Recipes whose nets are the same, and
-targets whose files are, share one export; `dynnas lint` then holds the files to each of the targets. What the JSON file has is
-not done again, so the same command goes on; at the end a table, and exit code 1 if anything failed.
+With random weights and statistics of random images: of a recipe with a space the pair of its smallest and largest subnet, a
+random net of several exits, or a subnet for some superclasses; of one that grows the net that it begins with; of the baselines
+each network, and the cascade of MobileNetV3-Small and -Large. All go through the whole export of every target, whose checks
+fail them: operators and their versions, memory, MACs, fp32 outputs against JAX's. Recipes whose nets are the same, and targets
+whose files are, share one export; `dynnas lint` then holds the files to each of the targets. What the JSON file has is not done
+again, so the same command goes on; at the end a table, and exit code 1 if anything failed.
 
 A space is restricted to what its target runs, a published network is not: one with hard-swish or with convolutions in groups
 must be refused for the Edge TPU, and counts as failed if it is not.
@@ -25,9 +26,10 @@ import jax
 import numpy as np
 
 from dynnas_jax import elastic, job, kinds, settings
-from dynnas_jax.data import sources, splits
+from dynnas_jax.data import sources, splits, superclasses
 from dynnas_jax.export import dynamic, lint, targets
-from dynnas_jax.stages import export
+from dynnas_jax.networks import growing, mbconv, multi_costs
+from dynnas_jax.stages import export, slimmable, superclass_export
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, digest, write_json
 
@@ -41,6 +43,7 @@ IMAGES = {
     "imagenet100": (None, 3, 100),
     "imagenet2012": (None, 3, 1000),
     "visual_wake_words": (None, 3, 2),
+    "cars196": (None, 3, 196),
 }
 _BASELINES = runpy.run_path(str(CONFIGS / "baselines.py"))
 _PHOTOS = ("tiny", "weights", "", "pod")
@@ -59,14 +62,23 @@ MODES = {
         "tiny",
         *(f"{d},{n}" for d in _BASELINES["DATASETS"] for n in (*_BASELINES["NETWORKS"], "cascade")),
     ),
+    "enas4d_digits": ("", "tiny"),
+    "enas4d_cifar10": ("tiny", ""),
+    "enas4d_imagenet": ("",),
+    "msdnet": ("digits", "digits_tiny", "cifar10_tiny", "cifar10", "imagenet"),
+    "eas_digits": ("", "tiny"),
+    "eas_imagenet100_at32": ("tiny", ""),
+    "eas_paper": ("tiny", "", "imagenet12", "car20"),
+    "ds_net_digits": ("", "tiny"),
+    "ds_net_cifar10": ("tiny", ""),
+    "ds_net_imagenet100_at32": ("tiny", ""),
+    "ds_net_imagenet": ("tiny", "mobilenet", "mobilenet18", "efficientnet", ""),
+    "stage_growth_digits": ("", "tiny"),
+    "stage_growth_cifar10": tuple(f"{mode}{end}" for mode in ("", "cells_") for end in ("tiny", "")),
+    "stage_growth_imagenet": ("tiny", "", "source"),
 }
-NOTHING_TO_EXPORT = ("study_digits",)  # a study of the others
-NOT_COVERED = (
-    "enas4d_digits",
-    "enas4d_cifar10",
-    "enas4d_imagenet",
-    "msdnet",
-)  # nets of several exits: their runs are not made up here yet
+# Studies of the others, and nets that are those of other recipes on other images, from files that a run leaves.
+NOTHING_TO_EXPORT = ("study_digits", "study_growth_digits", "study_growth_cifar10", "stage_growth_transfer")
 CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 COUNT = 16  # random images for statistics, scales and comparisons
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
@@ -97,13 +109,21 @@ def random_images(config: dict) -> sources.Dataset:
     """`COUNT` images of the config's size. Coarse patches: noise alone would give every image the same statistics."""
     side, channels, classes = IMAGES[config["data"]["name"]]
     side, generator = side or config["data"]["image_size"], np.random.default_rng(0)
+    if "superclasses" in config:
+        names = tuple(str(name) for group in _groups(config["superclasses"]).values() for name in group)
+    else:
+        names = tuple(f"class {number}" for number in range(classes))
     coarse = generator.integers(0, 256, (COUNT, 4, 4, channels))
     rows = np.arange(side) * 4 // side
     images = coarse[:, rows][:, :, rows].astype(np.uint8)
-    labels = np.arange(COUNT, dtype=np.int32) % classes
+    labels = np.arange(COUNT, dtype=np.int32) % len(names)
     split = splits.Split(images, labels, np.arange(COUNT))
-    names = tuple(f"class {i}" for i in range(classes))
     return sources.Dataset(config["data"]["name"], split, split, split, names, (0.5,) * channels, (0.25,) * channels)
+
+
+def _groups(section: dict) -> dict[str, Iterable]:
+    """The classes of each superclass of a config."""
+    return section["groups"] if "groups" in section else superclasses.read(superclasses.path_of(section["known"]))
 
 
 def wanted(recipes: Iterable[str], names: Iterable[str]) -> list[Nets]:
@@ -127,7 +147,7 @@ def _identity(config: dict, target: targets.Target) -> str:
 
 def _nets_identity(config: dict) -> str:
     kind, images = kinds.of(config), random_images(config)
-    if kind is kinds.SUPERNET:
+    if kind in (kinds.SUPERNET, kinds.MULTI_EXIT, kinds.SLIMMABLE, kinds.EAS):
         supernet = job.build(config, job.facts_of(images))
         nets = [supernet.space.fingerprint, supernet.coupling is not None]
     else:  # a cascade's nets stand in no section of its own: its title names them
@@ -147,16 +167,18 @@ class Untrained:
         supernet = job.build(config, job.facts_of(images))
         if (key := _nets_identity(config)) != self._key:
             self._key, self._made = key, _MADE[kind.name](config, supernet, images)
-        found, own = self._made
         workdir = Workdir(path, kind.stages, config, {})
-        folder = workdir.folder(kind.leaves if kind is kinds.NETWORK else "search")
-        folder.mkdir(parents=True)
-        if kind is kinds.NETWORK:
-            job.save_variables(folder / job.trained_file(kind), own)
-        else:
-            write_json(folder / "found.json", {"pair": {**found, "thresholds": [0.5], "score": "max_softmax"}})
-            job.save_variables(folder / "pair.msgpack", own)
-        return job.Job(workdir, images, supernet, config.get("dynamic", {}), None, config["target"], config["seed"])
+        for name, content in self._made.items():
+            file = path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            (write_json if file.suffix == ".json" else job.save_variables)(file, content)
+        groups = superclasses.of(images.classes, **config["superclasses"]) if "superclasses" in config else None
+        routing, target, seed = config.get("dynamic", {}), config["target"], config["seed"]
+        return job.Job(workdir, images, supernet, routing, None, target, seed, groups)
+
+
+# What the stages before the export would leave, by the names of their files.
+Artifacts = dict[str, dict]
 
 
 def _variables(supernet: elastic.Supernet, images: sources.Dataset) -> dict:
@@ -168,13 +190,17 @@ def _own(supernet: elastic.Supernet, variables: dict, genome: np.ndarray, images
     return calibration.extract_calibrated(supernet, variables, genome, images.train.images[None])[1]
 
 
-def _network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> tuple[dict, dict]:
-    """What the training of a fixed network would leave."""
-    return {}, _own(supernet, _variables(supernet, images), supernet.space.largest, images)
+def _fixed(supernet: elastic.Supernet, images: sources.Dataset) -> dict:
+    """The variables of a supernet without genes."""
+    return _own(supernet, _variables(supernet, images), supernet.space.largest, images)
 
 
-def _pair(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> tuple[dict, dict]:
-    """What a search that had found the smallest and the largest subnet would leave."""
+def _network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    return {f"train/{job.trained_file(kinds.NETWORK)}": _fixed(supernet, images)}
+
+
+def _pair(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    """As if the search had found the smallest and the largest subnet."""
     smallest, largest = supernet.space.smallest, supernet.space.largest
     if "resolution" in supernet.space:
         smallest[supernet.space.index("resolution")] = largest[supernet.space.index("resolution")]
@@ -184,10 +210,10 @@ def _pair(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> 
         "big": variables,
     }
     own = {which: _own(supernet, own[which], genome, images) for which, genome in genomes.items()}
-    return {which: {"genome": supernet.space.to_json(genome)} for which, genome in genomes.items()}, own
+    return _found_pair({which: {"genome": supernet.space.to_json(genome)} for which, genome in genomes.items()}, own)
 
 
-def _cascade(config: dict, _: None, images: sources.Dataset) -> tuple[dict, dict]:
+def _cascade(config: dict, _: None, images: sources.Dataset) -> Artifacts:
     """The same of a cascade of two published networks, as its dataset's recipes make them."""
     dataset = config["report"]["title"].rpartition(" ")[2]
     found, own, facts = {}, {}, job.facts_of(images)
@@ -196,28 +222,99 @@ def _cascade(config: dict, _: None, images: sources.Dataset) -> tuple[dict, dict
         supernet = job.build(section, facts)
         made_of = {"config": {"network": section["network"], "target": section["target"]}, "data": facts}
         found[which] = {"made_of": {**made_of, "genome": supernet.space.to_json(supernet.space.largest)}}
-        own[which] = _network(section, supernet, images)[1]
-    return found, own
+        own[which] = _fixed(supernet, images)
+    return _found_pair(found, own)
 
 
-_MADE = {"supernet": _pair, "network": _network, "cascade": _cascade}
+def _found_pair(found: dict, own: dict) -> Artifacts:
+    return {
+        "search/found.json": {"pair": {**found, "thresholds": [0.5], "score": "max_softmax"}},
+        "search/pair.msgpack": own,
+    }
+
+
+def _exits(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    """As if the search had found a random net of several exits, in the largest resolution."""
+    genome, variables = np.array(supernet.space.sample(jax.random.key(0))), _variables(supernet, images)
+    if "resolution" in supernet.space:
+        genome[supernet.space.index("resolution")] = supernet.space.largest[supernet.space.index("resolution")]
+    genome = multi_costs.settled(supernet, genome)
+    return {**_found_exits(supernet, genome), "search/nets.msgpack": {"0": _own(supernet, variables, genome, images)}}
+
+
+def _exit_network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    trained = {f"train/{job.trained_file(kinds.EXIT_NETWORK)}": _fixed(supernet, images)}
+    return {**_found_exits(supernet, supernet.space.largest), **trained}
+
+
+def _found_exits(supernet: elastic.Supernet, genome: np.ndarray) -> Artifacts:
+    limits = [0.5] * (len(supernet.exits) - 1)
+    net = {"genome": supernet.space.to_json(genome), "thresholds": limits}
+    return {"search/found.json": {"nets": [net], "deployed": 0, "score": "max_softmax"}}
+
+
+def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    """As if the gates chose every ratio equally often."""
+    variables = slimmable.with_path_statistics(supernet, _variables(supernet, images), images.train.images[None])
+    share = [{"share": [1 / len(gene.choices)] * len(gene.choices)} for gene in supernet.space.genes]
+    return {f"gate/{slimmable.VARIABLES}": variables, "evaluate/evaluation.json": {"gates": share}}
+
+
+def _grown(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    """As if nothing had grown: deeper nets have more of the same modules."""
+    made_of = growing.section(config["growth"], growing.initial(config))
+    candidate = {"network": made_of, "variables": "grow/initial.msgpack"}
+    return {"grow/growth.json": {"candidates": [candidate]}, "grow/initial.msgpack": _fixed(supernet, images)}
+
+
+def _of_superclasses(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
+    return {f"train/{job.trained_file(kinds.EAS)}": _variables(supernet, images)}
+
+
+_MADE = {
+    kinds.SUPERNET.name: _pair,
+    kinds.NETWORK.name: _network,
+    kinds.CASCADE.name: _cascade,
+    kinds.MULTI_EXIT.name: _exits,
+    kinds.EXIT_NETWORK.name: _exit_network,
+    kinds.SLIMMABLE.name: _gated,
+    kinds.GROWTH.name: _grown,
+    kinds.EAS.name: _of_superclasses,
+}
 
 
 def exported(nets: Nets, untrained: Untrained) -> dict:
     """What the files are and what every target says of them. Raises ValueError where a check fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = untrained.job(nets.config, Path(scratch) / "run")
-        network, promise = export.promised(prepared)
-        images = prepared.images.train.images
-        if images.shape[1] != network.image_shape[0]:
-            rows = np.arange(network.image_shape[0]) * images.shape[1] // network.image_shape[0]
-            images = images[:, rows][:, :, rows]
-        with dynamic.all_or_nothing(Path(scratch) / "files") as folder:
-            facts = dynamic.export(network, promise, folder, target=nets.targets[0], calibration=images)
-            for name in nets.targets[1:]:
-                for file in sorted(folder.glob("*.tflite")):
-                    lint.check(file, name)
+        prepared, files = untrained.job(nets.config, Path(scratch) / "run"), Path(scratch) / "files"
+        facts = _specialised(prepared, files) if prepared.kind is kinds.EAS else _answering(prepared, files)
+        for name in nets.targets[1:]:
+            for file in sorted(files.rglob("*.tflite")):
+                lint.check(file, name)
         return _row(facts)
+
+
+def _answering(prepared: job.Job, files: Path) -> dict:
+    """The facts of the files of a network that answers with all classes."""
+    network, promise = export.promised(prepared)
+    images = prepared.images.train.images
+    if images.shape[1] != network.image_shape[0]:
+        rows = np.arange(network.image_shape[0]) * images.shape[1] // network.image_shape[0]
+        images = images[:, rows][:, :, rows]
+    with dynamic.all_or_nothing(files) as folder:
+        return dynamic.export(network, promise, folder, target=prepared.target, calibration=images)
+
+
+def _specialised(prepared: job.Job, files: Path) -> dict:
+    """The same of the largest subnet for the first superclass and the smallest for the last: heads of some classes."""
+    facts, space, names = {}, prepared.supernet.space, prepared.superclasses.names
+    options = {"precisions": (), "onnx": False, "calibration_images": COUNT, "max_accuracy_loss": 1.0}
+    options |= {"threads": 1, "runs": 1, "warm_up": 0}
+    for name, genome in ((names[0], space.largest), (names[-1], space.smallest)):
+        subnet = superclass_export.Subnet(name, prepared.superclasses.members([name]), genome)
+        told = superclass_export.write(prepared, subnet, files / name, options)["files"]
+        facts |= {f"{name}_{key}": {**fact, "path": f"{name}/{fact['path']}"} for key, fact in told.items()}
+    return facts
 
 
 def _row(facts: dict) -> dict:
@@ -231,14 +328,22 @@ def _row(facts: dict) -> dict:
 
 
 def _lacked(nets: Nets) -> tuple[str, ...]:
-    """What lint must say, one of these, of published networks with operators that the target lacks; () where it has all."""
-    if kinds.of(nets.config) is kinds.SUPERNET or targets.target(nets.targets[0]).ops is None:
+    """What must be said, one of these, of what a target cannot have; () where it can.
+
+    Of published networks with operators that it lacks, and of networks of several gates where each part is a file.
+    """
+    kind, target = kinds.of(nets.config), targets.target(nets.targets[0])
+    if kind is kinds.SLIMMABLE and not target.one_file:
+        several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
+        return ("gates, whose parts are too many",) if several else ()
+    if kind not in (kinds.NETWORK, kinds.CASCADE) or target.ops is None:
         return ()
     facts, sections = job.facts_of(random_images(nets.config)), [nets.config]
     if "cascade" in nets.config:
         dataset = nets.config["report"]["title"].rpartition(" ")[2]
         sections = [loaded(f"baselines:{dataset},{network}") for network in CASCADE]
     archs = [job.build(section, facts).largest_net().arch for section in sections]
+    archs = [arch for arch in archs if isinstance(arch, mbconv.Arch)]  # residual nets have ReLU, and no groups
     blocks = [spec for arch in archs for _, spec in arch.named_blocks()]
     activations = {arch.stem_act for arch in archs} | {arch.head_act for arch in archs} | {spec.act for spec in blocks}
     grouped = any(spec.groups > 1 for spec in blocks)  # CONV_2D in groups is its version 6
@@ -279,7 +384,7 @@ def table(rows: Iterable[dict]) -> Iterator[str]:
 
 def every_recipe() -> list[str]:
     """All recipes in all modes. Raises ValueError if a file of `configs` is not known here."""
-    files = {file.stem for file in CONFIGS.glob("*.py")} - {*NOTHING_TO_EXPORT, *NOT_COVERED}
+    files = {file.stem for file in CONFIGS.glob("*.py")} - set(NOTHING_TO_EXPORT)
     if files != set(MODES):
         raise ValueError(f"MODES has {sorted(MODES)}, configs/ {sorted(files)}")
     return [f"{name}:{mode}" if mode else name for name, modes in MODES.items() for mode in modes]

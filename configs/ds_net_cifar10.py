@@ -2,24 +2,32 @@
 
 Lineage: DS-Net (arXiv 2103.13258): in-place ensemble bootstrapping, then sandwich gate sparsification on the frozen supernet;
 ratios, group norm and losses are the paper's, which trains on ImageNet for 150 epochs and gates for 10; here 100 and 10.
-    dynnas run --config=configs/ds_net_cifar10.py --workdir=runs/ds_net_cifar10 --stages=train,gate,evaluate    # one GPU
-    dynnas run --config=configs/ds_net_cifar10.py:tiny --workdir=runs/ds_net_cifar10_tiny                       # 2 CPU cores
-A network of several gates has no export yet; the tiny one has one gate. The data are those of configs/cifar10.py. Neither
-mode's result has been measured yet.
+    dynnas run --config=configs/ds_net_cifar10.py --workdir=runs/ds_net_cifar10                     # one GPU
+    dynnas run --config=configs/ds_net_cifar10.py:tiny --workdir=runs/ds_net_cifar10_tiny           # 2 CPU cores
+From a run of configs/ds_net_imagenet100_at32.py (Table 3: 70 epochs, 15 of them warm-up, from 0.7 at batches of 1024), gates
+trained anew, or gates that start from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
+    dynnas run --config=configs/ds_net_cifar10.py:transfer --config.train.transfer_from=runs/ds_net_at32 \
+        --workdir=runs/ds_net_transfer
+    dynnas run --config=configs/ds_net_cifar10.py:gate_transfer --config.train.transfer_from=runs/ds_net_at32 \
+        --config.gate.transfer_from=runs/ds_net_at32 --workdir=runs/ds_net_gate_transfer
+The data are those of configs/cifar10.py. The tiny network has one gate. No mode's result has been measured yet.
 """
 
 import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
+MODES = ("", "tiny", "transfer", "transfer_tiny", "gate_transfer", "gate_transfer_tiny")
 EPOCHS, GATE_EPOCHS = 100, 10
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    if mode not in ("", "tiny"):
-        raise ValueError(f"mode is {mode!r}, choose from '' and 'tiny'")
-    config = runpy.run_path(str(Path(__file__).with_name("cifar10.py")))["get_config"](mode)
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}, choose from {list(MODES)}")
+    small = mode.endswith("tiny")
+    config = runpy.run_path(str(Path(__file__).with_name("cifar10.py")))["get_config"]("tiny" if small else "")
     for section in ("supernet", "collect", "predict", "search"):
         del config[section]
     config.slimmable = {
@@ -41,8 +49,10 @@ def get_config(mode: str = "") -> ConfigDict:
     config.evaluate = {"one_by_one_images": 1000}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
     config.report.title = "CIFAR-10: a dynamic slimmable network"
-    if mode == "tiny":
+    if small:
         tiny(config)
+    if "transfer" in mode:
+        transfer(config, small, mode.startswith("gate"))
     return config
 
 
@@ -58,3 +68,16 @@ def tiny(config: ConfigDict) -> None:
     config.train.steps = 1500
     config.gate.steps, config.gate.batch_size = 300, 128
     config.evaluate.one_by_one_images = 200
+
+
+def transfer(config: ConfigDict, small: bool, gates: bool) -> None:
+    """What starts from a run on other images: its supernet, or its gates too."""
+    config.train.transfer_from = placeholder(str)
+    config.train.optimizer.update({"learning_rate": 0.7, "warm_up": 15 / 70})
+    config.train.update({"steps": 70 * 45_000 // 1024, "batch_size": 1024})
+    if small:
+        config.train.optimizer.learning_rate = 0.1
+        config.train.update({"steps": 500, "batch_size": 128})
+    if gates:
+        config.gate.transfer_from = placeholder(str)
+    config.report.title += ", from other images"

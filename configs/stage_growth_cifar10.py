@@ -3,10 +3,11 @@
 Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares, 200
 epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate. Residual
 nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the rate of the
-further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: cells, resnet110 (the rival, and the source of weights),
+further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: "" (with a net of uniform depth at equal MACs), cells,
+resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110 is the source of weights too),
 transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic supernet), read_off (nets of it
 without training, from --config.grow.source; only the candidates are trained, 50 epochs), ensemble (beside the candidates those of
---config.evaluate.also, a run of cells); each also as MODE_tiny.
+--config.evaluate.also, a run of cells), inf_fs, il_fs and random (other criteria, and coins); each also as MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
     dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
     dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
@@ -20,9 +21,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 EPOCH = 45_000 // 128  # steps; 5,000 training images are held out
-MODES = ("", "cells", "resnet110", "transfer", "supernet", "read_off", "ensemble")
 RESIDUAL = {"name": "cifar_resnet", "shortcut": "projection"}
+# Nets of uniform depth: modules of each stage, and of a tiny one.
+UNIFORM = {
+    **{"resnet44": (7, 3), "resnet56": (9, 4), "resnet110": (18, 6)},
+    **{"nasnet169": (4, 2), "nasnet205": (5, 3), "nasnet241": (6, 4)},
+}
+OPTIONS = {"pls": {"components": 2}, "inf_fs": {"mix": 0.5}, "il_fs": {"tokens": 6}, "random": {}}  # of the criteria
+MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", *list(OPTIONS)[1:], *UNIFORM)
 WIDTHS = (8, 16, 32)  # of the tiny nets
+CELLS = {"filters": 4, "stem": 12}
+TINY_STEPS, TINY_FURTHER = 600, 200
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -51,11 +60,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config.export = {"precisions": ("fp32", "int8"), "calibration_images": 512, "runs": 1000, "warm_up": 100}
     config.export.max_accuracy_loss = 0.05
     config.report = {"title": "CIFAR-10: depth grown stage by stage"}
-    if name == "resnet110":
-        config.network = {**RESIDUAL, "depths": (18, 18, 18)}
-        config.train.steps = 300 * EPOCH
-        config.train.optimizer.drops = (1 / 3, 1 / 2)
-        config.report.title = "CIFAR-10: ResNet-110"
+    if name in UNIFORM:
+        uniform(config, name)
     elif name == "supernet":
         supernet(config)
     else:
@@ -65,18 +71,30 @@ def get_config(mode: str = "") -> ConfigDict:
     return config
 
 
+def uniform(config: ConfigDict, name: str) -> None:
+    """A rival of the same depth in all stages, trained as long as a candidate is in all."""
+    modules = (UNIFORM[name][0],) * 3
+    cells = name.startswith("nasnet")
+    config.network = {"name": "nasnet", "cells": modules} if cells else {**RESIDUAL, "depths": modules}
+    config.train.steps = 300 * EPOCH
+    config.train.optimizer.drops = (1 / 3, 1 / 2)
+    config.report.title = f"CIFAR-10: {name}"
+
+
 def growth(config: ConfigDict, name: str) -> None:
     """What grows, and how."""
     config.growth = {"name": "nasnet"} if name == "cells" else RESIDUAL
-    config.grow = {"iterations": 5, "criterion": "pls", "criterion_options": {"components": 2}}
-    further = {"learning_rate": 1e-4, "weight_decay": 5e-4, "warm_up": 0.0, "drops": (0.5,)}
-    config.grow.further = {"steps": 100 * EPOCH, "optimizer": further}
+    criterion = name if name in OPTIONS else "pls"
+    config.grow = {"iterations": 5, "criterion": criterion}
+    if OPTIONS[criterion]:
+        config.grow.criterion_options = OPTIONS[criterion]
     if name in ("transfer", "read_off"):
         config.grow.source = placeholder(str)
-    if name == "transfer":
-        del config.grow["further"]
     if name == "read_off":
         config.grow.update({"read_off": True, "further": {"steps": 50 * EPOCH}})
+    elif name != "transfer":
+        further = {"learning_rate": 1e-4, "weight_decay": 5e-4, "warm_up": 0.0, "drops": (0.5,)}
+        config.grow.update({"uniform": True, "further": {"steps": 100 * EPOCH, "optimizer": further}})
     if name == "ensemble":
         config.evaluate.also = ("runs/growth_cells",)
 
@@ -97,20 +115,25 @@ def supernet(config: ConfigDict) -> None:
 def smaller(config: ConfigDict, name: str) -> None:
     """For 2 CPU cores: a quarter of the pixels, narrower nets, two iterations, a few epochs."""
     config.data.update({"holdout": 2000, "image_size": 16})
-    config.train.update({"steps": 600, "checkpoint_every": 200, "log_every": 20, "ema_decay": 0.99})
+    config.train.update({"steps": TINY_STEPS, "checkpoint_every": 200, "log_every": 20, "ema_decay": 0.99})
     config.train.optimizer = {"learning_rate": 0.1, "weight_decay": 5e-4}
     config.export.update({"runs": 200, "warm_up": 20, "max_accuracy_loss": 1.0})
-    if name == "resnet110":
-        config.network.update({"depths": (6, 6, 6), "widths": WIDTHS})
-        config.report.title = "CIFAR-10: a deep residual net, tiny"
+    if name in UNIFORM:
+        modules = (UNIFORM[name][1],) * 3
+        config.network.update(
+            {"cells": modules, **CELLS} if "cells" in config.network else {"depths": modules, "widths": WIDTHS}
+        )
+        config.train.steps = TINY_STEPS + TINY_FURTHER
+        config.report.title += ", tiny"
     elif name == "supernet":
         config.supernet.update({"deepest": (5, 5, 5), "widths": WIDTHS})
         config.collect.update({"subnets": 20, "calibration_images": 512})
         config.search.update({"budgets": 6, "generations": 20, "calibration_images": 512})
     else:
-        config.growth.update({"filters": 4, "stem": 12} if name == "cells" else {"widths": WIDTHS})
+        config.growth.update(CELLS if name == "cells" else {"widths": WIDTHS})
         config.grow.update({"iterations": 2, "initial_modules": 2 if name == "cells" else 1})
-        if name != "cells":
-            config.grow.growth = 1 if name in ("transfer", "read_off") else 2
-        if "further" in config.grow:
-            config.grow.further = {"steps": 200}
+        fine = {"learning_rate": 0.01, "weight_decay": 5e-4}
+        if name == "transfer":  # a quarter of the steps, as in the paper
+            config.train.update({"steps": TINY_STEPS // 4, "optimizer": fine})
+        else:
+            config.grow.further = {"steps": TINY_FURTHER, "optimizer": fine}

@@ -42,7 +42,7 @@ def groups(supernet: Supernet) -> tuple[Group, ...]:
     Raises:
       ValueError: where the widths of two streams decide whether a shortcut joins them.
     """
-    if supernet.whole is not None:
+    if supernet.whole is not None and not supernet.exits:
         raise ValueError(
             "channels of a space whose widths decide where shortcuts stand cannot be sorted; "
             "give train.progressive_shrinking.sort_channels=False"
@@ -64,7 +64,21 @@ def groups(supernet: Supernet) -> tuple[Group, ...]:
                 if supernet.coupling and places[0] == supernet.coupling.alike[1]:
                     places += (Place(*supernet.coupling.alike[0]),)
                 found[key] = group._replace(places=tuple(dict.fromkeys((*group.places, *places))))
-    return tuple(found.values())
+    alike = _alike(supernet)
+    return tuple(
+        group._replace(places=(*group.places, *(own for own, other in alike if other in group.places)))
+        for group in found.values()
+    )
+
+
+def _alike(supernet: Supernet) -> list[tuple[Place, Place]]:
+    """(of a leaf that is a window of a larger one of its own, of another block's leaf): last axes of the same channels."""
+    return [
+        (Place((position.name, *path[1:]), last), Place((*other, path[-1]), last))
+        for position in positions(supernet)
+        for path, other in position.channels.items()
+        for last in (position.lengths[path].shape[1] - 1,)
+    ]
 
 
 def _needed(position: Position, column: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:

@@ -26,12 +26,13 @@ DROP_PATH = "drop_path"  # the key that nets drop paths with in training; withou
 
 
 class Part(NamedTuple):
-    """A module of a block that has no leaves of its own in the supernet: they are windows of those of another block."""
+    """A module of a block whose leaves are windows in the supernet: of those of another block, or of larger ones of its own."""
 
     path: tuple[str, ...]  # of the module, inside either block
-    home: str  # the other block
+    home: str  # the block whose leaves they are
     start: int = 0  # where the windows begin along `axis`; along the others as those of any leaf
     axis: int = -1
+    channels: tuple[str, ...] = ()  # of leaves of its own: (block, *module) whose last axis is of the same channels
 
 
 class Block(NamedTuple):
@@ -114,6 +115,7 @@ class Position(NamedTuple):
     starts: Mapping[tuple, np.ndarray] = MappingProxyType(
         {}
     )  # of those, int32[joint choices]: the first channel, of the last axis
+    channels: Mapping[tuple, tuple[str, ...]] = MappingProxyType({})  # of those, what `Part.channels` says, if anything
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
@@ -211,15 +213,16 @@ def _part(parts: tuple[Part, ...], path: tuple[str, ...]) -> Part | None:
     return next((part for part in parts if path[:-1] == part.path), None)
 
 
-def _windows(parts: list[dict[tuple, Part]]) -> tuple[dict[tuple, str], dict[tuple, np.ndarray]]:
-    """The `homes` and `starts` of a position, from the parts that the leaves of each joint choice belong to."""
+def _windows(parts: list[dict[tuple, Part]]) -> tuple[dict[tuple, Any], ...]:
+    """`homes`, `starts` and `channels` of a position, from the parts that the leaves of each joint choice belong to."""
     homes = {path: part.home for choice in parts for path, part in choice.items()}
+    channels = {path: part.channels for choice in parts for path, part in choice.items() if part.channels}
     starts = {}
     for path in homes:
         known = (choice.get(path) for choice in parts)
         first = [part.start if part and part.axis == -1 else 0 for part in known]
         starts[path] = np.asarray(first, np.int32)
-    return homes, starts
+    return homes, starts, channels
 
 
 def joint_index(position: Position, genome: jax.Array) -> jax.Array:

@@ -24,7 +24,11 @@ from dynnas_jax.workdir import Workdir, read_config, read_json, write_bytes
 
 NO_HELD_OUT = "data: holdout is 0, but search and thresholds need held-out images"
 
-_OF_EXITS = ("exits", "ratios")  # in a config's section `multi_exit`, beside what makes its supernet of single nets
+_OF_EXITS = (
+    "exits",
+    "ratios",
+    "reuse",
+)  # in a config's section `multi_exit`, beside what makes its supernet of single nets
 
 NOT_SQUARE = "data: images are {}x{}, must be square; give data.image_size"
 

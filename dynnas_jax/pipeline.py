@@ -271,13 +271,11 @@ def _use_compilation_cache() -> None:
 
 
 def _print_summary(path: Path) -> None:
-    from dynnas_jax.reports import artifacts, exit_tables, gate_sections, superclass_tables, tables
+    from dynnas_jax.reports import artifacts, chapters, tables
 
     found_artifacts = artifacts.read(path)
-    found, kind = found_artifacts.found or {}, found_artifacts.kind
-    others = {"eas": superclass_tables, "slimmable": gate_sections}
-    told = exit_tables if kind in kinds.OF_EXITS else others.get(kind.name)
-    print(tables.text(*(told.in_short(found_artifacts) if told else (tables.summary(found_artifacts),))))
+    found = found_artifacts.found or {}
+    print(tables.text(*chapters.of(found_artifacts.kind).in_short(found_artifacts)))
     if "pair" in found and not found["pair"]["feasible"]:
         pair = found["pair"]
         costs = f"Little costs {pair['little']['macs']} MACs, big {pair['big']['macs']}"

@@ -63,7 +63,7 @@ def _check_items(name: str, old: Any, new: Any) -> None:
     if isinstance(old, tuple) and old:
         allowed = (int, float) if isinstance(old[0], float) else (type(old[0]),)
         if not new or any(type(item) not in allowed for item in new):
-            raise ValueError(f"--config.{name}: {new!r}, must be a tuple like {old!r}")
+            raise ValueError(f"--config.{name}: {new!r}, must be a tuple of {type(old[0]).__name__}s like {old!r}")
 
 
 def _run(file: Path, mode: str) -> ConfigDict:

@@ -1,7 +1,9 @@
 """Strict dtypes and ranks, eight fake CPU devices, and the real data where it is present."""
 
 import contextlib
+import gc
 import json
+import mmap
 import os
 import socket
 import subprocess
@@ -9,10 +11,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import jax
+import jaxlib
 import numpy as np
 import pytest
 
@@ -21,13 +21,54 @@ from dynnas_jax.elastic import Supernet
 from dynnas_jax.networks import big_little, ofa
 from dynnas_jax.train import calibration
 
+
+def _known(*flags: str) -> str:
+    """Those of `flags` whose names stand in the compiler's library: a process ends at a flag that it does not know."""
+    library = Path(jaxlib.__file__).with_name("libjax_common.so")
+    if not library.is_file():
+        return ""
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return " ".join(flag for flag in flags if text.find(flag.strip("-").partition("=")[0].encode()) >= 0)
+
+
+# Nearly every program here runs once or twice: what counts is the time to compile it, a tenth with these three settings.
+# They stand in the environment, for the processes that tests start.
+QUICK_FLAGS = _known("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS} --xla_force_host_platform_device_count=8"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tracing makes many short-lived objects: at Python's own threshold, a fifth of its time goes into looking for cycles.
+gc.set_threshold(100_000, 50, 100)
+
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The files that take longest: runs of many stages, several processes, conversions, programs of many nets.
+LONGEST = (
+    "test_two_process_runs.py",
+    "stages/test_exits.py",
+    "stages/test_superclasses.py",
+    "test_pipeline.py",
+    "export/test_onnx.py",
+    "stages/test_strategies.py",
+    "stages/test_routers.py",
+    "stages/test_baselines.py",
+    "stages/test_slimmable.py",
+    "stages/test_grow.py",
+    "export/test_routers.py",
+    "networks/test_chains.py",
+    "networks/test_multi_supernet.py",
+    "train/test_two_processes.py",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """The files whose tests share the whole run first: side by side (`pytest -n 2`), files are dealt out in this order."""
-    items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
+    """The longest files first, then those that share the whole run: side by side (`pytest -n 2`), they are dealt out so."""
+    place = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
+    sharing = {item.path for item in items if "tiny_run" in item.fixturenames}
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in sharing))
 
 
 SHARED = Path(os.environ.get("DYNNAS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -179,11 +220,10 @@ def _configure(values: dict) -> None:
 
 @pytest.fixture(scope="session")
 def quick_programs(tmp_path_factory):
-    """with quick_programs(): programs are compiled with little optimisation, and kept: a second run need not compile."""
+    """with quick_programs(): what is compiled is kept: a second run of the same need not compile."""
     from jax.experimental.compilation_cache import compilation_cache
 
     inside = {
-        "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
@@ -237,8 +277,8 @@ def two_processes():
 
     def run(script, *arguments, timeout_s=240):
         address = f"localhost:{_free_port()}"
-        settings = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-        settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as `quick_programs`
+        flags = f"{QUICK_FLAGS} --xla_force_host_platform_device_count=4"
+        settings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": settings}
         command = [sys.executable, "-W", "error::FutureWarning", "-c", script, address]

@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import result  # noqa: E402
+import untrained_exports  # noqa: E402
 
 # These run elsewhere, for another benchmark, or make a table of finished runs.
 NO_BENCHMARKS = (
@@ -71,3 +72,9 @@ def test_medians_and_spreads():
     told = result.ratios(values)
     assert (told["median"], told["n"]) == (4.0, 5)
     assert told["spread"] == pytest.approx(np.percentile(values, [10, 90]), abs=1e-3)
+
+
+def test_every_recipe_is_exported_untrained():
+    recipes = untrained_exports.every_recipe()  # raises where a file of configs/ is not known
+    assert len(set(recipes)) == len(recipes)
+    assert {recipe.partition(":")[0] for recipe in recipes} == set(untrained_exports.MODES)

@@ -14,7 +14,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.data import derived, superclasses
 from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits, growing
-from dynnas_jax.reports import study_tables
+from dynnas_jax.reports import growth_study, study_tables
 from dynnas_jax.search import generator
 from dynnas_jax.stages import superclass_generator, train
 from dynnas_jax.study import claim, grid
@@ -48,15 +48,20 @@ OTHERS = (
     "eas_paper.py",
     "ds_net_digits.py",
     "ds_net_cifar10.py",
+    "ds_net_imagenet.py",
+    "ds_net_imagenet100_at32.py",
     "stage_growth_digits.py",
     "stage_growth_cifar10.py",
     "stage_growth_imagenet.py",
     "stage_growth_transfer.py",
     "study_growth_digits.py",
+    "study_growth_cifar10.py",
 )  # tested by themselves
 EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
-SLIMMABLE = [f"{file}{mode}" for file in ("ds_net_digits.py", "ds_net_cifar10.py") for mode in ("", ":tiny")]
+SLIMMABLE = [f"ds_net_{data}.py{mode}" for data in ("digits", "cifar10", "imagenet100_at32") for mode in ("", ":tiny")]
+SLIMMABLE += [f"ds_net_cifar10.py:{gates}transfer{small}" for gates in ("", "gate_") for small in ("", "_tiny")]
+SLIMMABLE += [f"ds_net_imagenet.py:{mode}" for mode in ("", "mobilenet", "mobilenet18", "efficientnet", "tiny")]
 MSDNETS = [f"msdnet.py:{mode}" for mode in runpy.run_path(str(FOLDER / "msdnet.py"))["MODES"]]
 SUPERCLASSES = [f"eas_{file}.py{mode}" for file in ("digits", "imagenet100_at32", "paper") for mode in ("", ":tiny")]
 SUPERCLASSES += [f"eas_paper.py:{mode}" for mode in ("imagenet12", "car20")]
@@ -155,13 +160,15 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
 
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_networks_of_gates_build_and_reach_their_target(name):
-    config = settings.as_dict(settings.load([f"--config={FOLDER / name}"]))
+    config = settings.as_dict(settings.load([f"--config={FOLDER / name.removesuffix(':')}"]))
     recipe.check(config)
-    facts = FACTS["digits" if "digits" in name else "cifar10"]
-    supernet = job.build(config, facts)
-    target = gate_targets.asked(supernet, **config["dynamic"])
-    table = macs.table(supernet)
-    assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
+    supernet = job.build(config, facts_of(config))
+    if config["dynamic"]:
+        target, table = gate_targets.asked(supernet, **config["dynamic"]), macs.table(supernet)
+        assert table.exact(supernet.space.smallest) < target < table.exact(supernet.space.largest)
+    for stage in ("train", "gate"):
+        rate = state.optimizer(config[stage]["steps"], **config[stage]["optimizer"]).learning_rate
+        assert float(rate(config[stage]["steps"] - 1)) < 0.5 * config[stage]["optimizer"]["learning_rate"]
 
 
 GROWTHS = {
@@ -188,7 +195,7 @@ def test_a_recipe_that_grows_begins_as_it_says(path):
 def test_the_criteria_that_the_study_of_growing_compares_train_alike(mode, tmp_path):
     study = grid.read([f"--config={FOLDER / 'study_growth_digits.py'}{mode}"])
     claim.claim(study, tmp_path / "W")
-    configs = {row.name: row.config(0, tmp_path) for row in study.rows}
+    configs = {row.name: row.config(0, tmp_path) for row in study.rows if "growth_criteria" in row.tables}
     assert [config["grow"]["criterion"] for config in configs.values()] == ["pls", "inf_fs", "il_fs", "random"]
     alike = ("iterations", "initial_modules", "growth")
     for config in configs.values():
@@ -296,13 +303,27 @@ def test_an_unknown_baseline():
 def test_a_study_s_rows_are_what_their_runs_would_take(mode, tmp_path):
     study = grid.read([f"--config={FOLDER / 'study_digits.py'}{mode}"])
     claim.claim(study, tmp_path / "W")
-    assert {table for row in study.rows for table in row.tables} == set(study_tables.PLACES)
+    assert {table for row in study.rows for table in row.tables} == set(study_tables.PLACES) - set(growth_study.TABLES)
     for row in study.rows:
         config = row.config(0, tmp_path)
         assert config["data"] == study.rows[0].config(0, tmp_path)["data"]
         assert len(row.seeds) == (1 if mode else 3)
         # A cascade needs the nets of its rows only, and a table that tells of devices needs an export.
         assert ("export" in row.stage_names(config)) == bool({"main", "routers"} & set(row.tables))
+
+
+def test_the_studies_of_growth_show_every_table_of_theirs():
+    """Their rows' modes are known, and a study of the tiny nets has the rows of the other."""
+    shown, names = set(), {}
+    for file in ("study_growth_digits.py", "study_growth_cifar10.py"):
+        for mode in ("", ":tiny"):
+            study = grid.read([f"--config={FOLDER / file}{mode}"])
+            names.setdefault(file, []).append([row.name for row in study.rows])
+            for row in study.rows:
+                shown |= set(row.tables)
+                row.config(0, Path("W"))
+        assert names[file][0] == names[file][1]
+    assert shown == {"main", *growth_study.TABLES}
 
 
 def test_the_trainings_that_the_study_compares_are_equal():

@@ -42,7 +42,7 @@ FLOORS = {
     "stages": 7,
     **dict.fromkeys(("pipeline", "recipe", "sections", "settings", "status", "counting"), 8),
     "study": 9,
-    "__main__": 10,
+    **dict.fromkeys(("command_line", "__main__"), 10),
 }
 NO_NETWORKS = ("train", "search", "costs", "export")
 # Libraries a training or search machine does not have; only these folders may ask for them.

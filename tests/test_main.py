@@ -110,8 +110,8 @@ def test_augment_writes_the_page(tmp_path, quick_programs):
         ("train.steps=1.5", "'1.5'"),
         ("train=3", "'3'"),
         ("supernet.squeeze_excite=maybe", "'maybe'"),
-        ("supernet.kernels=abc", "supernet.kernels: ('abc',), must be a tuple like (3, 5)"),
-        ("supernet.kernels=()", "supernet.kernels: (), must be a tuple like (3, 5)"),
+        ("supernet.kernels=abc", "supernet.kernels: ('abc',), must be a tuple of ints like (3, 5)"),
+        ("supernet.kernels=()", "supernet.kernels: (), must be a tuple of ints like (3, 5)"),
     ],
 )
 def test_wrong_overrides(refused, tmp_path, override, said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ import numpy as np
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import cascade
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.networks import gated
+from dynnas_jax.export import functions
+from dynnas_jax.networks import gated_parts
+from dynnas_jax.networks.gated_parts import Cut, Part
 
 
 class Answers(NamedTuple):
@@ -40,91 +43,132 @@ def number_of(supernet: Supernet, path: np.ndarray) -> np.ndarray:
     return np.ravel_multi_index(tuple(np.asarray(path).T), supernet.space.sizes)
 
 
-def switched(supernet: Supernet) -> Callable[[dict, jax.Array], Answers]:
-    """(variables, images[1, h, w, c]) -> Answers: at each gate a `lax.switch` over the sliced segments; jit-able.
+def switched(supernet: Supernet) -> Callable[[dict | Cut, jax.Array], Answers]:
+    """(variables, images[1, h, w, c]) -> Answers: at each gate a `lax.switch` over the sliced parts; jit-able.
 
-    The batch takes the way of its first image.
+    From what `gated_parts.cut` makes of the variables it slices nothing itself, and is faster. The batch takes the way of its
+    first image.
     """
+    segments = len(supernet.arch.segments)
 
-    def answer(variables: dict, images: jax.Array) -> Answers:
-        def run(number: int, before: jax.Array, own: jax.Array, carry: jax.Array) -> jax.Array:
-            pairs = _pairs(supernet, number)
-            branches = [functools.partial(gated.run_segment, supernet, variables, number, *pair) for pair in pairs]
-            return jax.lax.switch(_index(supernet, number, before, own), branches, carry)
+    def step(given: dict | Cut, part: Part, carry: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        if part.number > 1:
+            shape = gated_parts.carry_shape(supernet, Part(part.number - 1, 0, part.before))
+            carry = _unpacked(carry, (len(carry), *shape))
+        ran = gated_parts.run(supernet, given, part, carry)
+        return (_packed(supernet, part.number, ran.carry) if 0 < part.number < segments - 1 else ran.carry), ran.scores
 
-        carry, picked = gated.run_segment(supernet, variables, 0, 0, 0, images), []
-        for number in range(1, len(supernet.arch.segments)):
-            picked.append(gated.choose(supernet, variables, number, carry[:1])[0])
-            carry = run(number, picked[-2] if number > 1 else picked[-1], picked[-1], carry)
+    def answer(given: dict | Cut, images: jax.Array) -> Answers:
+        (carry, told), picked = step(given, Part(0), images), []
+        for number in range(1, segments):
+            picked.append(told[0].argmax().astype(jnp.int32))
+            branches = [functools.partial(step, given, part) for part in gated_parts.of_segment(supernet, number)]
+            carry, told = jax.lax.switch(_index(supernet, number, picked), branches, carry)
         return Answers(carry, jnp.broadcast_to(jnp.stack(picked)[None], (len(images), len(picked))))
 
     return answer
 
 
-def grouped(supernet: Supernet, *, capacity: int | None = None) -> Callable[[dict, jax.Array], Answers]:
+def _packed(supernet: Supernet, number: int, carry: jax.Array) -> jax.Array:
+    """[b, rows, channels]: what a part of a segment left, at any width, in front; of one shape for all, contiguous as it was."""
+    shapes = [gated_parts.carry_shape(supernet, part) for part in gated_parts.of_segment(supernet, number)]
+    # The channels that all widths are multiples of: filling up rows of them is several times faster than a flat array.
+    unit, room = math.gcd(*(shape[-1] for shape in shapes)), max(map(math.prod, shapes))
+    rows = carry.reshape(len(carry), -1, unit)
+    return jnp.pad(rows, ((0, 0), (0, room // unit - rows.shape[1]), (0, 0)))
+
+
+def _unpacked(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[b, h, w, c] of what `_packed` made."""
+    return packed[:, : math.prod(shape[1:]) // packed.shape[2]].reshape(shape)
+
+
+def grouped(supernet: Supernet, *, capacity: int | None = None) -> Callable[[dict | Cut, jax.Array], Answers]:
     """(variables, images[B, h, w, c]) -> Answers: at each gate images of one width run together, sliced; jit-able.
+
+    Takes what `gated_parts.cut` makes of the variables in their place, too.
 
     Args:
       capacity: images of a chunk, at most the batch; by default `cascade.default_capacity`'s first.
     """
     size = cascade.default_capacity(1)[0] if capacity is None else capacity
 
-    def answer(variables: dict, images: jax.Array) -> Answers:
-        everyone = jnp.zeros(len(images), jnp.int32)
-
+    def answer(given: dict | Cut, images: jax.Array) -> Answers:
         def steps(number: int) -> list[Callable]:
-            pairs = _pairs(supernet, number) if number else [(0, 0)]
-            return [lambda v, x, pair=pair: gated.run_segment(supernet, v, number, *pair, x) for pair in pairs]
+            parts = gated_parts.of_segment(supernet, number)
+            return [lambda v, x, part=part: gated_parts.run_padded(supernet, v, part, x) for part in parts]
 
-        carry, picked = cascade.by_choice(steps(0), size, variables, images, everyone), []
+        carry, picked = cascade.by_choice(steps(0), size, given, images, jnp.zeros(len(images), jnp.int32)), []
         for number in range(1, len(supernet.arch.segments)):
-            picked.append(gated.choose(supernet, variables, number, carry))
-            index = _index(supernet, number, picked[-2] if number > 1 else picked[-1], picked[-1])
-            carry = cascade.by_choice(steps(number), size, variables, carry, index)
+            picked.append(gated_parts.scores_padded(supernet, given, number, carry).argmax(-1).astype(jnp.int32))
+            carry = cascade.by_choice(steps(number), size, given, carry, _index(supernet, number, picked))
         return Answers(carry, jnp.stack(picked, axis=1))
 
     return answer
 
 
-def parts(supernet: Supernet, kept: Sequence[int] | None = None) -> tuple[Callable, dict[str, Callable]]:
-    """A network of one gate in parts, for export: what stands in front of the gate with it, and each path behind it, by name.
+def _index(supernet: Supernet, number: int, picked: Sequence[jax.Array]) -> jax.Array:
+    """Which of `gated_parts.of_segment` the choices so far lead to."""
+    size = supernet.space.sizes[supernet.arch.segments[number].gene]
+    return picked[-1] if number == 1 else picked[-2] * size + picked[-1]
+
+
+class Step(NamedTuple):
+    """One part of a gated network as a function of its own."""
+
+    call: Callable  # (variables, carry) -> (what it leaves, scores[b, s] of what may follow or None)
+    reads: str  # the name of what it is given, and of what it leaves
+    gives: str
+    following: tuple[str, ...]  # the names of s parts; () for those that answer
+
+
+def parts(supernet: Supernet, kept: Sequence[int] | None = None) -> dict[str, Step]:
+    """The network in parts, for export: what stands in front of the first gate, and what follows each gate, at every width.
+
+    With one gate they are `to_gate` and `path1` and on; with several `to_gate`, `gate1_1` and on for the first one's choices, and
+    `gate2_1_3` for the third choice of the second behind the first choice of the first.
 
     Args:
-      kept: indices of the paths that there shall be, ascending; None for all.
+      kept: of one gate the choices that there shall be, ascending; None for all.
 
-    Returns:
-      (variables, images) -> (scores[b, kept], features), and (variables, features) -> logits of each path, narrowest first.
+    Raises:
+      ValueError: for a choice of what is kept where there are several gates.
     """
-    every = range(supernet.space.sizes[0])
-    kept = tuple(every if kept is None else kept)
-    segments = supernet.arch.segments
-    if len(segments) != 2:
-        raise ValueError(f"the network has {len(segments) - 1} gates, must be one")
+    last = len(supernet.arch.segments) - 1
+    if kept is not None and last > 1:
+        raise ValueError(f"the network has {last} gates, must be one for some of its paths")
+    every = {
+        number: [p for p in gated_parts.of_segment(supernet, number) if not number or kept is None or p.own in kept]
+        for number in range(last + 1)
+    }
 
-    def front(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        features = gated.run_segment(supernet, variables, 0, 0, 0, images)
-        told = gated.scores(supernet, variables, 1, features)
-        # Slices, which every converter knows; a gather it may not.
-        told = told if len(kept) == len(every) else jnp.concatenate([told[:, n : n + 1] for n in kept], axis=1)
-        return told, features
+    def step(part: Part) -> Step:
+        following = [other for other in every.get(part.number + 1, ()) if other.number == 1 or other.before == part.own]
 
-    behind = {n: functools.partial(gated.run_segment, supernet, number=1, before=0, own=n) for n in kept}
-    steps = {f"path{n + 1}": lambda v, x, run=run: run(variables=v, carry=x) for n, run in behind.items()}
-    return front, steps
+        def call(variables: dict, carry: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+            left, told = gated_parts.run(supernet, variables, part, carry)
+            if told is not None and len(following) < told.shape[1]:
+                # Slices, which every converter knows; a gather it may not.
+                told = jnp.concatenate([told[:, other.own : other.own + 1] for other in following], axis=1)
+            return left, told
 
+        reads = functions.IMAGE if not part.number else _carry(part.number - 1, part.before)
+        gives = functions.LOGITS if part.number == last else _carry(part.number, part.own)
+        return Step(call, reads, gives, tuple(_name(other, last) for other in following))
 
-def _pairs(supernet: Supernet, number: int) -> list[tuple[int, int]]:
-    """What the gate before and a segment's own can have picked, in the order of `_index`."""
-    segments, sizes = supernet.arch.segments, supernet.space.sizes
-    own = range(sizes[segments[number].gene])
-    if number == 1:
-        return [(0, index) for index in own]
-    return list(itertools.product(range(sizes[segments[number - 1].gene]), own))
+    return {_name(part, last): step(part) for own in every.values() for part in own}
 
 
-def _index(supernet: Supernet, number: int, before: jax.Array, own: jax.Array) -> jax.Array:
-    size = supernet.space.sizes[supernet.arch.segments[number].gene]
-    return own if number == 1 else before * size + own
+def _name(part: Part, gates: int) -> str:
+    if not part.number:
+        return "to_gate"
+    if gates == 1:
+        return f"path{part.own + 1}"
+    return f"gate{part.number}_" + (f"{part.before + 1}_" if part.number > 1 else "") + str(part.own + 1)
+
+
+def _carry(number: int, own: int) -> str:
+    return f"features{number}_{own + 1}" if number else "features"
 
 
 class Spread(NamedTuple):

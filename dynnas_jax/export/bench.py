@@ -112,7 +112,7 @@ def measure(
 
     sections = {DECISION: section(decide, images)}
     counted = choices[warm_up : warm_up + runs]
-    facts = {**_exits(counted, len(classifier.steps)), "peak_memory_bytes": machine.peak_memory_bytes()}
+    facts = {**_exits(counted, len(classifier.cost)), "peak_memory_bytes": machine.peak_memory_bytes()}
     nets = [*classifier.in_turn, *classifier.whole.values()]
     for model in nets if len(nets) > 1 else ():
         sections[model.name] = section(model.run, [classifier.inputs_of(model.name, image) for image in images[:_SETS]])

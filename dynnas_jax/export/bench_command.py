@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from dynnas_jax.export import bench, machine, photos
+    from dynnas_jax.export import bench, machine, metadata, photos
 else:  # lying alone in an export folder
     import bench
     import machine
+    import metadata
     import photos
 
 ENERGY_S = 10.0  # long enough for the slowest of the usual logs, one sample a second
@@ -160,7 +161,7 @@ def _model(classifier: Any) -> dict:
     return {
         "target": told.get("target"),
         "precision": told.get("precision"),
-        "steps": told["steps"],
+        "steps": [" ".join(way) for way in metadata.choices(told)],
         "whole": told.get("whole", []),
         "thresholds": list(classifier.thresholds),
         "files": files,
@@ -194,7 +195,7 @@ def lines(content: dict) -> list[str]:
         )
     width = max(len(row[0]) for row in rows)
     found = content["sections"][bench.DECISION]["energy"]
-    rates = ", ".join(f"{rate:.1%} {name}" for rate, name in zip(content["exit_rate"], model["steps"]))  # noqa: B905
+    rates = ", ".join(f"{rate:.1%} {name}" for rate, name in zip(content["exit_rate"], model["steps"]) if rate)  # noqa: B905
     return [
         f"{where['board'] or where['cpu']}, {where['architecture']}, {threads}{''.join(f', {part}' for part in extra)}",
         f"{', '.join(model['files'])} (for {model['target']}, {model['precision']}); {settings['runs']} runs, {pictures}",

@@ -88,13 +88,24 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
 
 
 def _order(told: dict) -> str:
+    if len(levels := _levels(told)) > 2:
+        return " -> ".join(f"one of {len(names)}" if len(names) > 1 else names[0] for names in levels)
     between = " or " if "router" in told else " -> "
     return (f"{told['router']} -> " if "router" in told else "") + between.join(told["steps"])
 
 
+def _levels(told: dict) -> list[list[str]]:
+    """The nets by how many run before them, where each scores what follows it."""
+    following = metadata.routes(told)
+    found = [[told["router"]]] if following else []
+    while found and (behind := dict.fromkeys(other for name in found[-1] for other in following.get(name, ()))):
+        found.append(list(behind))
+    return found
+
+
 def _routing(told: dict) -> str:
     if metadata.picks(told):
-        return f"{told['router']} gives each of the others a score; the one with the highest answers."
+        return "Each but the last gives those that may follow it a score; the one with the highest runs."
     if not told["thresholds"]:
         return "It answers every image."
     if "router" in told:

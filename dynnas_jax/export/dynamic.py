@@ -100,20 +100,21 @@ def _plan(network: functions.Network, promise: Promise, target: targets.Target, 
     expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
     wanted = (1, len(promise.labels))
     for name, (first, *_) in expected.items():
-        if name not in (network.router or {}) and first[functions.LOGITS].shape != wanted:
+        leads = name in network.routes or name in (network.router or {})
+        if not leads and first[functions.LOGITS].shape != wanted:
             raise ValueError(f"{name} gives logits {first[functions.LOGITS].shape} for {wanted[1]} labels")
     return _Plan(network, promise, target, inputs, expected)
 
 
 def _check_arguments(network: functions.Network, promise: Promise, calibration: np.ndarray) -> None:
-    shape, steps = network.image_shape, len(network.steps)
+    shape, steps = network.image_shape, len(metadata.choices(_order(network)))
     if calibration.dtype != np.uint8 or tuple(calibration.shape[1:]) != shape or len(calibration) == 0:
         raise ValueError(
             f"calibration is {calibration.dtype}{list(calibration.shape)}, but must be uint8 {['n', *shape]}"
         )
     if promise.score not in (*confidence.SCORES, metadata.OWN_SCORE):
         raise ValueError(f"score {promise.score!r} is unknown: use one of {', '.join(confidence.SCORES)}")
-    thresholds = 0 if network.picks else steps - 1
+    thresholds = 0 if network.routes else steps - 1
     if len(promise.cost) != steps or len(promise.thresholds) != thresholds:
         counts = f"{len(promise.cost)} and {len(promise.thresholds)}"
         raise ValueError(f"{steps} steps have {steps} costs and {thresholds} thresholds, not {counts}")
@@ -192,8 +193,7 @@ def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
         "labels": list(plan.promise.labels),
         "image_shape": list(plan.network.image_shape),
         "central_share": plan.promise.central_share,
-        **({"router": next(iter(plan.network.router))} if plan.network.router else {}),
-        "steps": list(plan.network.steps),
+        **_order(plan.network),
         "whole": list(plan.network.whole),
         "files": files,
         "signatures": signatures,
@@ -207,7 +207,14 @@ def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
 
 def _rule(network: functions.Network) -> str:
     """How a step is chosen."""
-    return metadata.PICKED if network.picks else metadata.ROUTED if network.router else metadata.RULE
+    return metadata.PICKED if network.routes else metadata.ROUTED if network.router else metadata.RULE
+
+
+def _order(network: functions.Network) -> dict:
+    """What the metadata say of which net follows which."""
+    told: dict = {"router": next(iter(network.router))} if network.router else {}
+    told |= {"steps": list(network.steps), "policy": {"rule": _rule(network)}}
+    return told | ({"routes": {name: list(names) for name, names in network.routes.items()}} if network.routes else {})
 
 
 def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:

@@ -30,7 +30,8 @@ class Network(NamedTuple):
     whole: dict[str, Function]  # nets that read `image` and answer alone
     # Where one of two steps is chosen before either runs: what reads `image`, gives `score` and what both steps read.
     router: dict[str, Function] | None = None
-    picks: bool = False  # whether the router gives a score for each of any number of steps, the highest of which is run
+    # Where nets score what may follow them, the router first: of each the names of those, one for each of its scores.
+    routes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - never written into
 
     @property
     def in_turn(self) -> dict[str, Function]:
@@ -135,29 +136,29 @@ def routed(
     return Network(nets, whole, {function: Function(first, {IMAGE: (1, *image_shape)})})
 
 
-def picked(
-    router: Callable, steps: dict[str, Callable], variables: Any, image_shape: Sequence[int], *, names: tuple[str, str]
-) -> Network:
-    """Steps of which a router picks one by the highest of its scores.
+def gated(parts: dict[str, Any], variables: Any, image_shape: Sequence[int]) -> Network:
+    """Parts of which each scores those that may follow it, so that the best one is run; the last ones answer.
 
     Args:
-      router: (variables, image) -> (scores[1, S], carry), the carry one array.
-      steps: S by name, (variables, carry) -> logits[1, C].
-      names: of the router and of the carry.
+      parts: by name, each before those that follow it, and the one that reads images first: `call`, (variables, carry) ->
+        (what it leaves, scores[1, s] or None); `reads` and `gives`, names of one array each, a last one's `logits`; and
+        `following`, the names of s parts, () for those that answer.
     """
-    function, carry = names
-    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    shape = tuple(jax.eval_shape(router, variables, image)[1].shape)
+    shapes: dict[str, Any] = {IMAGE: jax.ShapeDtypeStruct((1, *image_shape), np.float32)}
+    nets, (first, *_) = {}, parts
+    for name, part in parts.items():
+        shapes[part.gives] = jax.eval_shape(part.call, variables, shapes[part.reads])[0]
+        nets[name] = Function(_of_part(part, variables), {part.reads: tuple(shapes[part.reads].shape)})
+    routes = {name: tuple(part.following) for name, part in parts.items() if part.following}
+    return Network({name: net for name, net in nets.items() if name != first}, {}, {first: nets[first]}, routes)
 
-    def first(inputs: dict) -> dict:
-        scores, left = router(variables, inputs[IMAGE])
-        return {SCORE: scores, carry: left}
 
-    def answering(step: Callable) -> Function:
-        return Function(lambda inputs: {LOGITS: step(variables, inputs[carry])}, {carry: shape})
+def _of_part(part: Any, variables: Any) -> Callable[[dict], dict]:
+    def call(inputs: dict) -> dict:
+        left, scores = part.call(variables, inputs[part.reads])
+        return {part.gives: left, **({SCORE: scores} if part.following else {})}
 
-    nets = {name: answering(step) for name, step in steps.items()}
-    return Network(nets, {}, {function: Function(first, {IMAGE: (1, *image_shape)})}, picks=True)
+    return call
 
 
 class _Link(NamedTuple):

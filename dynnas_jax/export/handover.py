@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 if __package__:
-    from dynnas_jax.export import engines
+    from dynnas_jax.export import engines, metadata
 else:  # lying alone in an export folder
     import engines
+    import metadata
 
 
 def check_net(model: engines.Model, told: dict) -> None:
@@ -20,18 +23,42 @@ def check_net(model: engines.Model, told: dict) -> None:
     for tensor, tensors in wanted.items():
         if tensor in tensors and tensors[tensor].shape != shapes[tensor]:
             raise ValueError(f"{model.label} has {tensor} of {tensors[tensor].shape}, not {shapes[tensor]}")
-    needed, use = ("score", "route") if model.name == told.get("router") else ("logits", "answer")
+    leads = model.name == told.get("router") or model.name in metadata.routes(told)
+    needed, use = ("score", "route") if leads else ("logits", "answer")
     if needed not in model.outputs:
         raise ValueError(f"{model.label} has no output `{needed}`: it cannot {use}")
 
 
-def chosen(scores: Sequence[float], thresholds: Sequence[float], forced: int | None = None) -> int:
-    """The step that a router picks: of the highest of its scores, or the first of two where the one is above its threshold."""
-    if forced is not None:
-        return forced
-    if not thresholds:
-        return max(range(len(scores)), key=lambda step: scores[step])
-    return 0 if scores[0] > thresholds[0] else 1
+class Gates:
+    """Nets of which each but the last ones scores what may follow it; the best is run, until one answers."""
+
+    def __init__(self, first: engines.Model, nets: Sequence[engines.Model], routes: dict[str, list[str]]) -> None:
+        """Raises ValueError where a net does not read what those before it give, or does not score all that follow it."""
+        known = {net.name: net for net in (first, *nets)}
+        self._first = first
+        self._following = {
+            name: [(known[other], sources(known[other], [known[name]])) for other in names]
+            for name, names in routes.items()
+        }
+        for name, names in routes.items():
+            if (found := known[name].outputs["score"].shape[-1]) != len(names):
+                raise ValueError(f"{known[name].label} gives {found} scores for the {len(names)} nets that follow it")
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, list[float], tuple[str, ...]]:
+        """(logits[C], the score of each net that was picked, their names) of an image."""
+        model, inputs = self._first, {"image": self._first.store("image", image)}
+        scores: list[float] = []
+        names: list[str] = []
+        while True:
+            outputs = model.invoke(inputs)
+            if model.name not in self._following:
+                return model.real("logits", outputs["logits"])[0], scores, tuple(names)
+            told = model.real("score", outputs["score"]).reshape(-1)
+            best = int(told.argmax())
+            scores.append(float(told[best]))
+            model, plan = self._following[model.name][best]
+            names.append(model.name)
+            inputs = {name: pass_on(outputs[name]) for name, pass_on in plan.items()}
 
 
 def check_scores(steps: Sequence[engines.Model]) -> None:

@@ -76,8 +76,9 @@ def measure(
             advance()
 
         for group in groups:
-            answers, right = _over(group, images, labels, done_one)
-            cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.steps))
+            alone = group.nets if set(group.facts) & set(reference.predictions) else {}
+            answers, right = _over(group, alone, images, labels, done_one)
+            cascade[group.key] = _decisions(answers, labels, reference.answers, len(group.classifier.cost))
             cascade[group.key] |= _timed(group.classifier.predict, timed, runs, warm_up)
             for name, fact in group.facts.items():
                 if name in reference.predictions:  # a router has none
@@ -103,9 +104,11 @@ def _inputs(group: _Group, name: str, images: list[np.ndarray]) -> list:
     return [group.classifier.inputs_of(name, image) for image in images[:TIMED_INPUTS]]
 
 
-def _over(group: _Group, images: np.ndarray, labels: np.ndarray, done_one: Callable) -> tuple[list, dict[str, int]]:
-    """The network's answers to all images, and how many of them each of its functions gets right."""
-    answers, right, nets = [], dict.fromkeys(group.facts, 0), group.nets
+def _over(
+    group: _Group, nets: dict[str, engines.Model], images: np.ndarray, labels: np.ndarray, done_one: Callable
+) -> tuple[list, dict[str, int]]:
+    """The network's answers to all images, and how many of them each of these nets gets right."""
+    answers, right = [], dict.fromkeys(group.facts, 0)
     for image, label in zip(images, labels, strict=True):
         answers.append(group.classifier.predict(image))
         done_one()

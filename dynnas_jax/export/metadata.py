@@ -21,7 +21,9 @@ else:  # lying alone in an export folder
 VERSION = 2
 RULE = "first_above"  # the first step whose score is strictly above its threshold answers, else the last
 ROUTED = "routed"  # the net `router` runs first; where its score is strictly above the threshold the first step answers
-PICKED = "picked"  # the net `router` runs first and gives a score for each step; the one with the highest answers
+PICKED = (
+    "picked"  # the net `router` runs first; it and others score what may follow them, and the highest is run: `routes`
+)
 OWN_SCORE = "own"  # the policy's score where each step computes it itself, as its output `score`
 ONNX_KEY = "dynnas"
 PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
@@ -72,7 +74,23 @@ def _first_wrong(content: dict) -> str | None:
     names = (*in_turn(content), *content.get("whole", []))
     if not isinstance(files, dict) or not all(_is_plain_name(files.get(name)) for name in names):
         return "does not give a file of this folder for each net"
-    return _wrong_policy(content, len(steps))
+    if picks(content) and (wrong := _wrong_routes(content)):
+        return wrong
+    return _wrong_policy(content, len(choices(content)))
+
+
+def _wrong_routes(content: dict) -> str | None:
+    """What is wrong with where nets lead to: each only to later ones, and every one is led to."""
+    order, given = in_turn(content), content.get("routes", {})
+    if not isinstance(given, dict) or not all(_all(names, str) and names for names in given.values()):
+        return "has routes that lead nowhere"
+    reached = {order[0]}
+    for place, name in enumerate(order):
+        following = routes(content).get(name, [])
+        if name not in reached or not set(following) <= set(order[place + 1 :]):
+            return f"has routes that do not lead through {name!r} in order"
+        reached |= set(following)
+    return None if set(given) <= set(order) else "has routes of nets that it does not name"
 
 
 def _wrong_policy(content: dict, steps: int) -> str | None:
@@ -140,6 +158,25 @@ def picks(told: dict) -> bool:
     """Whether a router picks the step by its highest score."""
     policy = told.get("policy")
     return "router" in told and isinstance(policy, dict) and policy.get("rule") == PICKED
+
+
+def routes(told: dict) -> dict[str, list[str]]:
+    """Where nets score what may follow them: of each the names of those, one for each score, the router first; else {}."""
+    if not picks(told):
+        return {}
+    return told.get("routes") or {told["router"]: told["steps"]}
+
+
+def choices(told: dict) -> list[tuple[str, ...]]:
+    """What can answer an image: the nets that run one after the other there behind a router, in the order of its scores."""
+    following = routes(told)
+    if not following:
+        return [(name,) for name in told["steps"]]
+
+    def behind(name: str) -> list[tuple[str, ...]]:
+        return [(other, *rest) for other in following[name] for rest in behind(other)] if name in following else [()]
+
+    return behind(told["router"])
 
 
 def _precision(path: Path) -> str | None:

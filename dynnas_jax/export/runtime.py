@@ -41,8 +41,8 @@ class Prediction(NamedTuple):
     class_index: int
     probability: float  # of that class, by the step that answered
     score: float  # that step's confidence, in [0, 1]
-    choice: int  # which step answered, from 0
-    step: str  # its name
+    choice: int  # which step answered, from 0; where nets follow each other as they are scored, which way was taken
+    step: str  # the name of the net that answered
     latency_ms: float  # the whole decision, from the image in memory to the answer
     scores: tuple[float, ...]  # of all steps that ran
 
@@ -67,22 +67,25 @@ class DynamicClassifier:
         self.threads, self.delegate = threads, delegate
         self.labels = self.metadata["labels"]
         self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
-        self.cost: list[int] = self.metadata["cost"]  # all MACs spent when step s answers
+        self.cost: list[int] = self.metadata["cost"]  # all MACs spent, of each choice
         self._score = confidence.SCORES.get(self.metadata["policy"]["score"])
-        self._forced: int | None = None  # the step that a warm-up runs, whatever a router says
         self._opened: dict[Path, dict[str, engines.Model]] = {}
         routed = "router" in self.metadata
         self.router = self._open(self.metadata["router"]) if routed else None  # chooses a step before any has run
         self.steps = [self._open(name) for name in self.metadata["steps"]]
-        before = [[self.router] if routed else self.steps[:place] for place in range(len(self.steps))]
+        routes = metadata.routes(self.metadata)
+        self._gates = handover.Gates(self.router, self.steps, routes) if routes else None
+        self._choices = {way: number for number, way in enumerate(metadata.choices(self.metadata))}
+        in_steps = [] if routes else self.steps
+        before = [[self.router] if routed else self.steps[:place] for place in range(len(in_steps))]
         own = not routed and self._score is None
-        self._plan = [handover.sources(net, given) for net, given in zip(self.steps, before)]  # noqa: B905
+        self._plan = [handover.sources(net, given) for net, given in zip(in_steps, before)]  # noqa: B905
         handover.check_scores(self.steps[:-1] if own else [])
         self.thresholds = self.metadata["thresholds"]
 
     @property
     def in_turn(self) -> list[engines.Model]:
-        """The nets that run one after the other: the router, where there is one, and the steps."""
+        """The router, where there is one, and the steps: each reads what ones before it leave."""
         return [self.router, *self.steps] if self.router else self.steps
 
     @property
@@ -98,7 +101,7 @@ class DynamicClassifier:
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
         values = list(values)
-        wanted = 0 if metadata.picks(self.metadata) else len(self.steps) - 1
+        wanted = 0 if self._gates else len(self.steps) - 1
         if len(values) != wanted:
             raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {wanted}")
         for value in values:
@@ -124,12 +127,27 @@ class DynamicClassifier:
         """
         image = self._checked(image)
         start = time.perf_counter()
+        if self._gates is not None:
+            logits, scores, way = self._gates.run(image)
+            choice, step = self._choices[way], way[-1]
+        else:
+            logits, scores, choice = self._stepped(image)
+            step = self.steps[choice].name
+        class_index = int(logits.argmax())
+        # A step's score is that probability already, where the policy's is.
+        sure = self._score is confidence.max_softmax and self.router is None
+        probability = scores[-1] if sure else float(confidence.max_softmax(logits))
+        latency_ms = (time.perf_counter() - start) * 1e3
+        label = self.labels[class_index]
+        return Prediction(label, class_index, probability, scores[-1], choice, step, latency_ms, tuple(scores))
+
+    def _stepped(self, image: np.ndarray) -> tuple[np.ndarray, list[float], int]:
+        """(logits, scores of what ran, the step that answered): step after step, or the one that a router picks."""
         carried, scores, first = {}, [], 0
         if self.router is not None:
             carried = self.router.invoke({"image": self.router.store("image", image)})
-            told = self.router.real("score", carried["score"]).reshape(-1)
-            first = handover.chosen(told, self._thresholds, self._forced)
-            scores.append(float(told[first] if metadata.picks(self.metadata) else told[0]))
+            scores.append(float(self.router.real("score", carried["score"]).reshape(-1)[0]))
+            first = 0 if scores[0] > self._thresholds[0] else 1
         for choice in range(first, len(self.steps)):
             model, sources = self.steps[choice], self._plan[choice]
             inputs = {name: pass_on(carried[name]) for name, pass_on in sources.items() if pass_on is not None}
@@ -144,31 +162,13 @@ class DynamicClassifier:
             scores.append(float(score))
             if choice == len(self.steps) - 1 or score > self._thresholds[choice]:
                 break
-        class_index = int(logits.argmax())
-        sure = self._score is confidence.max_softmax  # its score is that probability
-        probability = scores[-1] if sure else float(confidence.max_softmax(logits))
-        latency_ms = (time.perf_counter() - start) * 1e3
-        return Prediction(
-            self.labels[class_index],
-            class_index,
-            probability,
-            scores[-1],
-            choice,
-            model.name,
-            latency_ms,
-            tuple(scores),
-        )
+        return logits, scores, choice
 
     def warm_up(self) -> None:
-        """Runs every step once, so that the first answer does not pay for what is set up on first use."""
-        thresholds, black = self._thresholds, np.zeros(self.image_shape, np.uint8)
-        try:
-            for step in range(len(self.steps) if self.router else 1):
-                self._forced = step if self.router else None
-                self._thresholds = [np.float32(np.inf)] * len(thresholds)
-                self.predict(black)
-        finally:
-            self._thresholds, self._forced = thresholds, None
+        """Runs every net once, so that the first answer does not pay for what is set up on first use."""
+        known: dict[str, np.ndarray] = {"image": np.zeros(self.image_shape, np.uint8)}
+        for model in self.in_turn:
+            known.update(model.run({name: known[name] for name in model.inputs}))
 
     def inputs_of(self, name: str, image: np.ndarray) -> dict[str, np.ndarray]:
         """What a net, a step or a whole one, is given for an image: real values by input name."""
@@ -269,7 +269,7 @@ def classify(known: argparse.Namespace) -> bool:
             continue
         answer = classifier.predict(pixels)
         print(
-            f"{path}: {answer.label}, {answer.probability:.1%} (exit {answer.choice + 1} of {len(classifier.steps)}, "
+            f"{path}: {answer.label}, {answer.probability:.1%} (exit {answer.choice + 1} of {len(classifier.cost)}, "
             f"{answer.step}; score {answer.score:.3f}; {answer.latency_ms:.2f} ms{done and f'; {done}'})"
         )
     return complete

@@ -167,11 +167,12 @@ class Pointwise(nn.Module):
     form: str
     bias: bool = False
     groups: int = 1
+    begins: Callable = kernel_init  # with these weights
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs = x.shape[-1] // self.groups
-        kernel = self.param("kernel", kernel_init, (1, 1, inputs, self.features), jnp.float32).astype(x.dtype)
+        kernel = self.param("kernel", self.begins, (1, 1, inputs, self.features), jnp.float32).astype(x.dtype)
         if self.form == "shifts":
             y = self._product(x, kernel).reshape(*x.shape[:-1], self.features)
         else:

@@ -89,10 +89,13 @@ def with_trained(params: dict, heads: dict) -> dict:
 
 
 def tilted(heads: dict, tilts: dict[str, jax.Array]) -> dict:
-    """Slimming heads (one-hot) with tilts[block] float[choices] added to their scores."""
+    """Slimming heads with tilts[block] float[choices] added to their scores, the more the dearer a choice.
+
+    A scalar head has one number, which moves as far as its last choice's score would.
+    """
 
     def moved(block: str, own: dict) -> dict:
-        last = own["choose_conv"]
-        return {**own, "choose_conv": {**last, "bias": last["bias"] + tilts[block]}}
+        last, tilt = own["choose_conv"], tilts[block]
+        return {**own, "choose_conv": {**last, "bias": last["bias"] + (tilt if len(last["bias"]) > 1 else tilt[-1:])}}
 
     return {block: moved(block, own) for block, own in heads.items()}

@@ -1,4 +1,4 @@
-"""Running a dynamic slimmable network: any path of it sliced, and whole batches masked, every image at the width of its own.
+"""Running a dynamic slimmable network: any path of it as a net, and whole batches masked, every image at the width of its own.
 
 Variables of such a network have a third part beside params and running statistics: `PATHS`, the statistics of every path where
 it has batch norm, each leaf [paths, ...] of the widest net's shapes.
@@ -17,7 +17,6 @@ from flax import traverse_util
 from dynnas_jax import relaxed
 from dynnas_jax.elastic import Supernet, slice_block, traced_blocks
 from dynnas_jax.networks import gate
-from dynnas_jax.networks.slimmable_blocks import zeros_behind
 
 PATHS = "paths"
 
@@ -86,52 +85,6 @@ def straight_through(scores: jax.Array, key: jax.Array | None, temperature: floa
     soft = jax.nn.softmax(scores / temperature)
     hard = jax.nn.one_hot(scores.argmax(), len(scores), dtype=soft.dtype)
     return hard + soft - jax.lax.stop_gradient(soft)
-
-
-def choose(supernet: Supernet, variables: dict, number: int, carry: jax.Array) -> jax.Array:
-    """int32[b]: the ratio, by its index, that the gate in front of segment `number` picks for what the one before left."""
-    return scores(supernet, variables, number, carry).argmax(-1).astype(jnp.int32)
-
-
-def scores(supernet: Supernet, variables: dict, number: int, carry: jax.Array) -> jax.Array:
-    """float32[b, choices]: what the gate in front of segment `number` gives each ratio."""
-    segment = supernet.arch.segments[number]
-    return gate.scores(segment.gate, variables["params"][segment.blocks[0]][gate.NAME], carry)
-
-
-def run_segment(supernet: Supernet, variables: dict, number: int, before: int, own: int, carry: jax.Array) -> jax.Array:
-    """One segment of the chain, sliced: the filters in use are the leading part of the widest net's.
-
-    Args:
-      before, own: indices that the gate before and this segment's picked; of the first segment neither counts.
-      carry: of the widest path's channels, zeros behind those in use; the images for the first.
-
-    Returns:
-      The same for the next segment; of the last the logits.
-    """
-    segments = supernet.arch.segments
-    segment, genome = segments[number], supernet.space.smallest
-    if number > 1:
-        genome[segments[number - 1].gene] = before
-    if number:
-        genome[segment.gene] = own
-    arch = supernet.arch(genome)
-    traced = traced_blocks(supernet, arch)
-    chain = {block.name: block.module.clone(name=None, parent=None) for block in supernet.net(arch).chain()}
-    names, last = list(traced), number == len(segments) - 1
-    place = names.index(segment.blocks[0])
-    variables = with_statistics(variables, own if number else 0)
-    if place:
-        carry = carry[..., : traced[names[place - 1]][1].output.shape[-1]]
-    for name in segment.blocks:
-        leaves = slice_block(variables, name, traced[name][1].variables)
-        carry = chain[name].apply(leaves, carry, False)
-    return carry if last else zeros_behind(carry, _widest(supernet, segment.blocks[-1]))
-
-
-def _widest(supernet: Supernet, name: str) -> int:
-    """Channels that a block of the widest path puts out."""
-    return traced_blocks(supernet, supernet.arch(supernet.space.largest))[name][1].output.shape[-1]
 
 
 def path(supernet: Supernet, variables: dict, genome: np.ndarray) -> tuple[nn.Module, dict]:

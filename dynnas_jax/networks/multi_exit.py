@@ -19,7 +19,7 @@ from dynnas_jax.networks import mbconv
 from dynnas_jax.networks.chains import check_counts
 from dynnas_jax.networks.exits import Segment, unchanged
 from dynnas_jax.networks.mbconv import BlockSpec, Numerics
-from dynnas_jax.networks.multi_stage import MBConvPart, StemPart
+from dynnas_jax.networks.multi_stage import Left, MBConvPart, StemPart
 
 MOST_EXITS = 5
 
@@ -46,10 +46,10 @@ class Arch:
     """
 
     exits: tuple[mbconv.Arch, ...]
-    reuse: tuple[
-        str, ...
-    ] = ()  # blocks, by their names in an MBConv net, whose expansion reads the maps of earlier exits too
-    spread: tuple[str, ...] = ()  # blocks of which every exit computes all channels, for a supernet's masked variables
+    # Blocks, by their names in an MBConv net:
+    reuse: tuple[str, ...] = ()  # whose expansion reads the maps of earlier exits too
+    spread: tuple[str, ...] = ()  # of which every exit computes all channels, for a supernet's masked variables
+    held: tuple[str, ...] = ()  # that have the weights of their input reuse, though nothing is computed with them
 
     def __post_init__(self):
         check_number(len(self.exits))
@@ -57,8 +57,8 @@ class Arch:
         for number, (arch, before) in enumerate(zip(self.exits, (None, *self.exits), strict=False), 1):
             _check_exit(number, arch, before)
         object.__setattr__(self, "exits", tuple(itertools.accumulate(self.exits, _settled)))
-        known = {name for name, _ in self.exits[-1].named_blocks()}
-        if unknown := sorted({*self.reuse, *self.spread} - known):
+        known = {name for name, spec in self.exits[-1].named_blocks() if spec.expand}
+        if unknown := sorted(set(self.reuse) - known):
             raise ValueError(f"there is no block {unknown[0]!r} whose inputs could be reused, only {', '.join(known)}")
 
     # What all exits have in common.
@@ -84,7 +84,7 @@ class Arch:
         for place in reversed(range(len(self.exits[-1].stages))):
             name, specs = self.exits[-1].stages[place]
             found[name] = live
-            if not specs or specs[0].shortcut or self.reuse:
+            if not specs or specs[0].shortcut:
                 continue
             hidden = [arch.stages[place][1][0].hidden for arch in self.exits[:live]]
             live = max(exit for exit in range(1, live + 1) if exit == 1 or hidden[exit - 1] > hidden[exit - 2])
@@ -108,16 +108,24 @@ class Arch:
             module = stem(own, arch.stem_stride, arch.stem_act, arch.mean, arch.std, numerics, name=name)
             made.append(Block(name, module, reads=_images, leaves=functools.partial(_behind_stem, last)))
         for i, (block, spec, start) in enumerate(self.parts(exit)):
-            name = block_name(exit, block)
+            name, reused = block_name(exit, block), (block in self.reuse, block in self.held)
             # Equal parts must be told to be: without channels of its own a part has no kernel.
             spec = spec if spec.hidden > start else replace(spec, kernel=1)
-            module = part(spec, start, block in self.reuse, arch.se_act, arch.se_gate, numerics, name=name)
+            module = part(spec, start, *reused, arch.se_act, arch.se_gate, numerics, name=name)
             reads = functools.partial(_inputs, block, "maps" if i else "stem")
-            made.append(Block(name, module, reads=reads, leaves=functools.partial(_behind_part, block)))
+            leaves = functools.partial(_behind_part, block, self._passed_by(exit, block))
+            made.append(Block(name, module, reads=reads, leaves=leaves))
         name = block_name(exit, "head")
         features = (arch.head_features, arch.head_features_bias)
         module = head(arch.head_conv, *features, arch.head_act, arch.classes, numerics, name=name)
         return Segment(tuple(made), Block(name, module, reads=_maps, leaves=unchanged))
+
+    def _passed_by(self, exit: int, block: str) -> tuple[str, ...]:
+        """The blocks behind this one that an exit skips, and whose later parts read the maps it has there."""
+        stage, _, last = block.partition("_block")
+        own, whole = (len(dict(self.exits[of].stages)[stage]) for of in (exit - 1, -1))
+        skipped = range(own, whole) if int(last) == own - 1 else ()
+        return tuple(name for i in skipped if (name := f"{stage}_block{i}") in self.reuse)
 
 
 # The carry: the images, then {"stem": what every exit starts from, "maps": the running exit's, a block's name: what is left of
@@ -137,9 +145,11 @@ def _inputs(name: str, source: str, carry: dict) -> tuple:
     return carry[source], carry.get(name)
 
 
-def _behind_part(name: str, carry: dict, given: tuple) -> dict:
+def _behind_part(name: str, skipped: tuple[str, ...], carry: dict, given: tuple) -> dict:
     maps, left = given
-    return {**carry, "maps": maps, name: left}
+    others = {other: carry.get(other) or Left(None) for other in skipped}
+    others = {other: rest._replace(inputs=(*rest.inputs, maps)) for other, rest in others.items()}
+    return {**carry, "maps": maps, name: left, **others}
 
 
 def _maps(carry: dict) -> Any:

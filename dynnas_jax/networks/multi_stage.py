@@ -17,6 +17,7 @@ from dynnas_jax.networks import blocks as layers
 from dynnas_jax.networks.mbconv import BlockSpec, Numerics, Stem
 
 KINDS = ("independent", "input", "output")
+REUSE = "reuse_conv"  # the weights of an expansion for the maps of earlier exits
 
 
 class Staged(NamedTuple):
@@ -67,9 +68,11 @@ def convolution(
 class Left(NamedTuple):
     """What an exit leaves of a block to the exits behind it; None where there is no such layer."""
 
-    sums: jax.Array  # of the projection, [b, h, w, out], before the norm
+    sums: jax.Array | None  # of the projection, [b, h, w, out], before the norm; None where no exit has computed it yet
     pooled: jax.Array | None = None  # means of the hidden channels so far, [b, 1, 1, channels], for squeeze-excite
-    inputs: jax.Array | None = None  # the maps the block has read so far, one behind the other
+    inputs: tuple[
+        jax.Array, ...
+    ] = ()  # the maps in front of the block of all exits so far, where its inputs are reused
 
 
 class StemPart(Stem):
@@ -106,13 +109,16 @@ class MBConvPart(nn.Module):
     """What one exit computes of an MBConv block: the hidden channels from `start` to `spec.hidden`, and the sum with them.
 
     Expansion and depthwise convolution are independent, the projection is an output reuse with a norm of the exit's own, and the
-    shortcut adds the exit's own input. With `reuse` the expansion reads the inputs of the exits before too. Names and arithmetic
-    are those of `mbconv.MBConv`, which it equals for the first exit.
+    shortcut adds the exit's own input. With `reuse` the expansion reads the inputs of the exits before too, by weights that begin
+    as zeros. Names and arithmetic are those of `mbconv.MBConv`, which it equals for the first exit.
+
+    `held`: the weights of an input reuse are among the variables, those for all channels, though the exit computes none of them.
     """
 
     spec: BlockSpec
     start: int
     reuse: bool
+    held: bool
     se_act: str
     se_gate: str
     numerics: Numerics
@@ -120,10 +126,12 @@ class MBConvPart(nn.Module):
     @nn.compact
     def __call__(self, read: tuple[jax.Array, Left | None], train: bool = False) -> tuple[jax.Array, Left]:
         (x, left), spec, numerics = read, self.spec, self.numerics
-        sums, pooled, inputs = left or Left(None)
+        sums, pooled, before = left or Left(None)
         y = project = None
+        if self.held and before and self.is_initializing():
+            self._reused(spec.hidden, jnp.concatenate(before, -1))
         if spec.hidden > self.start:
-            y, inputs = self._expanded(x, inputs, train)
+            y = self._expanded(x, before, train)
             depthwise = layers.Depthwise(
                 spec.kernel, spec.stride, numerics.depthwise, numerics.padding, name="depthwise_conv"
             )
@@ -135,17 +143,29 @@ class MBConvPart(nn.Module):
             project = layers.Pointwise(spec.out, numerics.depthwise, name="project_conv")
         sums = convolution("output", project, y, sums).left
         z = numerics.norm(train, "project_norm")(numerics.kept(sums))
-        return (_widened(x, spec.out) + z if spec.shortcut else z), Left(sums, pooled, inputs)
+        left = Left(sums, pooled, (*before, x) if self.reuse else ())
+        return (_widened(x, spec.out) + z if spec.shortcut else z), left
 
-    def _expanded(self, x: jax.Array, inputs: jax.Array | None, train: bool) -> Staged:
-        """(the exit's own hidden channels, the inputs read so far)"""
+    def _expanded(self, x: jax.Array, before: tuple[jax.Array, ...], train: bool) -> jax.Array:
+        """The exit's own hidden channels, of its maps and those of the exits before."""
         spec, numerics = self.spec, self.numerics
         if not spec.expand:
-            return Staged(x[..., self.start : spec.hidden], None)
-        expand = layers.Pointwise(spec.hidden - self.start, numerics.depthwise, name="expand_conv")
-        before = 0 if inputs is None else inputs.shape[-1]
-        y, inputs = convolution("input" if self.reuse else "independent", expand, x, inputs, before)
-        return Staged(layers.ACTIVATIONS[spec.act](numerics.norm(train, "expand_norm")(numerics.kept(y))), inputs)
+            return x[..., self.start : spec.hidden]
+        own = spec.hidden - self.start
+        expand = layers.Pointwise(own, numerics.depthwise, name="expand_conv")
+        if before:
+            left = jnp.concatenate(before, -1)
+            start = left.shape[-1]
+            both = lambda maps: expand(maps[..., start:]) + self._reused(own, maps[..., :start])  # noqa: E731
+            y = convolution("input", both, x, left, start).output
+        else:
+            y = convolution("independent", expand, x, None).output
+        return layers.ACTIVATIONS[spec.act](numerics.norm(train, "expand_norm")(numerics.kept(y)))
+
+    def _reused(self, channels: int, before: jax.Array) -> jax.Array:
+        """What the maps of the exits before add to an expansion."""
+        form, zeros = self.numerics.depthwise, nn.initializers.zeros
+        return layers.Pointwise(channels, form, begins=zeros, name=REUSE)(before)
 
 
 def _widened(x: jax.Array, channels: int) -> jax.Array:

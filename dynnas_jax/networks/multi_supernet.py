@@ -18,6 +18,7 @@ from dynnas_jax.networks.exits import ExitNet
 from dynnas_jax.networks.mbconv import Numerics
 from dynnas_jax.networks.multi_exit import Arch, block_name, check_number
 from dynnas_jax.networks.multi_space import BlockChoices, ExitSpace, StageChoices, gene
+from dynnas_jax.networks.multi_stage import REUSE
 from dynnas_jax.networks.template import Template
 from dynnas_jax.search_space import Gene
 
@@ -44,6 +45,7 @@ class Decoder:
     template: Template
     space: ExitSpace
     ratios: tuple[float, ...]
+    reuse: tuple[str, ...] = ()
 
     def __call__(self, genome: np.ndarray) -> Arch:
         """The arch of a genome. Raises ValueError for one that is not of this space."""
@@ -75,7 +77,9 @@ class Decoder:
         if len(ratios) != len(kernels):
             raise ValueError(f"there are kernels of {len(kernels)} exits, but ratios of {len(ratios)}")
         made = enumerate(zip(kernels, ratios, strict=True), 1)
-        return Arch(tuple(self._exit(content["resolution"], exit, *both) for exit, both in made))
+        exits = tuple(self._exit(content["resolution"], exit, *both) for exit, both in made)
+        there = {name for name, _ in exits[-1].named_blocks()} if exits else ()
+        return Arch(exits, tuple(name for name in self.reuse if name in there))
 
     def _exit(self, resolution: int, exit: int, kernels: list, ratios: list) -> Any:
         """One exit's arch, an MBConv net's."""
@@ -109,21 +113,28 @@ def largest_widths(template: Template) -> list[float]:
     return [choices[-1] for choices in template.width_places().values()]
 
 
-def build(supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] = RATIOS) -> Supernet:
+def build(
+    supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] = RATIOS, reuse: tuple[str, ...] = ()
+) -> Supernet:
     """The supernet of nets of several exits on the blocks of a space of MBConv nets, in their largest width and expansion.
 
     Kernels, depths and resolutions are the space's; `ratios` are those of a block's hidden channels that an exit has with those
     before it. Its form of depthwise convolutions and its learning of kernel transforms are kept.
 
+    Args:
+      reuse: blocks, such as "stage2_block0", whose expansion in each exit reads the maps of the exits before it too, by weights
+        of its own, of which an exit has those for its channels.
+
     Raises:
-      ValueError: for no exit or more than five, ratios that do not ascend to 1, or a space whose blocks exits cannot share.
+      ValueError: for no exit or more than five, ratios that do not ascend to 1, a space whose blocks exits cannot share, or a
+        block that is none.
     """
     check_number(exits)
     if not hasattr(supernet.arch, "template"):
         raise ValueError(
             "multi_exit.network is of residual nets, on which no nets of several exits are made; choose another"
         )
-    ratios, template = tuple(float(ratio) for ratio in ratios), supernet.arch.template
+    ratios, template, reuse = tuple(float(ratio) for ratio in ratios), supernet.arch.template, tuple(reuse)
     if not ratios or ratios[-1] != 1 or ratios[0] <= 0 or list(ratios) != sorted(set(ratios)):
         raise ValueError(f"ratios is {ratios}, must ascend from above 0 to 1")
     if template.alike or template.shortcuts:
@@ -131,10 +142,10 @@ def build(supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] =
     stages = tuple(_stage_choices(template, number, ratios) for number in range(1, len(template.stages) + 1))
     # How images are normalised does not change what a genome is.
     fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
-    meaning = repr((fixed, template.stages, largest_widths(template)))
+    meaning = repr((fixed, template.stages, largest_widths(template), *((reuse,) if reuse else ())))
     space = multi_space.space(exits, stages, template.resolutions, template.divisor, meaning)
-    arch = Decoder(template, space, ratios)
-    largest = arch(space.largest)
+    arch = Decoder(template, space, ratios, reuse)
+    largest = replace(arch(space.largest), reuse=reuse)  # which refuses a block that there is not
     names = [
         f"{stage.name}_block{i}"
         for stage in stages
@@ -145,7 +156,8 @@ def build(supernet: Supernet, *, exits: int = EXITS, ratios: tuple[float, ...] =
     net = functools.partial(ExitNet, depthwise=supernet.largest_net().depthwise)
     blocks = functools.partial(_blocks, space)
     names = tuple(block_name(exit, "head") for exit in range(1, exits + 1))
-    return Supernet(space, arch, net, blocks, spread=spread, transforms=supernet.transforms, exits=names)
+    whole = replace(largest, held=reuse) if reuse and exits > 1 else None
+    return Supernet(space, arch, net, blocks, whole, supernet.transforms, spread=spread, exits=names)
 
 
 def _stage_choices(template: Template, number: int, ratios: tuple[float, ...]) -> StageChoices:
@@ -173,6 +185,7 @@ def _blocks(space: ExitSpace, arch: Arch) -> tuple[Block, ...]:
             if exit > 1 and name in starts:
                 home = block_name(1, name)
                 parts = [Part(path, home, starts[name], axis) for path, axis in _SHARED]
+                parts.append(Part((REUSE,), block.name, starts[name], channels=(home, "expand_conv")))
                 block = block._replace(parts=(*parts, *(Part(path, home) for path in _WHOLE)))
             found.append(block)
     return tuple(found)
@@ -197,6 +210,7 @@ def once_for_all(
     resolutions: tuple[int, ...] = RESOLUTIONS,
     exits: int = EXITS,
     ratios: tuple[float, ...] = RATIOS,
+    reuse: tuple[str, ...] = (),
     depthwise: str = "conv",
     kernel_transforms: bool = False,
     **options,
@@ -214,7 +228,7 @@ def once_for_all(
         kernel_transforms=kernel_transforms,
         **options,
     )
-    return build(of_one, exits=exits, ratios=ratios)
+    return build(of_one, exits=exits, ratios=ratios, reuse=reuse)
 
 
 def multi_exit(
@@ -245,17 +259,16 @@ def multi_exit(
       ValueError: for what the space does not have, or what decreases from exit to exit.
     """
     check_number(exits)
-    supernet = build(_base(network, resolution, classes, width, options), exits=exits)
+    supernet = build(_base(network, resolution, classes, width, options), exits=exits, reuse=tuple(reuse))
     if not kernel and not ratio:
         genes = supernet.space.genes
         genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
-        return supernet.net(replace(supernet.arch(np.asarray(genome, np.int32)), reuse=tuple(reuse)))
+        return supernet.net(supernet.arch(np.asarray(genome, np.int32)))
     for name, lists in (("kernel", kernel), ("ratio", ratio)):
         if len(lists) != exits:
             raise ValueError(f"{name} is of {len(lists)} exits, must be of {exits}: a list for each stage of each exit")
     resolution = supernet.arch.template.resolutions[-1]
-    arch = supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio})
-    return supernet.net(replace(arch, reuse=tuple(reuse)))
+    return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
 
 
 def _base(network: str, resolution: int, classes: int, width: float | None, options: dict) -> Supernet:

@@ -96,7 +96,7 @@ def read(workdir: str | Path) -> Artifacts:
     trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
     return Artifacts(
         config=config,
-        metrics=_json_lines(workdir / trained / "metrics.jsonl"),
+        metrics=json_lines(workdir / trained / "metrics.jsonl"),
         speed=named["collect/speed.json"],
         predictor=named["predict/predictors.json" if several else "predict/predictor.json"],
         found=named["search/found.json"],
@@ -203,7 +203,7 @@ def _json(workdir: Path, name: str, required: Sequence[str], remedy: str | None 
     return content
 
 
-def _json_lines(path: Path) -> list[dict] | None:
+def json_lines(path: Path) -> list[dict] | None:
     """A last line without its newline is one that is being written, or was when its run was stopped: left out."""
     if not path.exists():
         return None

@@ -100,6 +100,12 @@ SLIMMABLE = (
         explanation="At each step the widest path learns the labels, random ones what averaged weights of the widest say, and "
         "the narrowest the mean of all these. Held-out accuracies are of the ends."
     ),
+    Chapter(
+        "Training of the gates",
+        "The supernet is frozen. The gates learn from the labels, from what an image costs, and from where the ends of the "
+        "supernet say that it belongs.",
+        "gate_training",
+    ),
     BY_SECTION["exports"]._replace(
         explanation="<i>to_gate</i> is what stands in front of the gate, with it; each path goes on from what that leaves. "
         "<i>Logits off by</i> is the largest difference to the JAX network's raw outputs."

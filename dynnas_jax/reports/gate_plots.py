@@ -16,6 +16,7 @@ PUBLISHED = {
     "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
     "MobileNetV1 of one width": ((150, 63.3), (317, 68.4), (569, 70.9)),
 }
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
@@ -69,3 +70,64 @@ def spread(gates: Sequence[Mapping], classes: Sequence[str]):
         *np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, title="ratio"
     )
     return figure
+
+
+@plots.styled
+def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, shares: Mapping[str, Sequence[tuple]]):
+    """How gates learned, by the step: the losses, the share of the MACs, and how each gate's choices are spread.
+
+    Args:
+      losses: (steps[k], values[k]) by name; macs_share, wide_share: of the widest path's MACs, and of the images that the widest
+        path is the target of, in [0, 1].
+      shares: of each gate the (steps, values) of every choice's share, narrowest first.
+    """
+    figure, (left, middle, *others) = plots.panels(2 + len(shares), height=3.4)
+    for colour, (name, (steps, values)) in zip(_colours(len(losses)), losses.items(), strict=True):
+        left.plot(steps, values, color=colour, label=name, linewidth=1.2)
+    left.set(xlabel="step", title="losses", ylim=(0, None))
+    for name, colour, (steps, values) in (
+        ("MACs, of the widest's", plots.COLOURS["dynamic"], macs_share),
+        ("images meant for the widest", plots.GREY, wide_share),
+    ):
+        middle.plot(steps, 100 * values, color=colour, label=name, linewidth=1.2)
+    middle.set(xlabel="step", title="share (%)", ylim=(0, 100))
+    for axes in (left, middle):
+        axes.legend(fontsize=7)
+    for axes, (gate, choices) in zip(others, shares.items(), strict=True):
+        shades = [str(value) for value in np.linspace(0.85, 0.2, len(choices))]
+        axes.stackplot(choices[0][0], *(100 * values for _, values in choices), colors=shades)
+        axes.set(xlabel="step", title=f"{gate}: images (%)", ylim=(0, 100))
+    return figure
+
+
+@plots.styled
+def curves(rows: Mapping[str, Mapping[int, float]]):
+    """Held-out accuracy in percent of the narrowest path by the step of training, a line for each way to train."""
+    figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
+    for colour, (name, points) in zip(_colours(len(rows)), rows.items(), strict=True):
+        axes.plot(list(points), list(points.values()), "o-", color=colour, markersize=4, label=name)
+    axes.set(xlabel="training step", ylabel="held-out accuracy, narrowest path (%)")
+    axes.legend(loc="lower right")
+    return figure
+
+
+@plots.styled
+def rows(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]):
+    """Accuracy against average MACs of networks whose gates were trained in other ways, by their names.
+
+    Args:
+      points: (MACs, accuracy in percent), each as its mean and standard deviation.
+    """
+    figure, (axes,) = plots.panels(1, width=6.4, height=3.8)
+    for colour, marker, (name, (macs, accuracy)) in zip(_colours(len(points)), _MARKERS, points.items(), strict=False):
+        style = {"color": colour, "markersize": 8, "linewidth": 1, "label": name}
+        axes.errorbar(macs[0] / 1e6, accuracy[0], accuracy[1], macs[1] / 1e6, fmt=marker, **style)
+    axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
+    axes.legend(loc="lower right", fontsize=7.5)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    """As many, the first ones told apart best."""
+    known = (*plots.COLOURS.values(), *plots.EXTRA, plots.GREY, plots.INK)
+    return [known[number % len(known)] for number in range(count)]

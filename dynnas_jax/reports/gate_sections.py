@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dynnas_jax.reports import gate_plots, plots, tables
+from dynnas_jax.reports import artifacts, gate_plots, plots, tables
 from dynnas_jax.reports.artifacts import Artifacts
 from dynnas_jax.reports.source import Source, figure, table
 from dynnas_jax.reports.tables import Column, number, percent, plain
@@ -36,14 +36,14 @@ _NAMES = {
 _CLOCK = {"dynamic": "gated", "largest": "largest"}  # keys of `seconds`
 
 
-def in_short(artifacts: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
+def in_short(found: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
     """The rows of `summary` and their columns: what a run says at its end."""
-    return summary(artifacts), SUMMARY
+    return summary(found), SUMMARY
 
 
-def summary(artifacts: Artifacts) -> list[dict]:
+def summary(found: Artifacts) -> list[dict]:
     """One row for each end of the supernet, the gated network, and what the paths reach at its MACs."""
-    evaluation, rows = artifacts.evaluation or {}, []
+    evaluation, rows = found.evaluation or {}, []
     for key, name in _NAMES.items():
         if key in evaluation:
             told, seconds = evaluation[key], evaluation["seconds"]
@@ -107,6 +107,28 @@ def _spread(source: Source) -> str | None:
     )
 
 
+def _training(source: Source) -> str | None:
+    metrics = artifacts.json_lines(source.workdir / "gate" / "metrics.jsonl")
+    evaluation = source.found.evaluation
+    if not metrics or not evaluation:
+        return None
+    known = ("loss", "loss_classification", "loss_complexity", "loss_sandwich")
+    losses = {name.removeprefix("loss_"): artifacts.series(metrics, name) for name in known}
+    shares = {
+        gate["gate"]: [
+            artifacts.series(metrics, f"gate{number}_choice{choice}") for choice in range(1, len(gate["ratios"]) + 1)
+        ]
+        for number, gate in enumerate(evaluation["gates"], 1)
+    }
+    shares = {name: own for name, own in shares.items() if len(own[0][0])}  # runs of before have none
+    drawn = gate_plots.training(
+        losses, *(artifacts.series(metrics, f"{name}_share") for name in ("macs", "wide")), shares
+    )
+    ratios = ", ".join(f"{ratio:g}" for ratio in evaluation["gates"][0]["ratios"])
+    caption = f"Of each batch of training images, with the noise of the draw. Ratios, from light to dark: {ratios}."
+    return figure(source, "gate_training", drawn, caption)
+
+
 def _samples(source: Source) -> str | None:
     images, outputs = source.found.samples, source.found.outputs
     if not images or outputs is None:
@@ -131,5 +153,6 @@ def _sample(source: Source, row: int, macs: float) -> tuple[np.ndarray, str, boo
 BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "gate_summary": _summary,
     "gate_spread": _spread,
+    "gate_training": _training,
     "gate_samples": _samples,
 }

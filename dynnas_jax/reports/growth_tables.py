@@ -7,6 +7,7 @@ from dynnas_jax.reports.artifacts import Artifacts
 from dynnas_jax.reports.tables import Column, number, percent, plain
 
 _NAMES = {"initial": "initial", "candidate": "iteration {}", "uniform": "uniform depth"}
+ENSEMBLES = {"ensemble": "candidates together", "joint_ensemble": "with the other runs' nets"}
 
 
 def name(entry: dict) -> str:
@@ -41,7 +42,7 @@ def networks(artifacts: Artifacts) -> list[dict]:
 def _ensembles(evaluation: dict) -> list[dict]:
     """Rows of what answers together."""
     found, absent = [], dict.fromkeys((column.key for column in NETWORKS), "")
-    for key, words in (("ensemble", "candidates together"), ("joint_ensemble", "with the other runs' nets")):
+    for key, words in ENSEMBLES.items():
         if told := evaluation.get(key):
             own = {"network": words, "params_with_statistics": told["params_with_statistics"]}
             own |= {"macs": told.get("macs", ""), "accuracy": told["accuracy"], tables.TOP5: told.get(tables.TOP5, "")}

@@ -5,17 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dynnas_jax import kinds
-from dynnas_jax.reports import (
-    artifacts,
-    chapters,
-    exit_sections,
-    gate_sections,
-    sections,
-    superclass_sections,
-    tables,
-    threshold_control,
-)
+from dynnas_jax.reports import artifacts, chapters, sections, tables, threshold_control
 from dynnas_jax.workdir import write_bytes
 
 
@@ -36,11 +26,12 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
     """
     workdir = Path(workdir)
     found = artifacts.read(workdir)
-    title = title or f"{_what(found.kind).capitalize()} report: {workdir.resolve().name}"
+    outline = chapters.of(found.kind)
+    title = title or f"{outline.what.capitalize()} report: {workdir.resolve().name}"
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".report.") as made:
         source = sections.Source(workdir, Path(made), found)
-        parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found)]
-        for heading, explanation, name in chapters.of(found.kind):
+        parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found, outline)]
+        for heading, explanation, name in outline.chapters:
             body = sections.BUILDERS[name](source) or f'<p class="absent">{tables.NOT_RUN}</p>'
             parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
         page = PAGE.format(title=markup.escape(title), css=CSS + threshold_control.CSS, body="\n".join(parts))
@@ -58,37 +49,13 @@ def _replace(old: Path, new: Path) -> None:
         new.rename(old)
 
 
-def _what(kind: kinds.Kind) -> str:
-    return "network" if kind in (*kinds.OF_NET, kinds.EAS) else "dynamic network"
-
-
-def _headline(found: artifacts.Artifacts) -> str:
-    evaluation = found.evaluation
-    if evaluation is None:
-        return f'<p class="headline">The {_what(found.kind)} has not been evaluated yet.</p>'
-    if found.kind in kinds.OF_EXITS:
-        return f'<p class="headline">{exit_sections.headline(evaluation)}</p>'
-    if found.kind is kinds.EAS:
-        return f'<p class="headline">{superclass_sections.headline(evaluation)}</p>'
-    if found.kind is kinds.SLIMMABLE:
-        return f'<p class="headline">{gate_sections.headline(evaluation)}</p>'
-    if found.kind in kinds.OF_NET:
-        net = evaluation["net"]
-        return (
-            f'<p class="headline">The network answers <b>{100 * net["accuracy"]:.1f} %</b> of {evaluation["images"]:,} test '
-            f"images rightly, at {net['macs'] / 1e6:.3f} million MACs each.</p>"
-        )
-    little, big, dynamic = (evaluation[name] for name in ("little", "big", "dynamic"))
-    share = dynamic["macs"] / big["macs"]
-    sentence = (
-        f"The dynamic network answers <b>{100 * dynamic['accuracy']:.1f} %</b> of {evaluation['images']:,} test images "
-        f"rightly at <b>{100 * share:.0f} %</b> of big's MACs; big alone reaches {100 * big['accuracy']:.1f} %, "
-        f"little alone {100 * little['accuracy']:.1f} % at {100 * little['macs'] / big['macs']:.0f} % of big's MACs."
-    )
+def _headline(found: artifacts.Artifacts, outline: chapters.Outline) -> str:
+    if found.evaluation is None:
+        return f'<p class="headline">The {outline.what} has not been evaluated yet.</p>'
     warning = ""
-    if found.found and found.found["pair"].get("feasible") is False:
+    if (found.found or {}).get("pair", {}).get("feasible") is False:
         warning = '<p class="warning">No pair and threshold met the target that was asked for; this is the closest.</p>'
-    return f'<p class="headline">{sentence}</p>{warning}'
+    return f'<p class="headline">{outline.headline(found.evaluation)}</p>{warning}'
 
 
 PAGE = """<!DOCTYPE html>

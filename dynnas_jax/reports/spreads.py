@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,16 @@ def spread(values: Iterable[Number], asked: int) -> Spread | str | None:
         return "" if "" in values else None
     deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
     return Spread(float(numbers.mean()), deviation, len(numbers), asked)
+
+
+def verdict(differences: Mapping[str, Spread | str | None], what: str) -> tuple[str, ...]:
+    """Who is above what it is compared with in the mean of all seeds, and who is not, in a sentence; () where nobody tells."""
+    known = {name: difference for name, difference in differences.items() if isinstance(difference, Spread)}
+    above = [name for name, difference in known.items() if difference.mean > 0]
+    said = {f"Above {what}, in the mean": above, "Not above it": [name for name in known if name not in above]}
+    return (
+        (". ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in said.items()) + ".",) if known else ()
+    )
 
 
 class Table(NamedTuple):

@@ -38,11 +38,12 @@ def front(rows: Sequence[Row], measures: Mapping[tuple[str, str], Mapping], cost
         points = [(x, y) for x, y in points if isinstance(x, Spread) and isinstance(y, Spread)]
         if points:
             series[row.asked.tables["main"]] = sorted(points, key=lambda point: point[0].mean)
-    return _front(series, *COSTS[cost]) if series else None
+    return lines(series, *COSTS[cost]) if series else None
 
 
 @plots.styled
-def _front(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, scale: float):
+def lines(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, scale: float):
+    """A line for each name through its (cost, accuracy in [0, 1]); the cost is divided by `scale`."""
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = plots.panels(1, height=4.3)

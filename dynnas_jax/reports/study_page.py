@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import html as markup
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynnas_jax.reports import (
+    growth_plots,
+    growth_study,
     page,
     routing_plots,
     sections,
@@ -48,8 +51,8 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
             mine = [row for row in rows if name in row.asked.tables]
             if mine:
                 parts.append(_of_table(build(mine), where, made_by))
-            if name == "main" and mine:
-                parts.append(_fronts(mine, where))
+            if name in _BESIDE and mine:
+                parts.append(_BESIDE[name](mine, where))
         for row in rows:
             if study_tables.BEHAVIOUR in row.asked.tables:
                 parts.append(_behaviour(row, where))
@@ -93,6 +96,32 @@ def _fronts(rows: Sequence[Row], where: Path) -> str:
         caption = f"Means over the seeds, with standard deviations, against the {axis}."
         body += figure(_source(where), f"front_{cost}", drawn, caption) if drawn else f"<h3>{axis}</h3>{_ABSENT}"
     return _section("Accuracy against cost", "Every network of the main table; a line joins those of one row.", body)
+
+
+def _growth_fronts(rows: Sequence[Row], where: Path, table: str) -> str:
+    axis, scale = study_figures.COSTS["macs"]
+    series, body = growth_study.fronts(rows, table), _ABSENT
+    if series:
+        drawn = study_figures.lines(series, axis, scale)
+        body = figure(_source(where), table, drawn, "Means over the seeds, with standard deviations.")
+    return _section(
+        "Accuracy against MACs", "A line joins the nets of one row, each grown out of the one before.", body
+    )
+
+
+def _modules(rows: Sequence[Row], where: Path) -> str:
+    found, body = growth_study.modules(rows), _ABSENT
+    if found:
+        drawn = growth_plots.modules(found)
+        body = figure(_source(where), "growth_modules", drawn, "Modules of each stage, means over the seeds.")
+    return _section("Where each criterion adds modules", "Of the last candidates.", body)
+
+
+_BESIDE: dict[str, Callable[[Sequence[Row], Path], str]] = {  # figures below a table, by its name
+    "main": _fronts,
+    "growth_criteria": _modules,
+    **{name: functools.partial(_growth_fronts, table=name) for name in ("growth_residual", "growth_cells")},
+}
 
 
 def _source(where: Path, row: Row | None = None, seed: int = 0) -> Source:

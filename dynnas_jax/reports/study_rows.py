@@ -86,11 +86,16 @@ def at(found: Any, dotted: str) -> Any:
 def paired(row: Row, base: Row, measure: Callable[[Row, int], Number]) -> tuple[Spread | str | None, str | None]:
     """What a row is above another in the seeds that both have: the spread of the differences, and in how many it is above."""
     both = [(measure(row, seed), measure(base, seed)) for seed in row.runs if seed in base.runs]
+    return compared(both, len(row.asked.paths))
+
+
+def compared(both: Sequence[tuple[Number, Number]], asked: int) -> tuple[Spread | str | None, str | None]:
+    """The spread of the differences of pairs, one of each seed, and in how many the first is above the second."""
     differences = [mine - its for mine, its in both if isinstance(mine, (int, float)) and isinstance(its, (int, float))]
     if not differences:
         return None, None
     above = sum(difference > 0 for difference in differences)
-    return spread(differences, len(row.asked.paths)), f"{above} of {len(differences)}"
+    return spread(differences, asked), f"{above} of {len(differences)}"
 
 
 def networks(row: Row) -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynnas_jax.decisions import OPTIMAL
-from dynnas_jax.reports import study_rows
-from dynnas_jax.reports.spreads import Spread, Table, numbers, words
+from dynnas_jax.reports import growth_study, study_rows
+from dynnas_jax.reports.spreads import Spread, Table, numbers, verdict, words
 from dynnas_jax.reports.study_rows import Row
 
 RANDOM = "random"  # the strategy that the others are compared with
@@ -113,17 +113,13 @@ def _strategies(rows: Sequence[Row]) -> Table:
         "The pair that each strategy finds in the same trained supernet, on the test images; the cost is the search's alone. "
         "The last columns compare with random search, seed by seed."
     )
-    notes = _verdicts(listed) if base else ("There is no row of random search to compare with.",)
+    differences = {row["label"]: row["difference"] for row in listed}
+    notes = (
+        verdict(differences, "random search on the test images")
+        if base
+        else ("There is no row of random search to compare with.",)
+    )
     return Table("strategies", "Search strategies", explanation, columns, listed, notes)
-
-
-def _verdicts(listed: Sequence[dict]) -> tuple[str, ...]:
-    """Which strategies are above random search in the mean of all seeds, and which are not."""
-    known = {row["label"]: row["difference"] for row in listed if isinstance(row["difference"], Spread)}
-    above = [name for name, difference in known.items() if difference.mean > 0]
-    said = {"Above random search on the test images, in the mean": above}
-    said["Not above it"] = [name for name in known if name not in above]
-    return (". ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in said.items()) + ".",) if known else ()
 
 
 def _above(row: Row, base: Row | None) -> tuple[Spread | str | None, str | None]:
@@ -282,6 +278,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], Table]] = {
     "training": _training,
     "space": _space,
     "loss": _loss,
+    **growth_study.TABLES,
 }
 BEHAVIOUR = "behaviour"  # the rows whose routing is looked at closely, in figures
 PLACES = (*TABLES, BEHAVIOUR)  # all that a row may be part of

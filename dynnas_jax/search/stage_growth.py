@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 Depths = tuple[int, ...]  # modules of each stage
 INITIAL, TEMPORARY, CANDIDATE = "initial", "temporary", "candidate"
+UNIFORM = "uniform"  # a control of the same depth in every stage
 
 
 class Iteration(NamedTuple):

@@ -28,7 +28,6 @@ CALIBRATION_IMAGES = 256
 LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
 _ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
-_GATE = "to_gate"
 _SEPARATE_PATHS = 3  # of a gated network, where each is a file
 _LINES = 3  # layers that a message names
 
@@ -89,11 +88,8 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
 def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
     """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
-    if job.kind is kinds.SLIMMABLE and len(job.supernet.space.genes) > 1:
-        raise ValueError(
-            f"export: the network has {len(job.supernet.space.genes)} gates, and files are made of one; leave the stage out of "
-            "--stages, or take a network with one gate"
-        )
+    if job.kind is kinds.SLIMMABLE:
+        _check_gates(job)
     classes, labels = job.images.classes, job.images.train.labels
     absent = np.setdiff1d(np.arange(len(classes)), labels)
     if len(absent):
@@ -106,6 +102,16 @@ def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> Non
     if calibration_images < len(classes):
         raise ValueError(
             f"export.calibration_images is {calibration_images}, but must be at least {len(classes)}: one of every class"
+        )
+
+
+def _check_gates(job: Job) -> None:
+    """Raises ValueError for parts that are too many for files of their own, where a target wants them so."""
+    count = len(job.supernet.space.genes)
+    if count > 1 and not targets.target(job.target).one_file:
+        raise ValueError(
+            f"export: the network has {count} gates, whose parts are too many for files of their own, as {job.target} wants "
+            "them; take a network with one gate, or leave the stage out of --stages"
         )
 
 
@@ -146,23 +152,26 @@ def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
 
 def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
-    """What stands in front of a slimmable network's gate, and each of its paths behind it."""
+    """What stands in front of a slimmable network's gate, and what follows each gate at every width."""
     from dynnas_jax.export import functions
 
+    _check_gates(job)
     supernet = job.supernet
     form = targets.target(job.target).depthwise
     whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
     kept = _kept(job)["paths"]
-    router, steps = gates.parts(whole, kept)
+    parts = gates.parts(whole, kept if len(supernet.space.genes) == 1 else None)
     arch = supernet.arch(supernet.space.largest)
     shape = (arch.resolution, arch.resolution, arch.channels)
-    network = functions.picked(router, steps, slimmable.trained(job), shape, names=(_GATE, "features"))
+    network = functions.gated(parts, slimmable.trained(job), shape)
     costs = gates.cost(supernet)
     return network, _promise(job, network, tuple(costs[path] for path in kept), (), DEFAULT_SCORE)
 
 
 def _kept(job: Job) -> dict:
     """Which paths are exported, and the share of the test images that take them: of separate files the ones used most."""
+    if len(job.supernet.space.genes) > 1:
+        return {"paths": list(range(len(gates.paths(job.supernet)))), "share": 1.0}
     (gate,) = read_json(job.workdir.folder("evaluate") / "evaluation.json")["gates"]
     most = len(gate["share"]) if targets.target(job.target).one_file else _SEPARATE_PATHS
     paths = sorted(sorted(range(len(gate["share"])), key=lambda path: -gate["share"][path])[:most])

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
-import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dynnas_jax import kinds, processes
-from dynnas_jax.costs import energy, training_energy
+from dynnas_jax.costs import energy
 from dynnas_jax.data import splits
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, facts_of, growth_found, load_variables, save_variables, trained_file
 from dynnas_jax.networks import growing
 from dynnas_jax.search import stage_features, stage_growth, stage_importance
-from dynnas_jax.stages import network_train
+from dynnas_jax.stages import network_train, spent
 from dynnas_jax.workdir import read_json, write_json
 
 RANDOM = "random"  # in place of a criterion: a coin for each stage
@@ -28,18 +26,40 @@ FACTS, SCORED, FINAL = "net.json", "scored.msgpack", "network.msgpack"  # in the
 _KEPT = 2  # nets whose features are kept at a time: those that are compared
 
 
-class Plan(NamedTuple):
-    """How the nets of a growth are made."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The section `grow` of a config: how a network grows. The defaults are the paper's where it says them.
 
-    train: dict  # keyword arguments of `network_train.fitted`
-    further: dict | None  # the same, of the further training of candidates; None for none
-    source: dict | None  # variables of a deeper net, whose modules the nets begin with
-    read_off: bool  # whether nets are compared as they are in the source, without training
-    criterion: str
-    samples: int
-    pooled_side: int
-    power_w: float | None
-    grid_g_per_kwh: float
+    Args:
+      iterations: each adds a temporary net and a candidate to the initial one.
+      initial_modules: of every stage at first; None: the paper's, 6 blocks or 2 cells.
+      growth: modules that a stage grows by; None: the paper's, 2 blocks or 1 cell.
+      criterion: of `stage_importance.CRITERIA`, or "random" for coins.
+      criterion_options: its keyword arguments.
+      choose: one of its arguments with the values to choose from, once, by the held-out accuracy of the first candidate.
+      samples: training images whose features are looked at, at most.
+      pooled_side: pixels that a stage's maps are pooled to, at most.
+      further: keyword arguments of the section `train` that are others in a further training of the candidates; None: none.
+      source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep.
+      read_off: nets are compared as they stand in the source; nothing is trained but what `further` says.
+      uniform: whether a net of the same depth in all stages, of about the last candidate's MACs, is trained for comparison.
+      power_w: that training draws, where no meter shall tell; grid_g_per_kwh: CO2-equivalents of the electricity.
+    """
+
+    iterations: int = 5
+    initial_modules: int | None = None
+    growth: int | None = None
+    criterion: str = "pls"
+    criterion_options: dict | None = None
+    choose: dict | None = None
+    samples: int = 2000
+    pooled_side: int = 2
+    further: dict | None = None
+    source: str | None = None
+    read_off: bool = False
+    uniform: bool = False
+    power_w: float | None = None
+    grid_g_per_kwh: float = energy.GRID_G_PER_KWH["world"]
 
 
 class Net(NamedTuple):
@@ -54,11 +74,13 @@ class Net(NamedTuple):
 class Nets:
     """Makes nets by role, iteration and depths, one after another; one that is in its folder is read."""
 
-    def __init__(self, job: Job, folder: Path, plan: Plan):
-        self.job, self.folder, self.plan, self._features = job, folder, plan, {}
+    def __init__(self, job: Job, folder: Path, options: Options):
+        """`options.source` is read here, once for all nets."""
+        self.job, self.folder, self.options, self._features = job, folder, options, {}
+        self._source = None if options.source is None else source_variables(options.source)
         labels = job.images.train.labels
         generator = np.random.default_rng([job.seed, 5])
-        count = min(plan.samples, len(labels))
+        count = min(options.samples, len(labels))
         # In random order, so that fewer of them are a fair sample too.
         self.chosen = generator.permutation(np.flatnonzero(splits.stratified(labels, count, generator)))
 
@@ -74,19 +96,19 @@ class Nets:
         return Net(name, supernet, load_variables(folder / SCORED), read_json(folder / FACTS, "pass --redo=grow"))
 
     def _make(self, job: Job, folder: Path, facts: dict) -> None:
-        plan, net = self.plan, job.supernet.largest_net()
-        initial = None if plan.source is None else growing.transferred(plan.source, net)
+        asked, train, net = self.options, job.workdir.config["train"], job.supernet.largest_net()
+        initial = None if self._source is None else growing.transferred(self._source, net)
         # Every net draws its own start and its own batches.
         seed = zlib.crc32(f"{job.seed} {facts['name']}".encode()) >> 1
-        with self._meter(folder) if processes.is_first() else contextlib.nullcontext():
-            if plan.read_off:
-                count = plan.train.get("calibration_images", network_train.CALIBRATION_IMAGES)
+        with spent.metered(folder, asked.power_w):
+            if asked.read_off:
+                count = train.get("calibration_images", network_train.CALIBRATION_IMAGES)
                 scored = network_train.recalibrated(job, count)(initial)
             else:
-                scored = network_train.fitted(job, folder, initial=initial, seed=seed, **plan.train)
+                scored = network_train.fitted(job, folder, initial=initial, seed=seed, **train)
             final, accuracy = scored, {"scored": held_out(job, scored)}
-            if plan.further is not None and facts["role"] != stage_growth.TEMPORARY:
-                options = {**plan.train, **plan.further}
+            if asked.further is not None and facts["role"] != stage_growth.TEMPORARY:
+                options = {**train, **asked.further}
                 final = network_train.fitted(job, folder / "further", initial=scored, seed=seed + 1, **options)
             accuracy["final"] = held_out(job, final)
         if not processes.is_first():
@@ -99,19 +121,9 @@ class Nets:
             "variables": str((folder / FINAL).relative_to(job.workdir.path)),
             **growing.costs(name, net)._asdict(),
             "holdout_accuracy": accuracy,
-            "training": self._spent(folder),
+            "training": spent.told(folder, asked.grid_g_per_kwh),
         }
         write_json(folder / FACTS, facts)
-
-    def _meter(self, folder: Path) -> training_energy.Meter:
-        device = jax.devices()[0]
-        name = "cpu" if device.platform == "cpu" else device.device_kind
-        source = training_energy.source(name, os.cpu_count() or 1, self.plan.power_w)
-        return training_energy.Meter(source, folder / "energy.json")
-
-    def _spent(self, folder: Path) -> dict:
-        told = read_json(folder / "energy.json", "pass --redo=grow")
-        return told | {"carbon_g": energy.carbon_g(told["energy_j"], self.plan.grid_g_per_kwh)}
 
     def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
         """What the criterion says of each stage of a net."""
@@ -119,7 +131,7 @@ class Nets:
         for number, features in enumerate(self.features(net), 1):
             labels = self.job.images.train.labels[self.chosen[: len(features)]]
             try:
-                told = stage_importance.of_stage(features, labels, criterion=self.plan.criterion, **(options or {}))
+                told = stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
             except ValueError as error:
                 raise ValueError(f"grow: stage {number} of {net.name}: {error}") from error
             found.append(told)
@@ -127,7 +139,7 @@ class Nets:
 
     def score(self, net: Net, options: dict | None) -> tuple[float, ...]:
         """The importance of each stage of a net; where coins are thrown, above 1/2 as often as below for a temporary net."""
-        if self.plan.criterion == RANDOM:
+        if self.options.criterion == RANDOM:
             seed = zlib.crc32(f"{self.job.seed} {net.name}".encode())
             coins = np.random.default_rng(seed).uniform(size=len(net.facts["depths"]))
             return tuple(coins) if net.facts["role"] == stage_growth.TEMPORARY else (0.5,) * len(coins)
@@ -147,7 +159,7 @@ class Nets:
 
     def bounds(self, net: Net) -> tuple[stage_importance.Bounds, ...]:
         """How much of each stage's features is looked at."""
-        asked = {"samples": len(self.chosen), "side": self.plan.pooled_side}
+        asked = {"samples": len(self.chosen), "side": self.options.pooled_side}
         shapes = growing.stage_shapes(net.supernet.largest_net())
         return tuple(stage_importance.bounds(channels, height, **asked) for height, _, channels in shapes)
 

@@ -11,7 +11,7 @@ import jax
 from dynnas_jax import devices, processes
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.job import Job, described, save_variables, trained_file
-from dynnas_jax.stages import starting, train
+from dynnas_jax.stages import spent, starting, train
 from dynnas_jax.train import calibration, plain
 from dynnas_jax.workdir import write_json
 
@@ -28,7 +28,7 @@ def run(
     new_classifier: bool = False,
     **options,
 ) -> tuple[str, ...]:
-    """The net, by cross-entropy; leaves checkpoints, metrics, and the averaged variables with statistics of their own.
+    """The net, by cross-entropy; leaves checkpoints, metrics, the averaged variables with their statistics, and what it took.
 
     Args:
       label_smoothing: see `plain.rule`.
@@ -38,11 +38,12 @@ def run(
     """
     initial = starting.of_file(job, start_from=start_from, new_classifier=new_classifier)
     rule = {"label_smoothing": label_smoothing, "calibration_images": calibration_images}
-    variables = fitted(job, folder, initial=initial, **rule, **options)
+    with spent.metered(folder):
+        variables = fitted(job, folder, initial=initial, **rule, **options)
     if processes.is_first():
         save_variables(folder / trained_file(job.kind), variables)
         write_json(folder / "data.json", described(job.images))
-    return trained_file(job.kind), "data.json"
+    return trained_file(job.kind), "data.json", spent.FILE
 
 
 def fitted(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax import kinds, recipe
-from dynnas_jax.study.grid import Grid, Row
+from dynnas_jax.study.grid import Grid, Row, flat, plain
 from dynnas_jax.workdir import digest, read_json, write_json
 
 FILE = "study.json"
@@ -51,12 +51,8 @@ def described(grid: Grid, folder: Path) -> dict[str, dict]:
         config = row.config(0, Path("STUDY"))
         names = row.stage_names(config)
         config.pop("seed")
-        found[row.name] = {"config": _plain(config), "stages": list(names), "seeds": list(row.seeds)}
+        found[row.name] = {"config": plain(config), "stages": list(names), "seeds": list(row.seeds)}
     return found
-
-
-def _plain(content: Any) -> Any:
-    return json.loads(json.dumps(content, default=list))
 
 
 def _read(folder: Path) -> dict[str, dict]:
@@ -76,7 +72,7 @@ def _check_row(folder: Path, name: str, old: dict, new: dict | None) -> None:
     way_out = "put it back, or choose another --workdir"
     if new is None:
         raise ValueError(f"{folder}: the study there has a row {name!r}, which this config has not; {way_out}")
-    before, after = (_flat({key: side[key] for key in ("config", "stages")}) for side in (old, new))
+    before, after = (flat({key: side[key] for key in ("config", "stages")}) for side in (old, new))
     for key in (*before, *after):
         if before.get(key) != after.get(key):
             values = " to ".join(json.dumps(side[key]) if key in side else "none" for side in (before, after))
@@ -84,13 +80,6 @@ def _check_row(folder: Path, name: str, old: dict, new: dict | None) -> None:
             raise ValueError(f"{folder}: row {name!r} has changed since its runs, {words}; {way_out}")
     if gone := [seed for seed in old["seeds"] if seed not in new["seeds"]]:
         raise ValueError(f"{folder}: row {name!r} has lost seed {gone[0]} since its runs; {way_out}")
-
-
-def _flat(content: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict) or not content:
-        return {name: content}
-    parts = (_flat(value, f"{name}.{key}" if name else key) for key, value in content.items())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def _check_configs(rows: list[Row], folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dynnas_jax import progress
 from dynnas_jax.reports import study_page
 from dynnas_jax.reports.study_rows import Asked
-from dynnas_jax.study import claim, grid, running
+from dynnas_jax.study import claim, grid, running, taking
 from dynnas_jax.study.times import Times
 from dynnas_jax.train import preemption
 
@@ -22,6 +22,7 @@ def run(
     rows: Sequence[str] | None = None,
     max_minutes: float | None = None,
     table: bool = False,
+    take: Sequence[Path] = (),
 ) -> None:
     """Does what is left of a study, and writes its tables.
 
@@ -30,6 +31,7 @@ def run(
       rows: only these, and those that they need.
       max_minutes: after that time the run under way is ended as by preemption.
       table: nothing is run; the tables are made of what there is.
+      take: working directories of finished runs that were made outside the study.
 
     Raises:
       ValueError: for a wrong config, another grid than the directory's, or runs that failed, once all others are done.
@@ -39,15 +41,24 @@ def run(
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"--max_minutes={max_minutes:g}: must be above 0")
     runs = [running.Run(row, seed, folder) for row, seed in study.runs(rows)]
-    if table:
+    if table and not take:
         if not claim.compare(study, folder)[1]:
             raise ValueError(f"{folder}: no study has been run there, so there is nothing to tabulate")
         return _write(study, folder, arguments)
     if new := claim.claim(study, folder):
         print(f"dynnas: new in this study: {', '.join(new)}", flush=True)
+    if take:
+        with running.locked(folder):
+            for run in taking.take(study, folder, take):
+                print(f"dynnas: {run.words}: taken from {run.path.resolve()}", flush=True)
+    if table:
+        return _write(study, folder, arguments)
     until = None if max_minutes is None else begun + 60 * max_minutes
     with running.locked(folder) as lock:
         every = [running.Run(row, seed, folder) for row, seed in study.runs()]
+        for run in every:
+            if run.taken:
+                taking.check(run)
         done = [run for run in every if run.finished()]
         todo = [run for run in runs if run not in done]
         print(f"dynnas: {len(runs) - len(todo)} of {len(runs)} runs are done", flush=True)

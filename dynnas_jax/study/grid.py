@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,9 +46,13 @@ class Row(NamedTuple):
         return [f"--config={self.recipe}", *overrides, f"--config.seed={seed}"]
 
     def config(self, seed: int, folder: Path) -> dict:
-        """The config of a run. Raises ValueError, as `dynnas run` with these arguments would, naming the row."""
+        """The config of a run. Raises ValueError, as `dynnas run` with these arguments would, naming the row.
+
+        Files that it names are read in, but for those of a row that needs others: their runs may have to make them first.
+        """
         try:
-            return recipe.with_files(settings.as_dict(settings.load(self.arguments(seed, folder), sections.options)))
+            config = settings.as_dict(settings.load(self.arguments(seed, folder), sections.options))
+            return config if self.needs else recipe.with_files(config)
         except ValueError as error:
             raise ValueError(f"row {self.name!r}: {error}") from error
 
@@ -239,3 +244,16 @@ def settings_of(config: dict) -> dict[str, Any]:
             if value is not None and not isinstance(value, dict) and not left_out:
                 found[f"{section}.{key}"] = value
     return found
+
+
+def plain(content: Any) -> Any:
+    """As JSON has it: lists for tuples."""
+    return json.loads(json.dumps(content, default=list))
+
+
+def flat(content: Any, name: str = "") -> dict[str, Any]:
+    """What a nested dict holds, by dotted names."""
+    if not isinstance(content, dict) or not content:
+        return {name: content}
+    parts = (flat(value, f"{name}.{key}" if name else key) for key, value in content.items())
+    return {key: value for part in parts for key, value in part.items()}

@@ -20,7 +20,7 @@ from dynnas_jax.reports import artifacts
 from dynnas_jax.study.grid import Row, run_folder
 from dynnas_jax.study.times import Times
 from dynnas_jax.train import preemption
-from dynnas_jax.workdir import Workdir
+from dynnas_jax.workdir import Workdir, read_config
 
 LOCK = "study.lock"
 POLL_S = 0.5
@@ -55,9 +55,15 @@ class Run(NamedTuple):
         """What `dynnas bench` measured of its export."""
         return self.path / artifacts.BENCHES / "here.json"
 
+    @property
+    def taken(self) -> bool:
+        """Whether it was made outside the study, and is linked to."""
+        return self.path.is_symlink()
+
     def opened(self) -> Workdir:
-        """Its working directory, by the config it is to have."""
-        return pipeline.opened(self.row.config(self.seed, self.folder), self.path)
+        """Its working directory, by the config it is to have; a run that was taken may name the same paths otherwise."""
+        config = read_config(self.path) if self.taken else self.row.config(self.seed, self.folder)
+        return pipeline.opened(config, self.path)
 
     def commands(self) -> list[list[str]]:
         """What is to be done, as arguments of `dynnas`."""
@@ -66,12 +72,20 @@ class Run(NamedTuple):
 
     def finished(self) -> bool:
         """Whether all its stages are done, and its export is measured if it is to be."""
-        workdir = self.opened()
+        if not (self.path / "config.json").is_file():
+            return False
         try:
-            done = all(workdir.complete(name) for name in self.row.stage_names(workdir.config))
+            return self.missing() is None
         except ValueError:  # `dynnas run` says what is wrong
             return False
-        return done and (self.bench.is_file() or not self.row.bench)
+
+    def missing(self) -> str | None:
+        """What is left to be done, in words. Raises ValueError for a stage that is damaged, or of another config."""
+        workdir = self.opened()
+        for name in self.row.stage_names(workdir.config):
+            if not workdir.complete(name):
+                return f"its stage {name!r} is not done"
+        return "`dynnas bench` has not measured its export" if self.row.bench and not self.bench.is_file() else None
 
 
 class Result(NamedTuple):

@@ -154,4 +154,14 @@ class _Step(NamedTuple):
         loss = sum(weight * term for weight, term in terms)
         metrics = {"loss_classification": classification, "loss_complexity": complexity, "loss_sandwich": sandwich}
         metrics |= {"macs_share": spent, "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32).mean()}
-        return loss, metrics
+        return loss, metrics | _shares(scores, genome)
+
+
+def _shares(scores: tuple[jax.Array, ...], genome: jax.Array) -> dict[str, jax.Array]:
+    """The share of the images that took each choice of each gate, noise and all."""
+    mean = genome.mean(0)
+    return {
+        f"gate{gate + 1}_choice{choice + 1}": mean[gate, choice]
+        for gate, own in enumerate(scores)
+        for choice in range(own.shape[-1])
+    }

@@ -56,21 +56,44 @@ def create(variables: dict, transform: optax.GradientTransformation) -> TrainSta
 
 
 def schedule(
-    steps: int, *, learning_rate: float, warm_up: float, starts: Sequence[int] = (0,), drops: Sequence[float] = ()
+    steps: int,
+    *,
+    learning_rate: float,
+    warm_up: float,
+    starts: Sequence[int] = (0,),
+    drops: Sequence[float] = (),
+    final: float = 0.0,
+    factor: float = 1.0,
+    factor_every: int = 1,
 ) -> optax.Schedule:
-    """Linear warm-up over the first `warm_up` share of the steps, then a cosine to zero; anew from each of `starts` on.
+    """Linear warm-up over the first `warm_up` share of the steps, then a cosine; anew from each of `starts` on.
 
-    With `drops` it stays in place of the cosine, and falls to a tenth at each of these shares of the steps.
+    The rest is told by `optimizer`.
     """
     lengths = np.diff([*starts, steps]).tolist()
-    make = functools.partial(_falling, drops=drops) if drops else optax.warmup_cosine_decay_schedule
+    if drops or factor != 1.0:
+        make = functools.partial(_falling, drops=drops, factor=factor, factor_every=factor_every)
+    else:
+        make = functools.partial(optax.warmup_cosine_decay_schedule, end_value=final * learning_rate)
     parts = [make(0.0, learning_rate, max(1, round(n * warm_up)), max(2, n)) for n in lengths]
     return optax.join_schedules(parts, list(starts[1:]))
 
 
-def _falling(first: float, peak: float, warm_up_steps: int, steps: int, *, drops: Sequence[float]) -> optax.Schedule:
-    """From `first` to `peak` in the steps of the warm-up, then a tenth of it from each share of the steps on."""
-    level = optax.piecewise_constant_schedule(peak, {round(share * steps): 0.1 for share in drops})
+def _falling(
+    first: float,
+    peak: float,
+    warm_up_steps: int,
+    steps: int,
+    *,
+    drops: Sequence[float],
+    factor: float,
+    factor_every: int,
+) -> optax.Schedule:
+    """From `first` to `peak` in the steps of the warm-up; a tenth of it from each share of the steps on, or a factor at times."""
+    if drops:
+        level = optax.piecewise_constant_schedule(peak, {round(share * steps): 0.1 for share in drops})
+    else:
+        level = optax.exponential_decay(peak, factor_every, factor, staircase=True)
     ramp = optax.linear_schedule(first, peak, warm_up_steps)
     return lambda step: jnp.where(step < warm_up_steps, ramp(step), level(step))
 
@@ -84,16 +107,22 @@ def optimizer(
     weight_decay: float = 5e-4,
     clip_norm: float = 5.0,
     drops: Sequence[float] = (),
+    final: float = 0.0,
+    factor: float = 1.0,
+    factor_every: int = 1,
     starts: Sequence[int] = (0,),
 ) -> Optimizer:
     """SGD with Nesterov momentum; decay on kernels only, gradients clipped by their global norm (0: not clipped).
 
     Args:
-      drops: shares of the steps at which the learning rate falls to a tenth, ascending; () for a cosine to zero.
+      drops: shares of the steps at which the learning rate falls to a tenth, ascending; () for a cosine.
+      final: share of the learning rate that the cosine ends at.
+      factor: what the learning rate is multiplied by each `factor_every` steps, in place of the cosine; 1 for the cosine.
       starts: steps at which the schedule of the learning rate begins anew, the first 0.
 
     Raises:
-      ValueError: for a learning rate, decay or clip below zero, a momentum or warm-up outside [0, 1), or drops out of order.
+      ValueError: for a learning rate, decay or clip below zero, a momentum or warm-up outside [0, 1), drops out of order, a
+        final share outside [0, 1], a factor outside (0, 1], or two of these three.
     """
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         if value < 0:
@@ -101,15 +130,29 @@ def optimizer(
     for name, value in (("momentum", momentum), ("warm_up", warm_up)):
         if not 0 <= value < 1:
             raise ValueError(f"optimizer: {name} is {value}, must be at least 0 and below 1")
-    if list(drops) != sorted(drops) or not all(0 < share < 1 for share in drops):
-        raise ValueError(f"optimizer: drops is {tuple(drops)}, must be ascending shares of the steps between 0 and 1")
-    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up, starts=starts, drops=drops)
+    fall = {"drops": drops, "final": final, "factor": factor, "factor_every": factor_every}
+    _check_fall(**fall)
+    rate = schedule(steps, learning_rate=learning_rate, warm_up=warm_up, starts=starts, **fall)
     transform = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_kernels),
         optax.sgd(rate, momentum, nesterov=True),
     )
     return Optimizer(transform, rate)
+
+
+def _check_fall(*, drops: Sequence[float], final: float, factor: float, factor_every: int) -> None:
+    """Raises ValueError for ways to lower the learning rate that there are none of."""
+    if list(drops) != sorted(drops) or not all(0 < share < 1 for share in drops):
+        raise ValueError(f"optimizer: drops is {tuple(drops)}, must be ascending shares of the steps between 0 and 1")
+    if not 0 <= final <= 1:
+        raise ValueError(f"optimizer: final is {final}, must be a share of the learning rate, 0 to 1")
+    if not 0 < factor <= 1:
+        raise ValueError(f"optimizer: factor is {factor}, must be above 0 and at most 1")
+    if factor_every < 1:
+        raise ValueError(f"optimizer: factor_every is {factor_every}, must be at least 1 step")
+    if bool(len(drops)) + bool(final) + (factor != 1.0) > 1:
+        raise ValueError("optimizer: drops, final and factor lower the learning rate in three ways; give one of them")
 
 
 def _kernels(params: dict) -> dict:

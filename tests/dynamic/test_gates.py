@@ -6,7 +6,7 @@ import pytest
 
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import cascade, gate_targets, gates
-from dynnas_jax.networks import ds_net, gate, gated
+from dynnas_jax.networks import ds_net, gate, gated, gated_parts
 
 FACTS = {"classes": 3, "resolution": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "ratios": (0.5, 1.0)}
 SMALL = {
@@ -56,12 +56,17 @@ def _scores(supernet, variables, images, number):
 def test_the_three_ways_agree(network):
     supernet, variables, images = network
     masked = jax.jit(lambda v, x: gated.masked(supernet, v, x, None, 1.0))(variables, images)
-    grouped = jax.jit(gates.grouped(supernet, capacity=5))(variables, images)
+    ways = {"grouped": jax.jit(gates.grouped(supernet, capacity=5))}
+    grouped = ways["grouped"](variables, images)
     one = jax.jit(gates.switched(supernet))
     alone = [one(variables, images[row : row + 1]) for row in range(len(images))]
     path = np.concatenate([np.asarray(each.path) for each in alone])
     assert len(np.unique(path, axis=0)) == len(gates.paths(supernet)), "or the test shows nothing"
     np.testing.assert_array_equal(grouped.path, path)
+    cut = jax.jit(lambda v: gated_parts.cut(supernet, v))(variables)
+    for found, expected in ((one(cut, images[:1]), alone[0]), (ways["grouped"](cut, images), grouped)):
+        np.testing.assert_array_equal(found.path, expected.path)
+        np.testing.assert_allclose(found.logits, expected.logits, atol=2e-6)
     np.testing.assert_array_equal(masked.genome.argmax(-1), path)
     np.testing.assert_allclose(grouped.logits, np.concatenate([each.logits for each in alone]), atol=2e-6)
     np.testing.assert_allclose(masked.logits, grouped.logits, atol=2e-6)

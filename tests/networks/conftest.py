@@ -26,7 +26,7 @@ def meets_published():
 
 
 SMALL = {
-    "branchynet": {"resolution": 32, "classes": 3, "total_stride": 8, "width": 0.35, "exits": 2, "branch": 8},
+    "branchynet": {"resolution": 16, "classes": 3, "total_stride": 8, "width": 0.35, "exits": 2, "branch": 8},
     "msdnet": {
         "resolution": 32,
         "classes": 3,

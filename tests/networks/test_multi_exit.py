@@ -129,8 +129,7 @@ def increments_by_hand():
         for i, spec in enumerate(arch.stages[1][1]):
             specs = before.stages[1][1] if before else ()
             own = spec.hidden - (specs[i].hidden if i < len(specs) else 0)
-            computing = [e for e in EXITS[: s + 1] if len(e.stages[1][1]) > i]
-            read = maps * (len(computing) if f"stage1_block{i}" in ARCH.reuse else 1)
+            read = maps * (s + 1 if f"stage1_block{i}" in ARCH.reuse else 1)  # also of exits that skip the block
             if own:
                 total += (small if i else (SIDE // 2) ** 2) * read * own
                 total += small * own * (spec.kernel**2 + spec.out) + spec.hidden * spec.se + spec.se * own
@@ -197,6 +196,11 @@ def without_shortcuts(arch):
         ((replace(EXITS[0], stages=()),), {}, "exit 1 has no blocks"),
         ((replace(EXITS[0], stem_out=5),), {}, "stage0_block0 expands nothing and reads 5 channels, not 4"),
         (EXITS, {"reuse": ("stage2_block0",)}, "there is no block 'stage2_block0'"),
+        (
+            EXITS,
+            {"reuse": ("stage0_block0",)},
+            "there is no block 'stage0_block0' whose inputs could be reused, only stage1",
+        ),
     ],
 )
 def test_what_no_such_net_has(archs, options, message):

@@ -90,7 +90,7 @@ CONVENTIONS = ("relu", "hard_sigmoid")
 @pytest.fixture(scope="module")
 def first_and_whole(data):
     """(one exit's part of a block, the ordinary block, variables of both)"""
-    part = MBConvPart(SPEC, 0, False, *CONVENTIONS, Numerics())
+    part = MBConvPart(SPEC, 0, False, False, *CONVENTIONS, Numerics())
     whole = MBConv(SPEC, *CONVENTIONS, Numerics())
     shapes = jax.eval_shape(whole.init, jax.random.key(0), data[0])
     generator = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def test_the_first_exit_is_the_ordinary_block(data, first_and_whole, train):
 def test_squeeze_excite_looks_at_all_channels_so_far(data):
     """By NumPy: the second exit's gates from the means of both exits' channels, the first one's of its own alone."""
     x, _ = data
-    part = MBConvPart(SPEC, 5, False, *CONVENTIONS, Numerics())
+    part = MBConvPart(SPEC, 5, False, False, *CONVENTIONS, Numerics())
     left = Left(x, jnp.full((2, 1, 1, 5), 0.3))
     shapes = jax.eval_shape(part.init, jax.random.key(0), (x, left))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
@@ -138,7 +138,7 @@ def test_squeeze_excite_looks_at_all_channels_so_far(data):
 
 def test_an_exit_that_adds_nothing_has_its_norm_alone(data):
     x, _ = data
-    part = MBConvPart(SPEC, 8, False, *CONVENTIONS, Numerics())
+    part = MBConvPart(SPEC, 8, False, False, *CONVENTIONS, Numerics())
     shapes = jax.eval_shape(part.init, jax.random.key(0), (x, Left(2 * x)))
     assert set(shapes["params"]) == {"project_norm"}
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)

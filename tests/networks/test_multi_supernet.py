@@ -29,14 +29,23 @@ CASES = {
         {"kernel_transforms": True, "kernels": (3, 5, 7), "depthwise": "shifts"},
         ((0, 1, 0, 0, 0), (0, 2, 1, 0, 0), (1, 0, 2, 1, 1)),
     ),
+    "input reuse": (
+        {"reuse": ("stage1_block0", "stage1_block1")},
+        ((0, 0, 0, 0, 0), (1, 1, 1, 1, 0), (1, 0, 2, 0, 2)),
+    ),
 }
 EXITS = (1, 2, 3)
 GENES = ("depth", "block0.kernel", "block0.ratio", "block1.kernel", "block1.ratio")
 
 
+def built(**options):
+    reuse = options.pop("reuse", ())
+    return multi_supernet.build(ofa.small_images(**{**SMALL, **options}), reuse=reuse)
+
+
 class Case:
     def __init__(self, options, choices, noisy_variables):
-        self.supernet = multi_supernet.build(ofa.small_images(**{**SMALL, **options}))
+        self.supernet = built(**options)
         space = self.supernet.space
         self.variables = noisy_variables(self.supernet.largest_net(), (8, 8, 3))
         if self.supernet.transforms:
@@ -100,6 +109,7 @@ def test_the_genomes_have_what_is_hard(cases):
         found.append([[(start, spec.hidden) for _, spec, start in arch.parts(s)] for s in EXITS])
     assert found[0] == [[(0, 12)], [(12, 16), (0, 12)], [(16, 16), (12, 24)]]
     assert found[1] == [[(0, 12)], [(12, 16)], [(16, 24), (0, 16)]]
+    assert found[2] == [[(0, 12)], [(12, 16), (0, 12)], [(16, 24), (12, 24)]]
 
 
 def test_the_variables_are_those_of_the_largest_net(cases):
@@ -149,6 +159,45 @@ def test_tables_equal_counting_every_exit_of_the_net(resolutions):
         np.testing.assert_allclose(jax.jit(table)(genomes), [costs[exit] for costs in exact], rtol=1e-6)
     assert len({resolutions.arch(genome).resolution for genome in genomes}) == 2
     assert all(first < last for first, last in exact)
+
+
+def test_weights_of_input_reuse_are_held_for_all_channels_and_begin_as_zeros(cases):
+    """A subnet of fresh variables answers as one without them; an exit's are the columns of its channels."""
+    case, without = cases("input reuse"), built()
+    fresh = init_supernet(case.supernet, jax.random.key(0), (8, 8, 3))
+    names = [f"exit{exit}_stage1_block{i}" for exit in EXITS for i in (0, 1)]
+    shapes = [fresh["params"][name].get("reuse_conv", {"kernel": None})["kernel"] for name in names]
+    assert [leaf if leaf is None else leaf.shape[2:] for leaf in shapes] == [
+        *(None, None),
+        *((8, 24), (8, 24)),
+        *((16, 24), (16, 24)),
+    ]
+    own = extract(case.supernet, case.variables, case.genome)[1]["params"]
+    whole = case.variables["params"]["exit3_stage1_block1"]["reuse_conv"]["kernel"]
+    np.testing.assert_array_equal(own["exit3_stage1_block1"]["reuse_conv"]["kernel"], whole[..., 12:])
+    assert "reuse_conv" not in own["exit1_stage1_block0"]
+    plain_variables = jax.tree.map(lambda leaf: leaf, fresh)
+    for name in names:
+        plain_variables["params"][name].pop("reuse_conv", None)
+    nets = [extract(of, v, case.genome) for of, v in ((case.supernet, fresh), (without, plain_variables))]
+    found, wanted = (jax.jit(net.apply, compiler_options=QUICK)(v, case.images)[1] for net, v in nets)
+    for s in EXITS:
+        np.testing.assert_allclose(found[f"exit{s}"], wanted[f"exit{s}"], rtol=1e-5, atol=1e-6)
+    assert case.supernet.space.fingerprint != without.space.fingerprint
+
+
+def test_sorting_takes_the_weights_of_input_reuse_along(cases):
+    case = cases("input reuse")
+    after = channel_sorting.sort(case.supernet, case.variables["params"], case.variables, case.supernet.space.largest)
+    kernels = [
+        np.asarray(variables["params"][name][conv]["kernel"])
+        for variables in (case.variables, after)
+        for name, conv in (("exit1_stage1_block0", "expand_conv"), ("exit3_stage1_block0", "reuse_conv"))
+    ]
+    before, reused, ordered, moved = (kernel.reshape(-1, 24) for kernel in kernels)
+    order = [int(np.flatnonzero((before == column[:, None]).all(0))[0]) for column in ordered.T]
+    assert sorted(order) == list(range(24)) != order
+    np.testing.assert_array_equal(moved, reused[:, order])
 
 
 def test_sorting_puts_the_important_channels_first_and_changes_no_answer(cases):
@@ -285,8 +334,7 @@ def test_what_does_not_know_of_shared_leaves_refuses():
 @pytest.mark.parametrize("name", CASES)
 def test_settled_nets_answer_the_same_and_compute_nothing_in_vain(noisy_variables, name):
     """Against the compiler's own removal of dead code, on random genomes of two stages."""
-    options = {**SMALL, **CASES[name][0], "stage_widths": (8, 12), "stage_strides": (2, 1), "kernels": (3, 5)}
-    supernet = multi_supernet.build(ofa.small_images(**options))
+    supernet = built(**{**CASES[name][0], "stage_widths": (8, 12), "stage_strides": (2, 1), "kernels": (3, 5)})
     variables = noisy_variables(supernet.largest_net(), (8, 8, 3))
     if supernet.transforms:
         same = kernel_transforms.identity(elastic.elastic_kernels(supernet))

@@ -33,7 +33,7 @@ def test_a_study_that_has_not_run(asked, tmp_path):
     assert "<title>A &amp; B</title>" in text
     assert "<b>0</b> of 4 runs are evaluated" in text
     assert "<td>&lt;ours&gt;</td><td>little</td>" in text
-    assert text.count('<p class="absent">not run</p>') == 3 + 1 + 5  # fronts, trainings, and figures of how it decides
+    assert text.count('<p class="absent">not run</p>') == 3 + 3 + 1 + 5  # fronts, of growth, trainings, how it decides
     names = {name.partition(".")[0] for name in contents(folder / "tables")}
     assert names == {*study_tables.TABLES, "runs", "hyper_parameters"}
     assert not (folder / "figures").exists()

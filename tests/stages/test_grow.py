@@ -57,15 +57,14 @@ def prepared(path, config):
     return job.prepare(Workdir(path, kinds.of(config).stages, config), config)
 
 
-def plan_of(**changed):
-    options = {"train": {}, "further": None, "source": None, "read_off": False, "criterion": "pls", "samples": 120}
-    return growth_nets.Plan(**{**options, "pooled_side": 2, "power_w": None, "grid_g_per_kwh": 475.0, **changed})
+def options_of(**changed):
+    return growth_nets.Options(**{"samples": 120, "pooled_side": 2, **changed})
 
 
 def test_what_the_growth_says_follows_from_its_nets(runs):
     """Scores anew from the variables and the images; decisions from the scores; costs by counting the nets."""
     ready, found = prepared(runs.grown, config_of(CONTROLLED)), read(runs.grown / "grow" / "growth.json")
-    nets = growth_nets.Nets(ready, runs.grown / "grow", plan_of())
+    nets = growth_nets.Nets(ready, runs.grown / "grow", options_of())
     (iteration,) = found["iterations"]
     for which, role, number in (("initial", "initial", 0), ("temporary", "temporary", 1)):
         depths = tuple(iteration[which])
@@ -144,10 +143,9 @@ def test_the_exported_folder_answers_as_jax_does_and_the_report_shows_every_net(
     assert (runs.grown / "report" / "figures" / "modules.png").stat().st_size > 1000
 
 
-def test_an_interrupted_growth_goes_on_to_the_same_nets(runs, tmp_path, monkeypatch):
-    """Ended inside a training and, later, between two; what is made then is what an unbroken run made."""
-    made = growth_nets.network_train.fitted
-    calls = []
+def test_a_net_whose_further_training_is_cut_short_goes_on_to_the_same_net(runs, tmp_path, monkeypatch):
+    """What was trained before is not trained again."""
+    made, calls, config = growth_nets.network_train.fitted, [], config_of(CONTROLLED)
 
     def once(*arguments, **options):
         calls.append(None)
@@ -156,20 +154,38 @@ def test_an_interrupted_growth_goes_on_to_the_same_nets(runs, tmp_path, monkeypa
         return made(*arguments, **options)
 
     monkeypatch.setattr(growth_nets.network_train, "fitted", once)
-    config = config_of(CONTROLLED)
+    ready, folder = prepared(tmp_path / "W", config), tmp_path / "W" / "grow"
+    nets = growth_nets.Nets(ready, folder, options_of(further=CONTROLLED["further"]))
     with pytest.raises(preemption.Preempted):
-        pipeline.run(config, tmp_path / "W", names=("grow",))
-    names = {path.parent.name for path in (tmp_path / "W" / "grow").glob("*/net.json")}
-    assert names == set(), "the first net is not whole: its further training was cut short"
+        nets.make(stage_growth.INITIAL, 0, (1, 1))
+    assert not list(folder.glob("*/net.json")), "the net is not whole"
     monkeypatch.undo()
-    before = (tmp_path / "W" / "grow" / "initial_1_1" / "metrics.jsonl").read_bytes()
-    pipeline.run(config, tmp_path / "W", names=("grow",))
-    assert (tmp_path / "W" / "grow" / "initial_1_1" / "metrics.jsonl").read_bytes() == before, "trained once"
-    for own in sorted((runs.grown / "grow").glob("*/network.msgpack")):
-        other = job.load_variables(tmp_path / "W" / own.relative_to(runs.grown))
-        jax.tree.map(np.testing.assert_array_equal, job.load_variables(own), other)
-    mine, other = (read(path / "grow" / "growth.json") for path in (runs.grown, tmp_path / "W"))
-    assert mine["iterations"] == other["iterations"]
+    before = (folder / "initial_1_1" / "metrics.jsonl").read_bytes()
+    net = nets.make(stage_growth.INITIAL, 0, (1, 1))
+    assert (folder / "initial_1_1" / "metrics.jsonl").read_bytes() == before, "trained once"
+    for name in (growth_nets.SCORED, growth_nets.FINAL):
+        own, other = (job.load_variables(path / "initial_1_1" / name) for path in (folder, runs.grown / "grow"))
+        jax.tree.map(np.testing.assert_array_equal, own, other)
+    assert net.facts["holdout_accuracy"] == read(runs.grown / "grow" / "growth.json")["initial"]["holdout_accuracy"]
+
+
+def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other(runs, tmp_path, monkeypatch):
+    shutil.copytree(runs.grown, tmp_path / "W")
+    folder, missing = tmp_path / "W" / "grow", []
+    found = read(folder / "growth.json")
+    for name in ("manifest.json", "growth.json", f"{found['controls'][0]['name']}/net.json"):
+        (folder / name).unlink()
+    made = growth_nets.Nets._make
+    monkeypatch.setattr(
+        growth_nets.Nets, "_make", lambda nets, job, own, facts: (missing.append(own.name), made(nets, job, own, facts))
+    )
+    pipeline.run(config_of(CONTROLLED), tmp_path / "W", names=("grow",))
+    assert missing == [found["controls"][0]["name"]]
+    after = read(folder / "growth.json")
+    assert {key: after[key] for key in ("iterations", "initial", "candidates", "tried")} == {
+        key: found[key] for key in ("iterations", "initial", "candidates", "tried")
+    }
+    assert after["controls"][0]["holdout_accuracy"] == found["controls"][0]["holdout_accuracy"]
 
 
 def test_nets_are_read_off_a_supernet_without_training(tmp_path):
@@ -180,7 +196,7 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     sections = {"data": DATA, "supernet": space, "train": train, "dynamic": {"max_macs_fraction": 0.9}}
     supernet = settings.as_dict(ConfigDict(sections))
     pipeline.run(supernet, tmp_path / "supernet", names=("train",))
-    options = {"source": str(tmp_path / "supernet"), "read_off": True, "iterations": 2, "criterion": "il_fs"}
+    options = {"source": str(tmp_path / "supernet"), "read_off": True, "criterion": "il_fs"}
     config = config_of(options)
     pipeline.run(config, tmp_path / "grown", names=("grow",))
     ready, found = prepared(tmp_path / "supernet", supernet), read(tmp_path / "grown" / "grow" / "growth.json")
@@ -198,10 +214,10 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, read_off["params"], jax.tree.map(np.asarray, own["params"]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), read_off, own)
         assert not (tmp_path / "grown" / "grow" / entry["name"] / "metrics.jsonl").exists()
-    arch = tmp_path / "grown" / "grow" / "candidate2.json"
+    arch = tmp_path / "grown" / "grow" / "candidate1.json"
     fixed = settings.as_dict(ConfigDict({"data": DATA, "network": {"name": "cifar_resnet", "arch": str(arch)}}))
     net = job.build(pipeline.opened(fixed, tmp_path / "N").config, job.facts_of(ready.images)).largest_net()
-    assert list(net.arch.depths) == found["candidates"][1]["depths"]
+    assert list(net.arch.depths) == found["candidates"][0]["depths"]
     # The first temporary net fits, one with more modules than the source has does not.
     deep = config_of({**options, "initial_modules": 3})
     with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
@@ -231,7 +247,7 @@ def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
 
 def test_coins_in_place_of_a_criterion(runs):
     ready = prepared(runs.grown, config_of({"criterion": "random"}))
-    nets = growth_nets.Nets(ready, runs.grown, plan_of(criterion="random"))
+    nets = growth_nets.Nets(ready, runs.grown, options_of(criterion="random"))
     grown = []
     for number in range(300):
         both = [

@@ -60,6 +60,8 @@ def test_the_losses_are_the_equations(hard, target_macs):
         assert float(told[f"loss_{name}"]) == pytest.approx(value, rel=1e-5)
     assert float(told["loss"]) == pytest.approx(classification + 0.5 * complexity + sandwich, rel=1e-5)
     assert float(told["macs_share"]) == pytest.approx(spent / 40, rel=1e-5)
+    shares = [float(told[f"gate1_choice{choice}"]) for choice in (1, 2, 3)]
+    np.testing.assert_allclose(shares, chances.mean(0), rtol=1e-5)
     assert not np.asarray(update.gradient["frozen"]).any(), "the supernet is frozen"
     assert np.asarray(update.gradient["gate"]).any()
 

@@ -37,6 +37,20 @@ def test_schedule_falls_to_tenths():
             state.optimizer(100, drops=wrong)
 
 
+def test_schedule_ends_at_a_share():
+    rates = [float(state.schedule(100, learning_rate=0.2, warm_up=0.1, final=0.01)(step)) for step in range(101)]
+    cosine = 0.5 * (1 + np.cos(np.linspace(0, np.pi, 91)))
+    np.testing.assert_allclose(rates[10:], 0.2 * (0.01 + 0.99 * cosine), atol=1e-6)
+
+
+def test_schedule_falls_by_a_factor():
+    rate = state.optimizer(10, learning_rate=0.5, warm_up=0.0, factor=0.9, factor_every=3).learning_rate
+    # The warm-up has one step at least, which is at 0.
+    np.testing.assert_allclose(
+        [float(rate(step)) for step in range(1, 10)], 0.5 * 0.9 ** (np.arange(1, 10) // 3), rtol=1e-6
+    )
+
+
 def test_schedule_begins_anew():
     whole = state.schedule(90, learning_rate=0.2, warm_up=0.1, starts=(0, 40, 60))
     parts = [state.schedule(length, learning_rate=0.2, warm_up=0.1) for length in (40, 20, 30)]
@@ -78,6 +92,10 @@ def test_three_steps_of_sgd_by_hand():
         ({"clip_norm": -1}, "clip_norm is -1"),
         ({"momentum": 1.0}, "momentum is 1.0, must be at least 0 and below 1"),
         ({"warm_up": 1.5}, "warm_up is 1.5"),
+        ({"final": 1.5}, "final is 1.5, must be a share"),
+        ({"factor": 0.0}, "factor is 0.0, must be above 0"),
+        ({"factor": 0.5, "factor_every": 0}, "factor_every is 0"),
+        ({"factor": 0.5, "drops": (0.5,)}, "give one of them"),
     ],
 )
 def test_wrong_options(options, message):

@@ -1,0 +1,92 @@
+"""What the runs of a study of growth say of each of their nets, of nets that grew and of fixed networks alike."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from dynnas_jax import kinds
+from dynnas_jax.costs import energy
+from dynnas_jax.networks import fixed, growing
+from dynnas_jax.reports import growth_tables, study_rows, tables
+from dynnas_jax.reports.spreads import Number
+from dynnas_jax.reports.study_rows import Row
+from dynnas_jax.search.stage_growth import CANDIDATE, INITIAL, UNIFORM
+from dynnas_jax.workdir import read_json
+
+_SPENT = ("seconds", "energy_j")
+
+
+def nets(row: Row, seed: int) -> dict[str, dict[str, Any]]:
+    """What one run says of each net that it kept, by what the net is called; a fixed network has no name of its own."""
+    if row.asked.kind is kinds.GROWTH:
+        return {told["network"]: told for told in growth_tables.networks(row.runs[seed])}
+    return {"": _fixed(row, seed)} if row.asked.kind is kinds.NETWORK else {}
+
+
+def names(row: Row) -> tuple[str, ...]:
+    """What the nets are called that a row's runs are to leave."""
+    if row.asked.kind is not kinds.GROWTH:
+        return ("",) if row.asked.kind is kinds.NETWORK else ()
+    iterations = range(1, row.asked.settings["grow.iterations"] + 1)
+    uniform = (called(UNIFORM),) if row.asked.settings.get("grow.uniform") else ()
+    return (called(INITIAL), *(called(CANDIDATE, number) for number in iterations), *uniform)
+
+
+def called(role: str, iteration: int = 0) -> str:
+    """What a net of a growth is called."""
+    return growth_tables.name({"role": role, "iteration": iteration})
+
+
+def _fixed(row: Row, seed: int) -> dict[str, Any]:
+    """A fixed network: counted from its config and its images, as what grows is."""
+    found, path = row.runs[seed], row.asked.paths[seed]
+    told: dict[str, Any] = {
+        key: study_rows.at(found, f"evaluation.net.{key}") for key in ("macs", "params", "accuracy")
+    }
+    told["holdout_accuracy"] = ""  # its training does not tell
+    told[tables.TOP5] = study_rows.at(found, f"evaluation.net.{tables.TOP5}")
+    export = found.exports.get(tables.main_target(found.exports), {})
+    told["latency_ms"] = study_rows.at(export, f"files.net_{study_rows.PRECISION}.latency_ms")
+    if (file := path / "train" / "energy.json").is_file():
+        spent = {key: read_json(file)[key] for key in _SPENT}
+        told |= spent | {"carbon_g": energy.carbon_g(spent["energy_j"], energy.GRID_G_PER_KWH["world"])}
+    if (data := kinds.data_file(path, kinds.NETWORK)).is_file():
+        told |= _counted(json.dumps([found.config["network"], read_json(data)]))
+    return told
+
+
+@functools.cache
+def _counted(described: str) -> dict[str, Any]:
+    """The costs of a fixed network, from its section of a config and what a run leaves of its data, as JSON."""
+    section, facts = json.loads(described)
+    net = fixed.build(section, facts).largest_net()
+    if section["name"] not in growing.FAMILIES:
+        return dict.fromkeys(("depth", "params_with_statistics", "memory_bytes"), "")
+    return {"modules": growth_tables.modules(growing.depths(net))} | growing.costs(section["name"], net)._asdict()
+
+
+def last(row: Row) -> str:
+    """What the net is called that a run ends with."""
+    return next((name for name in reversed(names(row)) if name != called(UNIFORM)), "")
+
+
+def accuracy(row: Row, seed: int) -> Number:
+    """Of the net that a run ends with, on the test images; None where it is not known."""
+    return nets(row, seed).get(last(row), {}).get("accuracy")
+
+
+def search(row: Row, seed: int) -> dict[str, Number]:
+    """networks, seconds and energy_j of a run's search; of a training that searches nothing, its own."""
+    found = row.runs[seed]
+    if row.asked.kind is kinds.NETWORK:
+        return {"networks": 1, **{key: value for key, value in _fixed(row, seed).items() if key in _SPENT}}
+    if row.asked.kind is not kinds.GROWTH:
+        return {"networks": "", "seconds": found.times.get("train"), "energy_j": ""}
+    if found.growth is None:
+        return {}
+    controls = [one["training"] for one in found.growth["controls"]]
+    trained = found.growth["trained"]
+    spent = {key: trained[key] - sum(one[key] for one in controls) for key in _SPENT}
+    return {"networks": trained["networks"] - len(controls), **spent}

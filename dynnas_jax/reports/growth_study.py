@@ -1,0 +1,244 @@
+"""The tables of a study of nets that grow stage by stage, as the paper has them (Jordao et al. 2020, tables I to VI).
+
+Each is made of the rows that its config puts there: runs that grew, and fixed networks beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from dynnas_jax import kinds
+from dynnas_jax.networks import growing
+from dynnas_jax.reports import growth_rows, growth_tables, study_rows, tables
+from dynnas_jax.reports.spreads import Spread, Table, numbers, verdict, words
+from dynnas_jax.reports.study_rows import Row
+from dynnas_jax.reports.tables import Column
+from dynnas_jax.search.stage_growth import CANDIDATE, UNIFORM
+
+RANDOM = "random"  # the criterion that the others are compared with
+_COUNTED = ("depth", "params_with_statistics", "params", "macs", "memory_bytes")
+_KEYS = (*_COUNTED, "latency_ms", "seconds", "energy_j", "carbon_g", "holdout_accuracy", "accuracy", tables.TOP5)
+_TOGETHER = tuple(growth_tables.ENSEMBLES.values())
+
+
+def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = growth_rows.names) -> list[dict]:
+    """One line for each net of each row."""
+    listed = []
+    for row in rows:
+        known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
+        for name in wanted(row):
+            own = {seed: told.get(name, {}) for seed, told in known.items()}
+            spread = {key: row.spread(lambda seed, key=key, own=own: own[seed].get(key)) for key in _KEYS}
+            listed.append({"label": row.asked.tables[table], "network": name, "modules": _modules(own), **spread})
+    return listed
+
+
+def _modules(own: Mapping[int, dict]) -> str | None:
+    """The modules of each stage, of every seed where they are not the same."""
+    told = [one["modules"] for one in own.values() if one.get("modules")]
+    return ("; ".join(told) if len(set(told)) > 1 else told[0]) if told else None
+
+
+def _count(key: str, header: str) -> Column:
+    """A column of whole numbers, whose means need not be whole."""
+    return Column(key, header, lambda row: row[key].text(1.0, 1 if row[key].deviation else 0))
+
+
+_LABEL, _NET, _MODULES = words("label", "row"), words("network", "net"), words("modules", "modules")
+_HELD, _ACCURACY = (
+    numbers(key, f"{split} (%)", scale=0.01) for key, split in (("holdout_accuracy", "held-out"), ("accuracy", "test"))
+)
+_MACS, _PARAMS = (
+    numbers("macs", "MACs (M)", 3, 1e6),
+    numbers("params_with_statistics", "params with statistics (k)", 1, 1e3),
+)
+_COSTS = (_count("depth", "depth"), _PARAMS, _MACS, numbers("memory_bytes", "memory (MiB)", 3, 2**20))
+_SPENT = (
+    numbers("latency_ms", "CPU, fp32 (ms)", 3),
+    numbers("seconds", "training (min)", 1, 60),
+    numbers("carbon_g", "kgCO2eq", 5, 1e3),
+)
+_TOLD = "Depth, params and memory are counted as the paper counts them: params with running statistics."
+
+
+def _initial(rows: Sequence[Row]) -> Table:
+    rows = sorted(rows, key=_begun)
+    listed = _lines(rows, "growth_initial", lambda row: (growth_rows.called(CANDIDATE, 1),))
+    listed = [{"initial": str(_begun(row) or "–"), **line} for row, line in zip(rows, listed, strict=True)]
+    columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, _HELD, _ACCURACY)
+    explanation = f"The first candidate, by the modules that every stage begins with. {_TOLD}"
+    return Table("growth_initial", "Initial depth", explanation, columns, listed)
+
+
+def _begun(row: Row) -> int:
+    """The modules of every stage that a row's runs begin with; 0 where they do not grow."""
+    settings = row.asked.settings
+    if row.asked.kind is not kinds.GROWTH:
+        return 0
+    return settings.get("grow.initial_modules") or growing.family(settings["growth.name"]).initial_modules
+
+
+def _criteria(rows: Sequence[Row]) -> Table:
+    listed, most = [], 0
+    for row in rows:
+        every = [
+            name for name in growth_rows.names(row) if name.startswith(growth_rows.called(CANDIDATE, 1).split()[0])
+        ]
+        most = max(most, len(every))
+        known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
+        for split, key in (("held-out", "holdout_accuracy"), ("test", "accuracy")):
+            cells = {
+                f"iteration{number}": row.spread(
+                    lambda seed, name=name, key=key, known=known: known[seed].get(name, {}).get(key)
+                )
+                for number, name in enumerate(every, 1)
+            }
+            last = {seed: told.get(every[-1], {}) for seed, told in known.items()} if every else {}
+            listed.append(
+                {"label": row.asked.tables["growth_criteria"], "split": split, **cells, "last": _modules(last)}
+            )
+    iterations = [numbers(f"iteration{number}", f"iteration {number} (%)", scale=0.01) for number in range(1, most + 1)]
+    for line in listed:
+        line |= {column.key: "" for column in iterations if column.key not in line}
+    columns = (words("label", "importance by"), words("split", "images"), *iterations, words("last", "modules at last"))
+    explanation = "Accuracy of the candidates, fully trained, by what tells the importance of a stage."
+    return Table("growth_criteria", "Criteria of importance", explanation, columns, listed)
+
+
+def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callable[[Sequence[Row]], Table]:
+    """What makes the table of nets with all their costs."""
+
+    def build(rows: Sequence[Row]) -> Table:
+        columns = (_LABEL, _NET, _MODULES, *_COSTS, *_SPENT, _HELD, _ACCURACY)
+        return Table(name, heading, explanation, columns, _lines(rows, name), (*notes, *_sources(rows)))
+
+    return build
+
+
+def _sources(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How the energy of the trainings is known."""
+    growths = [found.growth for row in rows for found in row.runs.values() if found.growth]
+    told = dict.fromkeys(growth["candidates"][-1]["training"]["source"] for growth in growths)
+    return (f"Energy of training: {'; '.join(told)}.",) if told else ()
+
+
+def _cost(rows: Sequence[Row]) -> Table:
+    listed = []
+    for row in rows:
+        search = {seed: growth_rows.search(row, seed) for seed in row.runs}
+        for name in _answering(row):
+            told = {seed: growth_rows.nets(row, seed).get(name, {}) for seed in row.runs}
+            whole = name not in _TOGETHER
+            line = {"label": row.asked.tables["growth_cost"], "network": name}
+            for key in ("networks", "seconds", "energy_j"):
+                line[key] = row.spread(lambda seed, key=key, of=search: of[seed].get(key)) if whole else ""
+            for key in ("params_with_statistics", "accuracy"):
+                line[key] = (
+                    row.spread(lambda seed, key=key, of=told: of[seed].get(key)) if growth_rows.names(row) else ""
+                )
+            listed.append(line)
+    columns = (
+        *(
+            _LABEL,
+            _NET,
+            _count("networks", "networks evaluated"),
+            numbers("seconds", "their training (hours)", 3, 3600),
+        ),
+        *(numbers("energy_j", "energy (kJ)", 1, 1e3), _PARAMS, _ACCURACY),
+    )
+    explanation = (
+        "What the search took: every network that was trained or read off for it, the temporary ones too, without those "
+        "trained for comparison, and without the source of weights, which has a line of its own."
+    )
+    return Table("growth_cost", "Cost of the search", explanation, columns, listed)
+
+
+def _answering(row: Row) -> tuple[str, ...]:
+    """The last candidate, and the ensembles that runs tell of."""
+    every = [name for name in growth_rows.names(row) if name != growth_rows.called(UNIFORM)]
+    told = {name for seed in row.runs for name in growth_rows.nets(row, seed)}
+    return (*every[-1:], *(name for name in _TOGETHER if name in told)) if every else ("",)
+
+
+def _elsewhere(rows: Sequence[Row]) -> Table:
+    top5 = numbers(tables.TOP5, "among the five likeliest, test (%)", scale=0.01)
+    columns = (_LABEL, _MODULES, *_COSTS, top5, _ACCURACY)
+    explanation = f"Nets of depths that were found elsewhere, trained from scratch, and nets of uniform depth. {_TOLD}"
+    return Table("growth_elsewhere", "Depths found elsewhere", explanation, columns, _lines(rows, "growth_elsewhere"))
+
+
+def _controls(rows: Sequence[Row]) -> Table:
+    listed = _lines(rows, "growth_controls", lambda row: (growth_rows.last(row),))
+    coins = next((row for row in rows if row.asked.settings.get("grow.criterion") == RANDOM), None)
+    for row, line in zip(rows, listed, strict=True):
+        line |= _above_uniform(row) | _above_coins(row, coins)
+    columns = (_LABEL, _MODULES, _MACS, _ACCURACY, numbers("uniform_macs", "MACs of uniform depth (M)", 3, 1e6))
+    notes: tuple[str, ...] = ()
+    for name, called in (("uniform", "uniform depth"), ("coins", "coins")):
+        columns += (numbers(f"above_{name}", f"above {called} (points)", scale=0.01, sign=True),)
+        columns += (words(f"wins_{name}", f"seeds above {called}"),)
+        notes += verdict({line["label"]: line[f"above_{name}"] for line in listed}, called)
+    explanation = (
+        "The last candidate beside the net of the same depth in all stages whose MACs are nearest to its own, and beside what "
+        "as many trainings come to where coins say which stages grow; on the test images, seed by seed."
+    )
+    return Table("growth_controls", "Uniform depth, and coins", explanation, columns, listed, notes)
+
+
+def _above_uniform(row: Row) -> dict[str, Spread | str | None]:
+    """The last candidate beside the control of the same run."""
+    if not row.asked.settings.get("grow.uniform"):
+        return dict.fromkeys(("uniform_macs", "above_uniform", "wins_uniform"), "")
+    control = {seed: growth_rows.nets(row, seed).get(growth_rows.called(UNIFORM), {}) for seed in row.runs}
+    both = [(growth_rows.accuracy(row, seed), told.get("accuracy")) for seed, told in control.items()]
+    above, wins = study_rows.compared(both, len(row.asked.paths))
+    macs = row.spread(lambda seed: control[seed].get("macs"))
+    return {"uniform_macs": macs, "above_uniform": above, "wins_uniform": wins}
+
+
+def _above_coins(row: Row, coins: Row | None) -> dict[str, Spread | str | None]:
+    """The last candidate beside that of coins with the same seed."""
+    known = ("", "") if coins in (None, row) else study_rows.paired(row, coins, growth_rows.accuracy)
+    return dict(zip(("above_coins", "wins_coins"), known, strict=True))
+
+
+def modules(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """By the name of a row, the modules of each stage of the last candidate, means over the seeds (the paper's figure 4)."""
+    found = {}
+    for row in rows:
+        each = [one.growth["candidates"][-1]["depths"] for one in row.runs.values() if one.growth]
+        if each:
+            own = [round(sum(stage) / len(each), 2) for stage in zip(*each, strict=True)]
+            found[row.asked.tables["growth_criteria"]] = own
+    return found
+
+
+def fronts(rows: Sequence[Row], table: str) -> dict[str, list[tuple[Spread, Spread]]]:
+    """By the name of a row, (MACs, test accuracy) of its nets in the order of growing; uniform depth by a name of its own."""
+    series: dict[str, list[tuple[Spread, Spread]]] = {}
+    for line in _lines(rows, table):
+        if isinstance(line["macs"], Spread) and isinstance(line["accuracy"], Spread):
+            alone = line["network"] == growth_rows.called(UNIFORM)
+            name = f"{line['label']}: {line['network']}" if alone else line["label"]
+            series.setdefault(name, []).append((line["macs"], line["accuracy"]))
+    return series
+
+
+TABLES: dict[str, Callable[[Sequence[Row]], Table]] = {
+    "growth_initial": _initial,
+    "growth_criteria": _criteria,
+    "growth_residual": _networks(
+        "growth_residual",
+        "Residual nets, grown and of uniform depth",
+        f"Every net that is kept. {_TOLD} The time of an image is LiteRT's on the machine of the study.",
+    ),
+    "growth_cells": _networks(
+        "growth_cells",
+        "Nets of cells, grown and of uniform depth",
+        f"Every net that is kept. {_TOLD}",
+        "The paper counts separable convolutions as dense ones; here they are counted as they are.",
+    ),
+    "growth_cost": _cost,
+    "growth_elsewhere": _elsewhere,
+    "growth_controls": _controls,
+}
