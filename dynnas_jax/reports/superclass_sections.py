@@ -99,18 +99,20 @@ def _archs(source: Source) -> str | None:
     if found is None:
         return None
     nets, budgets = found["methods"]["eas"]["nets"], found["budgets"]
-    unit = "MACs" if found["unit"] == "macs" else "ms"
+    scale, unit = (1e6, "million MACs") if found["unit"] == "macs" else (1, "ms")
     first, middle = found["superclasses"][0], budgets[len(budgets) // 2]
     boxes = "Colour and width of a box: depthwise kernel. Height: expansion of the channels inside the block."
-    one = {f"{net['budget']:.4g} {unit}": net["arch"] for net in nets if net["superclass"] == first}
+    one = {f"{net['budget'] / scale:.4g} {unit}": net["arch"] for net in nets if net["superclass"] == first}
     alike = {net["superclass"]: net["arch"] for net in nets if net["budget"] == middle}
     body = figure(source, "archs_of_budgets", plots.archs(one), f"Subnets for {first}, budget by budget. {boxes}")
     body += figure(
-        source, "archs_of_superclasses", plots.archs(alike), f"Subnets for every superclass at {middle:.4g} {unit}."
+        source,
+        "archs_of_superclasses",
+        plots.archs(alike),
+        f"Subnets for every superclass at {middle / scale:.4g} {unit}.",
     )
     if found.get("similarity"):
         label = "budget (millions of MACs)" if found["unit"] == "macs" else "budget (ms)"
-        scale = 1e6 if found["unit"] == "macs" else 1
         drawn = superclass_plots.similarity([b / scale for b in budgets], found["similarity"], label)
         body += figure(
             source, "similarity", drawn, "Of the one-hot codes of every two superclasses' subnets; 1: the same."
