@@ -2,9 +2,9 @@
 
 Lineage: EAS (arXiv 2108.01224): a supernet trained with superclass dropout, and a generator of its subnets, on once-for-all's
 blocks (arXiv 1908.09791) without kernel transforms, by progressive shrinking from a teacher that was trained apart.
-Its result with a shorter training of the generator: docs/results/eas_digits.md.
-    dynnas run --config=configs/eas_digits.py --workdir=runs/eas_digits     # 2 CPU cores, 4 minutes (docs/results/eas_digits.md)
+    dynnas run --config=configs/eas_digits.py --workdir=runs/eas_digits     # 2 CPU cores, about 4 minutes
     dynnas specialize --workdir=runs/eas_digits --superclass=round --max_macs=200000
+Result, 3 seeds: 96.8 % on average over superclasses and five budgets, a search for each 97.0 % (docs/results/eas_digits.md).
 """
 
 from ml_collections import ConfigDict

@@ -18,7 +18,15 @@ import result  # noqa: E402
 import untrained_exports  # noqa: E402
 
 # These run elsewhere, for another benchmark, or make a table of finished runs.
-NO_BENCHMARKS = ("torch_net", "once_for_all", "original_nets", "original_msdnet", "seeds", "untrained_exports")
+NO_BENCHMARKS = (
+    "torch_net",
+    "once_for_all",
+    "original_nets",
+    "original_msdnet",
+    "seeds",
+    "superclass_tables",
+    "untrained_exports",
+)
 
 
 def with_a_main():

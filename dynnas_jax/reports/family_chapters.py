@@ -133,12 +133,14 @@ EAS = (
     Chapter(
         "Are budgets kept?",
         "Several subnets are drawn for a scenario, those above the budget are left out, and one of the others is taken. Where "
-        "none is left the likeliest subnet is cut down, choice by choice, until it fits.",
+        "none is left the likeliest subnet is cut down, choice by choice, until it fits. What is left of a budget then goes into "
+        "raising choices, one by one.",
         "superclass_budgets",
     ),
     Chapter(
         "With and without superclass dropout",
-        "This run beside others of the same recipe, taken in by <code>dynnas report --baselines</code>.",
+        "This run beside others of the same recipe and other rates, taken in by <code>dynnas report --baselines</code>. "
+        "The random subnets are the same in runs of one seed, and tell of the supernets alone.",
         "superclass_dropout",
     ),
     Chapter("The architectures", "What the generator chose.", "superclass_archs"),
@@ -159,6 +161,11 @@ EAS = (
         "OFA-T and OFA-V ask small models for the accuracy of a subnet. Kendall's tau tells how well they rank records that they "
         "have not seen (1: same order, 0: none).",
         "superclass_predictors",
+    ),
+    Chapter(
+        "The paper's tables and figures",
+        "Those of the paper on elastic architecture search, and where this report has the same of its own data.",
+        "superclass_paper",
     ),
     BY_SECTION["training"]._replace(
         explanation="At each step the largest, the smallest and some random subnets are trained together on the same weights; "

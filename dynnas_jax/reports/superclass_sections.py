@@ -66,11 +66,10 @@ def _budgets(source: Source) -> str | None:
 
 def _dropout(source: Source) -> str | None:
     """This run and those taken in as baselines: the same recipe of other seeds and rates, two rates at least."""
-    taken = [source.found.evaluation, *(run.get("evaluation") for run in source.found.baselines.values())]
-    taken = [told for told in taken if told and "superclass_dropout" in told]
-    if len({told["superclass_dropout"] for told in taken}) < 2:
+    taken = _rates(source)
+    if not _several_rates(taken):
         return None
-    rows = rows_of.of_dropout([told for told in taken if _scenarios(told) == _scenarios(taken[0])])
+    rows = rows_of.of_dropout(taken)
     own = [row for row in rows if row["method"] == rows_of.NAMES["eas"]]
     rates = {row["rate"]: [] for row in own}
     for row in own:
@@ -78,6 +77,17 @@ def _dropout(source: Source) -> str | None:
     caption = "EAS of every rate on the same test images: means over runs, and their standard deviations."
     body = figure(source, "dropout", superclass_plots.dropout(rates), caption)
     return body + table(source, "dropout", rows, rows_of.dropout_columns(rows, taken[0]["unit"]))
+
+
+def _several_rates(evaluations: list[dict]) -> bool:
+    return len({told["superclass_dropout"] for told in evaluations}) > 1
+
+
+def _rates(source: Source) -> list[dict]:
+    """The evaluations of this run and of its baselines, of those whose scenarios are the same."""
+    taken = [source.found.evaluation, *(run.get("evaluation") for run in source.found.baselines.values())]
+    taken = [told for told in taken if told and "superclass_dropout" in told]
+    return [told for told in taken if _scenarios(told) == _scenarios(taken[0])]
 
 
 def _scenarios(evaluation: dict) -> list[tuple]:
@@ -89,18 +99,20 @@ def _archs(source: Source) -> str | None:
     if found is None:
         return None
     nets, budgets = found["methods"]["eas"]["nets"], found["budgets"]
-    unit = "MACs" if found["unit"] == "macs" else "ms"
+    scale, unit = (1e6, "million MACs") if found["unit"] == "macs" else (1, "ms")
     first, middle = found["superclasses"][0], budgets[len(budgets) // 2]
     boxes = "Colour and width of a box: depthwise kernel. Height: expansion of the channels inside the block."
-    one = {f"{net['budget']:.4g} {unit}": net["arch"] for net in nets if net["superclass"] == first}
+    one = {f"{net['budget'] / scale:.4g} {unit}": net["arch"] for net in nets if net["superclass"] == first}
     alike = {net["superclass"]: net["arch"] for net in nets if net["budget"] == middle}
     body = figure(source, "archs_of_budgets", plots.archs(one), f"Subnets for {first}, budget by budget. {boxes}")
     body += figure(
-        source, "archs_of_superclasses", plots.archs(alike), f"Subnets for every superclass at {middle:.4g} {unit}."
+        source,
+        "archs_of_superclasses",
+        plots.archs(alike),
+        f"Subnets for every superclass at {middle / scale:.4g} {unit}.",
     )
     if found.get("similarity"):
         label = "budget (millions of MACs)" if found["unit"] == "macs" else "budget (ms)"
-        scale = 1e6 if found["unit"] == "macs" else 1
         drawn = superclass_plots.similarity([b / scale for b in budgets], found["similarity"], label)
         body += figure(
             source, "similarity", drawn, "Of the one-hot codes of every two superclasses' subnets; 1: the same."
@@ -126,6 +138,11 @@ def _predictors(source: Source) -> str | None:
     return table(source, "predictors", rows, rows_of.PREDICTORS) if rows else None
 
 
+def _paper(source: Source) -> str:
+    rows = rows_of.paper(source.found, _several_rates(_rates(source)))
+    return table(source, "paper", rows, rows_of.PAPER)
+
+
 BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "superclass_summary": _summary,
     "superclass_costs": _costs,
@@ -135,4 +152,5 @@ BUILDERS: dict[str, Callable[[Source], str | None]] = {
     "superclass_unions": _unions,
     "superclass_unknown": _unknown,
     "superclass_predictors": _predictors,
+    "superclass_paper": _paper,
 }

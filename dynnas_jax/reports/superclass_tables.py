@@ -160,6 +160,42 @@ def in_short(artifacts: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
     return rows, accuracy_columns(rows, (artifacts.evaluation or {}).get("unit", "macs"))
 
 
+# What the paper shows: where, on which groups of the library, what, and the chapter of this report with the same.
+_PAPER = (
+    ("Table 1", "imagenet10", "accuracies of OFA-V, OFA-T and EAS", "Result"),
+    ("Table 2", "imagenet12", "accuracies of OFA-V, OFA-T and EAS", "Result"),
+    ("Figure 3, Table D", "car20", "accuracies of OFA-T and EAS", "Result"),
+    ("Table 3", "imagenet10", "times of training and search", "What it takes"),
+    ("Figures 4 and A", "imagenet10", "rates of superclass dropout", "With and without superclass dropout"),
+    ("Figure 5", "imagenet10", "random, OFA-T, multiple paths, single paths", "Result"),
+    ("Table E", "imagenet10", "EAS-V and EAS", "Result"),
+    ("Figure B", "imagenet10", "similarity of architectures", "The architectures"),
+    ("Figures C and D", "imagenet10", "architectures by budget and by superclass", "The architectures"),
+)
+_PAPER_DATA = {"imagenet10": "ImageNet-10", "imagenet12": "ImageNet-12", "car20": "Car-20"}
+
+
+def paper(artifacts: Artifacts, with_rates: bool) -> list[dict]:
+    """One row for each table and figure of the paper: what stands here in its place, and whether its dataset has been run.
+
+    Args:
+      with_rates: whether runs at other rates of superclass dropout stand beside this one.
+    """
+    known = ((artifacts.config or {}).get("superclasses") or {}).get("known")
+    methods = (artifacts.found or {}).get("methods", {})
+    rows = []
+    for place, data, shows, chapter in _PAPER:
+        here = chapter if methods else None
+        if "rates" in shows and not with_rates:
+            here = None
+        if "multiple paths" in shows and here and "eas_multi_path" not in methods:
+            here = f"{chapter}, without multiple paths"
+        name = _PAPER_DATA[data]
+        told = f"{name}: this run" if known == data else f"{name}: not run"
+        rows.append({"place": place, "shows": shows, "here": here, "dataset": told})
+    return rows
+
+
 COSTS = (
     Column("method", "method", plain("method"), numeric=False),
     Column("train_s", "training what it asks (s)", number("train_s", 1)),
@@ -194,4 +230,10 @@ PREDICTORS = (
     Column("rmse", "RMSE (points)", number("rmse", 2, 0.01)),
     Column("fitted", "records learned from", number("fitted")),
     Column("held_out", "records held out", number("held_out")),
+)
+PAPER = (
+    Column("place", "in the paper", plain("place"), numeric=False),
+    Column("shows", "shows", plain("shows"), numeric=False),
+    Column("here", "chapter, on this run's data", plain("here"), numeric=False),
+    Column("dataset", "on the paper's data", plain("dataset"), numeric=False),
 )

@@ -202,10 +202,7 @@ def answerer(
         price, limit = cost(genomes), budgets * BELOW
         likelihood = jax.vmap(jax.vmap(lambda g, c: _log_likelihood(space, g, c), (0, None)))(genomes, chances)
         feasible = price <= limit[:, None]
-        near = feasible & (price >= (1 - WITHIN) * budgets[:, None])
-        dearest = jnp.where(feasible, price, -jnp.inf)
-        rank = jnp.where(near.any(axis=1, keepdims=True), jnp.where(near, likelihood, -jnp.inf), dearest)
-        best = rank.argmax(axis=1)
+        best = _rank(price, likelihood, feasible, budgets).argmax(axis=1)
         taken = jnp.take_along_axis(genomes, best[:, None, None], axis=1)[:, 0]
         failed = ~feasible.any(axis=1)
 
@@ -220,6 +217,16 @@ def answerer(
         return Answered(genomes, price, likelihood, feasible, taken, cost(taken), failed)
 
     return answer
+
+
+def _rank(price: jax.Array, likelihood: jax.Array, feasible: jax.Array, budgets: jax.Array) -> jax.Array:
+    """float32[M, n]: of samples that leave at most `WITHIN` of their budget the likelihood, else the cost; -inf for others."""
+    near = feasible & (price >= (1 - WITHIN) * budgets[:, None])
+    return jnp.where(
+        near.any(axis=1, keepdims=True),
+        jnp.where(near, likelihood, -jnp.inf),
+        jnp.where(feasible, price, -jnp.inf),
+    )
 
 
 def filled(

@@ -91,7 +91,8 @@ def fit(
       split: held-out images in memory, of the resolution that is searched.
       table: `costs.macs.CostTable` in the unit of the budgets.
       tell: called with the number of steps done.
-      batch_size: images of a scenario; fewer where some task has fewer.
+      batch_size: images of a scenario, and as many of other tasks beside them, which count for the statistics of the norms
+        alone; fewer where some task has fewer.
       cost_weight: lambda of equation 4, with costs in 1/400 of the range of budgets.
       temperature: of equation 9.
       scenarios: of a step, whose subnets are run; cost_scenarios: further ones, whose cost alone is learned.
@@ -99,17 +100,10 @@ def fit(
     Raises:
       ValueError: for a number out of range, or a task without images.
     """
-    _check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios)
+    check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios)
     labels = np.asarray(split.labels, np.int32)
-    counts = tasks.kept.any(axis=2)[:, labels].sum(axis=1)
-    fewest = int(counts.min())
-    if fewest < 2:
-        raise ValueError(
-            f"generator: a task has {fewest} held-out images, must have at least 2; give a larger data.holdout"
-        )
-    size = min(batch_size, fewest)
-    beside = 0 if fewest == len(labels) else size
-    setting = _Setting(supernet, shape, table, ends, size, beside, scenarios, cost_scenarios, cost_weight, temperature)
+    images = _images_of_a_batch(tasks, labels, batch_size)
+    setting = _Setting(supernet, shape, table, ends, *images, scenarios, cost_scenarios, cost_weight, temperature)
     given = _Given(variables, split.images, labels, tasks.members.astype(np.float32), tasks.kept)
     given = jax.tree.map(jnp.asarray, given)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -123,6 +117,21 @@ def fit(
         tell(number + 1)
     loss, distance = np.asarray(jax.device_get(history), np.float32).T
     return Fitted(jax.device_get(state[0]), loss, distance, time.perf_counter() - start)
+
+
+def _images_of_a_batch(tasks: Tasks, labels: np.ndarray, batch_size: int) -> tuple[int, int]:
+    """(images of a task, images of others beside them, of which there are none where every task has all).
+
+    Raises:
+      ValueError: for a task that has fewer than two.
+    """
+    fewest = int(tasks.kept.any(axis=2)[:, labels].sum(axis=1).min())
+    if fewest < 2:
+        raise ValueError(
+            f"generator: a task has {fewest} held-out images, must have at least 2; give a larger data.holdout"
+        )
+    size = min(batch_size, fewest)
+    return size, 0 if fewest == len(labels) else size
 
 
 def _step(setting: _Setting, optimizer, given: _Given, state: tuple, key: jax.Array) -> tuple:
@@ -175,7 +184,8 @@ def _validation_loss(setting: _Setting, given: _Given, genome: jax.Array, task: 
     return losses.cross_entropy(logits[: setting.batch_size], labels, kept=kept[labels])
 
 
-def _check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios) -> None:
+def check(steps, batch_size, learning_rate, cost_weight, temperature, scenarios, cost_scenarios) -> None:
+    """Raises ValueError for an argument of `fit` that is out of range."""
     counted = {"steps": (steps, 1), "batch_size": (batch_size, 2), "scenarios": (scenarios, 1)}
     for name, (value, least) in {**counted, "cost_scenarios": (cost_scenarios, 0)}.items():
         if value < least:

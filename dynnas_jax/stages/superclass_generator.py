@@ -5,6 +5,7 @@ One control knows no superclass (EAS-V); another, where it is asked for, draws o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,13 +68,18 @@ def run(
         history = {"loss": fitted.loss.tolist(), "distance": fitted.distance.tolist()}
         told[name] = {"shape": generator.as_json(shape), "seconds": fitted.seconds, **history}
     save_variables(folder / WEIGHTS, kept)
-    facts = {"space": job.supernet.space.fingerprint, "unit": unit, "least_budget": ends[0], "most_budget": ends[1]}
-    groups = {name: list(g) for name, g in zip(job.superclasses.names, job.superclasses.groups, strict=True)}
-    titles = [job.superclasses.title(row) for row in own.members]
-    write_json(folder / FILE, facts | {"superclasses": groups, "tasks": titles, "generators": told})
+    facts = {"unit": unit, "least_budget": ends[0], "most_budget": ends[1]}
+    write_json(folder / FILE, _made_for(job, own) | facts | {"generators": told})
     if latency_table:
         latency.save(read_latency_table(latency_table, job.supernet, job.target), folder / TABLE)
     return FILE, WEIGHTS, *((TABLE,) if latency_table else ())
+
+
+def _made_for(job: Job, own: Tasks) -> dict[str, Any]:
+    """What `generator.json` says of the space, the superclasses and the tasks."""
+    groups = {name: list(group) for name, group in zip(*job.superclasses, strict=True)}
+    titles = [job.superclasses.title(row) for row in own.members]
+    return {"space": job.supernet.space.fingerprint, "superclasses": groups, "tasks": titles}
 
 
 def _table(job: Job, latency_table: str | None) -> tuple[macs.CostTable, str]:
@@ -134,6 +140,9 @@ def check(
     _ends(job, table, unit, least_budget, most_budget)
     tasks(job.superclasses, unions)
     generator.shape_of(job.supernet.space, 1, **{key: options[key] for key in _OF_SHAPE if key in options})
+    known = inspect.signature(generator_fit.fit).parameters
+    checked = inspect.signature(generator_fit.check).parameters
+    generator_fit.check(**{name: options.get(name, known[name].default) for name in checked})
 
 
 class Trained(NamedTuple):

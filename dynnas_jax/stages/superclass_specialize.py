@@ -65,13 +65,19 @@ def specialize(
     job = jobs.prepare(Workdir(path, kind.stages, config), config)
     genome = answer(job, trained, members, budget, quick_evaluation)
     where = path / FOLDER / target / name
-    subnet = Subnet(name, members, genome)
-    told = superclass_export.write(job._replace(target=target), subnet, where, _options(config, target, precisions))
+    options = _options(config, target, precisions)
+    told = superclass_export.write(job._replace(target=target), Subnet(name, members, genome), where, options)
     superclass_export.runtime_above(where.parent)
-    costs = {"macs": macs.table(supernet).exact(genome), unit: trained.table.exact(genome)}
-    found = {"superclass": told["superclass"], "genome": told["genome"], "arch": supernet.arch.file(genome), **costs}
-    found["test_accuracy"] = {key: fact["accuracy"] for key, fact in told["files"].items()}
-    return found | {"files": {key: str(where / fact["path"]) for key, fact in told["files"].items()}}
+    return _said(job, trained, genome, told, where)
+
+
+def _said(job: Job, trained: Trained, genome: np.ndarray, told: dict, where: Path) -> dict[str, Any]:
+    """What the command prints, of what the export told."""
+    costs = {"macs": macs.table(job.supernet).exact(genome), trained.facts["unit"]: trained.table.exact(genome)}
+    arch = {"genome": told["genome"], "arch": job.supernet.arch.file(genome)}
+    accuracy = {key: fact["accuracy"] for key, fact in told["files"].items()}
+    files = {key: str(where / fact["path"]) for key, fact in told["files"].items()}
+    return {"superclass": told["superclass"], **arch, **costs, "test_accuracy": accuracy, "files": files}
 
 
 def _check_unit(path: Path, trained: Trained, unit: str, target: str, timed: str) -> None:

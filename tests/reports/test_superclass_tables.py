@@ -67,3 +67,41 @@ def test_what_has_not_run_has_no_rows():
         assert rows(nothing) == []
     for rows in (superclass_tables.accuracies, superclass_tables.unions, superclass_tables.unknown):
         assert rows(None) == []
+
+
+def test_dropout_is_a_mean_over_runs_with_its_spread():
+    def told(rate, shift):
+        nets = [{**net, "accuracy": net["accuracy"] - shift} for net in NETS]
+        nets += [{**net, "method": "random", "accuracy": 0.1} for net in NETS if net["method"] == "eas"]
+        return {"superclass_dropout": rate, "unit": "macs", "nets": nets}
+
+    rows = superclass_tables.of_dropout([told(0.6, 0.0), told(0.0, 0.1), told(0.6, 0.2)])
+    assert [(row["rate"], row["method"], row["runs"], row["budget"]) for row in rows] == [
+        (rate, method, runs, budget)
+        for rate, runs in ((0.0, 1), (0.6, 2))
+        for method in ("EAS", "random")
+        for budget in (100, 200)
+    ]
+    (own,) = (row for row in rows if (row["rate"], row["method"], row["budget"]) == (0.6, "EAS", 200))
+    assert own["mean_accuracy"] == pytest.approx(0.85)
+    assert own["mean_accuracy_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert own["on_a"] == pytest.approx(0.8)
+    columns = superclass_tables.dropout_columns(rows, "macs")
+    assert [column.header for column in columns][4:6] == ["a", "b"]
+    page = tables.html(rows, columns)
+    assert "85.0 ± 14.1 %" in page
+    assert "50.0 %" in page, "a single run has no spread"
+
+
+def test_the_papers_tables_that_have_not_run_are_told():
+    found = {"methods": {"eas": {}, "ofa_t": {}}}
+    digits = SimpleNamespace(config={"superclasses": {"groups": {}}}, found=found)
+    rows = superclass_tables.paper(digits, with_rates=False)
+    assert {row["dataset"] for row in rows} == {"ImageNet-10: not run", "ImageNet-12: not run", "Car-20: not run"}
+    here = {row["place"]: row["here"] for row in rows}
+    assert (here["Table 3"], here["Figures 4 and A"]) == ("What it takes", None)
+    assert here["Figure 5"] == "Result, without multiple paths"
+    imagenet = SimpleNamespace(config={"superclasses": {"known": "imagenet12"}}, found=None)
+    rows = superclass_tables.paper(imagenet, with_rates=True)
+    assert [row["place"] for row in rows if row["dataset"].endswith("this run")] == ["Table 2"]
+    assert all(row["here"] is None for row in rows)

@@ -161,9 +161,8 @@ def test_no_answer_is_above_its_budget(answered, tiny):
     assert found.repaired.any(), "a scenario whose samples are all above the budget is among them"
     for genome, budget in zip(found.chosen, budgets, strict=True):
         assert macs.table(tiny.supernet).exact(genome) <= budget
-        assert (
-            raised(tiny.supernet.space, macs.table(tiny.supernet), genome, np.zeros((99, 9)), budget) == genome.tolist()
-        )
+        unlikely, below = np.zeros((len(genome), 9)), budget * evolution.BELOW
+        assert raised(tiny.supernet.space, macs.table(tiny.supernet), genome, unlikely, below) == genome.tolist()
 
 
 def test_budgets_outside_the_space():

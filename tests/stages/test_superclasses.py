@@ -14,6 +14,7 @@ from dynnas_jax import job, pipeline, records, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.export import specialists
+from dynnas_jax.reports import page
 from dynnas_jax.stages import superclass_generator, superclass_predict
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir
@@ -209,12 +210,30 @@ def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):
 
 
 def test_the_report_shows_every_part(run):
-    page = (run / "report.html").read_text()
-    assert page.count("not run") == 1, "superclass dropout needs another run beside this one"
+    content = (run / "report.html").read_text()
+    # Superclass dropout needs another run beside this one, and the paper's nine tables and figures their datasets.
+    assert content.count("not run") == 1 + 9 + 1
     rows = (run / "report" / "tables" / "accuracies.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 6
     for name in ("methods", "generators", "archs_of_budgets", "archs_of_superclasses", "similarity"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_run_without_dropout_beside_this_one(run, tmp_path):
+    path, other = tmp_path / "run", tmp_path / "without"
+    shutil.copytree(run, path)
+    shutil.copytree(run, other)
+    for folder, rate in ((path, 0.6), (other, 0.0)):
+        told = read(folder / "evaluate" / "evaluation.json")
+        assert told["superclass_dropout"] == 0.6
+        (folder / "evaluate" / "evaluation.json").write_text(json.dumps({**told, "superclass_dropout": rate}))
+    artifacts_of_other = {"evaluation": read(other / "evaluate" / "evaluation.json"), "exports": {}, "benches": {}}
+    (path / "baselines").mkdir()
+    (path / "baselines" / "without.json").write_text(json.dumps(artifacts_of_other))
+    page.write(path)
+    assert (path / "report" / "figures" / "dropout.png").stat().st_size > 1000
+    rows = (path / "report" / "tables" / "dropout.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["rate", *["0.0"] * 4, *["0.6"] * 4]
 
 
 def refused(capsys, *arguments):
@@ -387,6 +406,7 @@ def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
         ({"generator": {}}, "generator.steps is missing"),
         ({"generator": {"steps": 2, "paths": "multi", "multi_path_too": True}}, "multi_path_too does nothing"),
         ({"generator": {"steps": 2, "latency_table": "no.json"}}, "no.json"),
+        ({"generator": {"steps": 2, "cost_weight": -1.0}}, "generator.cost_weight is -1.0"),
         ({"superclasses": {"groups": {**GROUPS, "odd": ()}}}, "'odd' has no classes"),
         ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
         ({"export": {"budget": 7}}, "export.budget is 7"),
