@@ -4,8 +4,8 @@ Lineage: rows are runs of configs/stage_growth_cifar10.py and configs/stage_grow
 scratch by each criterion, out of a deeper net's weights and out of a supernet, ResNets and NASNets of uniform depth trained as
 long, cells, the ensemble of both kinds, and the depths found on another dataset. Rows of the ensemble, of other weights and of
 another dataset name the rows that they need. Runs of these recipes that are done already are taken in by --take.
-Expected: one seed of everything takes a GPU about a week, `tiny` about 8 hours of 2 CPU cores, in parts of as many minutes
-as --max_minutes says. What has been run: docs/results/stage_growth_cifar10_tiny.md; the full rows have not.
+Expected: of the tiny rows `grown` took 14 minutes of processor time; what else has been run, docs/results/
+stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minutes=N does any of them in parts.
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10                # one GPU
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny      # 2 CPU cores
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny --table \

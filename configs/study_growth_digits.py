@@ -3,8 +3,8 @@
 Lineage: rows are runs of configs/stage_growth_digits.py, three seeds each; every row trains as many networks, and one more of
 uniform depth at the MACs of the last candidate (the row pls). The part `growth_initial`, one iteration each, tells what the depth
 to begin with does, as the paper's table I.
-Expected: a run of the first four rows takes 3 to 4 minutes of 2 CPU cores that do nothing else, one of `growth_initial` half of
-it: an hour for all rows and seeds. Results: docs/results/stage_growth_digits.md.
+Expected: a run of the row pls, six networks, took 4 minutes of processor time; those of `growth_initial` train three. Results so
+far: docs/results/stage_growth_digits.md.
     dynnas study --config=configs/study_growth_digits.py --workdir=runs/study_growth
     dynnas study --config=configs/study_growth_digits.py --workdir=runs/study_growth --rows=main        # the criteria
     dynnas study --config=configs/study_growth_digits.py:tiny --workdir=runs/study_growth_tiny          # one seed, a few steps

@@ -15,6 +15,9 @@ from dynnas_jax.workdir import write_bytes
 Number = float | str | None  # None: not run; "": without a meaning here
 
 
+_ROUNDING = 1e-9  # differences that cancel need not come to 0
+
+
 class Spread(NamedTuple):
     """Some numbers of one kind, one from each seed that has it."""
 
@@ -43,7 +46,7 @@ def spread(values: Iterable[Number], asked: int) -> Spread | str | None:
 def verdict(differences: Mapping[str, Spread | str | None], what: str) -> tuple[str, ...]:
     """Who is above what it is compared with in the mean of all seeds, and who is not, in a sentence; () where nobody tells."""
     known = {name: difference for name, difference in differences.items() if isinstance(difference, Spread)}
-    above = [name for name, difference in known.items() if difference.mean > 0]
+    above = [name for name, difference in known.items() if difference.mean > _ROUNDING]
     said = {f"Above {what}, in the mean": above, "Not above it": [name for name in known if name not in above]}
     return (
         (". ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in said.items()) + ".",) if known else ()

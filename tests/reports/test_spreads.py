@@ -77,3 +77,11 @@ def test_files(table, tmp_path):
 def test_html(table):
     assert "<td>&lt;none&gt;</td>" in table.html()
     assert '<td class="number">not run</td>' in table.html()
+
+
+def test_a_verdict_names_who_is_above_and_takes_what_cancels_for_equal():
+    cancelled = spreads.spread([0.1 + 0.2 - 0.3, 0.0], 2)
+    assert cancelled.mean > 0
+    differences = {"a": spreads.spread([0.02, 0.01], 2), "b": spreads.spread([-0.02], 2), "c": cancelled, "d": None}
+    assert spreads.verdict(differences, "coins") == ("Above coins, in the mean: a. Not above it: b, c.",)
+    assert spreads.verdict({"d": None, "e": ""}, "coins") == ()
