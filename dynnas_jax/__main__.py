@@ -15,10 +15,7 @@ from dynnas_jax.train import preemption
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a mistake of the user's. DYNNAS_TRACEBACK=1 shows where it was noticed."""
-    parser = command_line.parser(__doc__, COMMANDS)
-    known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if rest and known.command not in WITH_CONFIG:
-        parser.error(f"unknown argument {rest[0]!r}")
+    known, rest = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         known.command(known, rest)
     except preemption.Preempted as ended:
@@ -32,6 +29,15 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("dynnas: interrupted; the same command, without --redo, goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def parsed(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the arguments say, `command` among it, and those about a config. Ends the process where they cannot be read."""
+    parser = command_line.parser(__doc__, COMMANDS)
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.command not in WITH_CONFIG:
+        parser.error(f"unknown argument {rest[0]!r}")
+    return known, rest
 
 
 def _line(error: Exception) -> str:

@@ -673,7 +673,7 @@ def test_commands_of_the_page(block, monkeypatch):
     assert (done.returncode, done.stderr) == (0, ""), done
     monkeypatch.chdir(ROOT)
     for job in re.findall(r"^(?:python )?launch/.* -- (.*)$", block, re.M):
-        known, rest = __main__._parser().parse_known_args(shlex.split(job, comments=True))
+        known, rest = __main__.parsed(shlex.split(job, comments=True))
         recipe.check(__main__._config(rest))
         assert known.workdir
 
