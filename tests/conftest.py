@@ -37,6 +37,12 @@ QUICK_FLAGS = _known("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS} --xla_force_host_platform_device_count=8"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# For equalities of bits between programs that are compiled apart: the compiler as it is without these settings.
+AS_USERS_COMPILE = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    **({"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in QUICK_FLAGS else {}),
+}
 # Tracing makes many short-lived objects: at Python's own threshold, a fifth of its time goes into looking for cycles.
 gc.set_threshold(100_000, 50, 100)
 
@@ -216,6 +222,12 @@ class TinyRun(NamedTuple):
 def _configure(values: dict) -> None:
     for name, value in values.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def as_users_compile():
+    """`compiler_options` of a program that is compiled as it is outside the tests."""
+    return AS_USERS_COMPILE
 
 
 @pytest.fixture(scope="session")

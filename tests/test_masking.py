@@ -67,10 +67,11 @@ def test_masking_zeroes_what_slicing_cuts(tiny, random_genomes):
                 )
 
 
-def test_skipped_blocks_are_the_identity(tiny):
+def test_skipped_blocks_are_the_identity(tiny, as_users_compile):
     supernet = tiny.supernet
     net = supernet.largest_net()
-    endpoints = jax.jit(lambda g: net.apply(mask_variables(supernet, tiny.variables, g), tiny.images)[1])
+    run = lambda g: net.apply(mask_variables(supernet, tiny.variables, g), tiny.images)[1]  # noqa: E731
+    endpoints = jax.jit(run, compiler_options=as_users_compile)
     skipping = supernet.space.largest
     skipping[[supernet.space.index(f"{stage}.depth") for stage in ("stage1", "stage2")]] = 0
     skipped = endpoints(skipping)

@@ -1,4 +1,4 @@
-"""What the report of each kind of run is made of."""
+"""What the report of each kind of run is made of. A run says its end by it, so that nothing here imports JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dynnas_jax.reports import (
     family_chapters,
     gate_sections,
     plain_chapters,
-    sections,
     superclass_sections,
     superclass_tables,
     tables,
@@ -35,8 +34,8 @@ def _summary(found: Artifacts) -> tuple[list[dict]]:
 
 
 _EXITS = exit_sections.headline, exit_tables.in_short
-_NET = sections.net_headline, _summary, "network"
-_PAIR = sections.pair_headline, _summary
+_NET = plain_chapters.net_headline, _summary, "network"
+_PAIR = plain_chapters.pair_headline, _summary
 _OUTLINES = {
     "supernet": Outline(plain_chapters.SUPERNET, *_PAIR),
     "network": Outline(plain_chapters.NETWORK, *_NET),

@@ -160,3 +160,23 @@ CASCADE = (
     ),
     *(BY_SECTION[name] for name in ("devices", "settings", "times", "machine")),
 )
+
+
+def net_headline(evaluation: dict) -> str:
+    """The first sentence of the page of a net that answers every image."""
+    net = evaluation["net"]
+    return (
+        f"The network answers <b>{100 * net['accuracy']:.1f} %</b> of {evaluation['images']:,} test images rightly, at "
+        f"{net['macs'] / 1e6:.3f} million MACs each."
+    )
+
+
+def pair_headline(evaluation: dict) -> str:
+    """The same of a pair with a router."""
+    little, big, dynamic = (evaluation[name] for name in ("little", "big", "dynamic"))
+    return (
+        f"The dynamic network answers <b>{100 * dynamic['accuracy']:.1f} %</b> of {evaluation['images']:,} test images "
+        f"rightly at <b>{100 * dynamic['macs'] / big['macs']:.0f} %</b> of big's MACs; big alone reaches "
+        f"{100 * big['accuracy']:.1f} %, little alone {100 * little['accuracy']:.1f} % at "
+        f"{100 * little['macs'] / big['macs']:.0f} % of big's MACs."
+    )
