@@ -3,7 +3,8 @@
     python benchmarks/superclass_tables.py --workdirs=runs/eas_s0,runs/eas_s1,runs/eas_s2
     python benchmarks/superclass_tables.py --workdirs=... --without=runs/eas_q0_s0,...   # runs without superclass dropout
 
-Prints Markdown: accuracies on the test images, budgets, times, and what the recorded subnets reach on held-out images.
+Prints Markdown: accuracies on the test images, budgets, times, EAS against OFA-T at equal MACs, and what the recorded subnets
+reach on held-out images.
 """
 
 import argparse
@@ -39,6 +40,25 @@ def of_runs(runs: list[Path]) -> list[dict]:
             own = [100 * mean["mean_accuracy"] for mean in means if mean["method"] == row["method"]]
             entry = {"run": run.name, **row, "accuracy": float(np.mean(own))}
             rows.append(entry | next((one for one in kept if one["method"] == row["method"]), {}))
+    return rows
+
+
+def at_equal_macs(runs: list[Path]) -> list[dict]:
+    """One row for each run: points by which EAS is above OFA-T at the MACs of OFA-T's subnets, one for each budget.
+
+    Between EAS' subnets its accuracy is taken to be a straight line of the mean MACs; beyond its ends as there.
+    """
+    rows = []
+    for run in runs:
+        points = {}
+        for row in superclass_tables.accuracies(artifacts.read(run).evaluation):
+            points.setdefault(row["method"], []).append((row["mean_macs"], 100 * row["mean_accuracy"]))
+        (x, own), (macs, other) = (
+            np.asarray(sorted(points[superclass_tables.NAMES[name]])).T for name in ("eas", "ofa_t")
+        )
+        above = np.interp(macs, x, own) - other
+        told = {f"budget {number}": value for number, value in enumerate(above.tolist(), 1)}
+        rows.append({"run": run.name, **told, "mean": float(above.mean())})
     return rows
 
 
@@ -98,6 +118,8 @@ def main() -> None:
     print(
         _markdown(of_runs(known.workdirs), _shown(keys, kept | {"accuracy": (1,), "train_s": (1,), "search_s": (4,)}))
     )
+    rows = at_equal_macs(known.workdirs)
+    print("\n" + _markdown(rows, _shown(rows[0], {key: (1,) for key in rows[0] if key != "run"})))
     if known.without:
         groups = {"with dropout": known.workdirs, "without": known.without}
         rows = recorded(groups)

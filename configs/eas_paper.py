@@ -14,11 +14,11 @@ Expected (the paper, one GPU): 88.9 to 89.9 % on ImageNet-10, 83.4 to 84.3 % on 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-# TFDS name, training images without the validation images, validation images, superclass dropout
+# TFDS name, training images without the validation images, validation images, superclasses, superclass dropout
 DATASETS = {
-    "imagenet10": ("imagenet2012", 77_237 - 10_000, 10_000, 0.6),
-    "imagenet12": ("imagenet2012", 308_494 - 10_000, 10_000, 0.1),
-    "car20": ("cars196", 2_494 - 500, 500, 0.15),
+    "imagenet10": ("imagenet2012", 77_237 - 10_000, 10_000, 10, 0.6),
+    "imagenet12": ("imagenet2012", 308_494 - 10_000, 10_000, 12, 0.1),
+    "car20": ("cars196", 2_494 - 500, 500, 20, 0.15),
 }
 BATCH = 256
 
@@ -29,7 +29,7 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode not in ("", "tiny", *DATASETS):
         raise ValueError(f"mode is {mode!r}, choose from '', 'tiny', {', '.join(map(repr, DATASETS))}")
     which = mode if mode in DATASETS else "imagenet10"
-    name, images, holdout, dropout = DATASETS[which]
+    name, images, holdout, groups, dropout = DATASETS[which]
     config = ConfigDict()
     config.seed = 0
     config.target = "x86"
@@ -53,7 +53,9 @@ def get_config(mode: str = "") -> ConfigDict:
     }
     config.collect = {"subnets": 16_000, "calibration_images": 2048}
     config.predict = {"epochs": 250, "batch_size": 256}
-    config.generator = {"steps": 90 * holdout // BATCH, "least_budget": 150e6, "most_budget": 550e6}
+    # 90 epochs; a step reads as many images as the smallest superclass has, where that is less than a batch.
+    steps = 90 * holdout // min(BATCH, holdout // groups)
+    config.generator = {"steps": steps, "least_budget": 150e6, "most_budget": 550e6}
     config.search = {"budgets": 5, "population": 100, "generations": 500, "calibration_images": 2048}
     config.evaluate = {"calibration_images": 2048}
     config.export = {"precisions": ("fp32",), "runs": 100, "warm_up": 10}

@@ -60,6 +60,9 @@ class Arch:
         known = {name for name, spec in self.exits[-1].named_blocks() if spec.expand}
         if unknown := sorted(set(self.reuse) - known):
             raise ValueError(f"there is no block {unknown[0]!r} whose inputs could be reused, only {', '.join(known)}")
+        for number, arch in enumerate(self.exits, 1):
+            if empty := [name for name, specs in arch.stages if not specs and f"{name}_block0" in self.reuse]:
+                raise ValueError(f"exit {number} has no block in {empty[0]}, whose first one is to reuse its maps")
 
     # What all exits have in common.
     resolution, classes, channels = map(_common, ("resolution", "classes", "channels"))

@@ -128,8 +128,8 @@ class MBConvPart(nn.Module):
         (x, left), spec, numerics = read, self.spec, self.numerics
         sums, pooled, before = left or Left(None)
         y = project = None
-        if self.held and before and self.is_initializing():
-            self._reused(spec.hidden, jnp.concatenate(before, -1))
+        if self.held and before:
+            Held(sum(maps.shape[-1] for maps in before), spec.hidden, name=REUSE)()
         if spec.hidden > self.start:
             y = self._expanded(x, before, train)
             depthwise = layers.Depthwise(
@@ -166,6 +166,17 @@ class MBConvPart(nn.Module):
         """What the maps of the exits before add to an expansion."""
         form, zeros = self.numerics.depthwise, nn.initializers.zeros
         return layers.Pointwise(channels, form, begins=zeros, name=REUSE)(before)
+
+
+class Held(nn.Module):
+    """The weights of a reuse with which nothing is computed: of the shape and at the place of a `Pointwise`'s."""
+
+    inputs: int
+    features: int
+
+    @nn.compact
+    def __call__(self) -> None:
+        self.param("kernel", nn.initializers.zeros, (1, 1, self.inputs, self.features), jnp.float32)
 
 
 def _widened(x: jax.Array, channels: int) -> jax.Array:

@@ -130,6 +130,8 @@ def build(
         block that is none.
     """
     check_number(exits)
+    if isinstance(reuse, str):
+        raise ValueError(f"reuse is {reuse!r}, must be a tuple of blocks, such as ({reuse!r},)")
     if not hasattr(supernet.arch, "template"):
         raise ValueError(
             "multi_exit.network is of residual nets, on which no nets of several exits are made; choose another"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dynnas_jax.export import dynamic
 
 STATISTICS_IMAGES = 1024  # of training, for the statistics of what is exported
-NAME = re.compile(r"[\w.+-]+")
+_NAME = re.compile(r"\w[\w+-]*(\.[\w+-]+)*")
 
 
 class Subnet(NamedTuple):
@@ -78,9 +78,19 @@ def check(job: Job, *, budget: int | None = None, **options) -> None:
     if alone := [name for name, group in zip(*job.superclasses, strict=True) if len(group) < 2]:
         raise ValueError(f"export: superclass {alone[0]!r} has one class, which needs no network; leave the stage out")
     for name in job.superclasses.names:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"export: superclass {name!r} cannot be the name of a folder; use letters, digits, _ - .")
+        check_name("export: superclass ", name)
     export.check(job, **options)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises ValueError for a name that no folder beside the runtime's files can have; `what` says whose it is."""
+    from dynnas_jax.export import device_folder, specialists
+
+    taken = {Path(module).name for module in (*device_folder.MODULES, specialists.__file__)}
+    if name in taken or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what}{name!r} cannot be the name of a folder there; use letters, digits, _ - + and dots between"
+        )
 
 
 def runtime_above(where: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dynnas_jax.costs import macs
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job
 from dynnas_jax.stages import superclass_export, superclass_generator, superclass_quick, superclass_search
-from dynnas_jax.stages.superclass_export import NAME, Subnet
+from dynnas_jax.stages.superclass_export import Subnet
 from dynnas_jax.stages.superclass_generator import OWN, Trained
 from dynnas_jax.workdir import Workdir, read_config
 
@@ -60,8 +60,7 @@ def specialize(
     trained.check_budget(supernet, budget)
     members = trained.superclasses.members(superclass)
     name = name or trained.superclasses.title(members)
-    if not NAME.fullmatch(name):
-        raise ValueError(f"--name={name!r} cannot be the name of a folder; use letters, digits, _ - . +")
+    superclass_export.check_name("--name=", name)
     job = jobs.prepare(Workdir(path, kind.stages, config), config)
     genome = answer(job, trained, members, budget, quick_evaluation)
     where = path / FOLDER / target / name

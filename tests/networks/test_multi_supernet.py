@@ -200,6 +200,19 @@ def test_sorting_takes_the_weights_of_input_reuse_along(cases):
     np.testing.assert_array_equal(moved, reused[:, order])
 
 
+def test_sorting_leaves_what_subnets_from_the_least_on_answer(cases):
+    case = cases("input reuse")
+    after = channel_sorting.sort(case.supernet, case.variables["params"], case.variables, case.genome)
+    before, moved = (v["params"]["exit3_stage1_block1"]["reuse_conv"]["kernel"] for v in (case.variables, after))
+    assert (np.asarray(before) != np.asarray(moved)).any()
+    answers = []
+    for variables in (case.variables, after):
+        net, own = extract(case.supernet, variables, case.genome)
+        answers.append(jax.jit(net.apply, compiler_options=QUICK)(own, case.images)[1])
+    for s in EXITS:
+        np.testing.assert_allclose(answers[1][f"exit{s}"], answers[0][f"exit{s}"], rtol=1e-3, atol=1e-4)
+
+
 def test_sorting_puts_the_important_channels_first_and_changes_no_answer(cases):
     case = cases("squeeze-excite")
     supernet, largest = case.supernet, case.supernet.space.largest
@@ -299,6 +312,7 @@ def test_an_expansion_that_reuses_inputs_reads_those_of_the_exits_before_too():
         ({"resolution": 31}, "resolution is 31, must be an integer of at least 32"),
         ({"resolution": 64, "classes": -1}, "classes is -1, must be at least 1 and whole"),
         ({"network": "small_images", "width": 1.2}, "width is 1.2, but small_images comes in one"),
+        ({"reuse": "stage1_block0"}, "reuse is 'stage1_block0', must be a"),
         ({"reuse": ["stage9_block0"]}, "there is no block 'stage9_block0' whose inputs could be reused"),
         ({"reuse": 3}, "reuse is 3, must be a list of"),
         ({"network": "mobilenet_v2"}, r"network is 'mobilenet_v2', choose from \['ofa_mobilenet_v3', 'small_images'\]"),

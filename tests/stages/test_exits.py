@@ -46,7 +46,7 @@ def config_of(**sections):
 
 def searched(**train):
     return config_of(
-        multi_exit={**SINGLE, "exits": 2, "ratios": (0.5, 1.0)},
+        multi_exit={**SINGLE, "exits": 2, "ratios": (0.5, 1.0), "reuse": ("stage1_block0",)},
         train={**TRAIN, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 1}, **train},
         collect={"subnets": 14, "calibration_images": 64},
         predict={"epochs": 4},

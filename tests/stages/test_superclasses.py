@@ -284,7 +284,10 @@ def test_specialize_refuses_in_one_line(run, ready, capsys):
         (["--superclass=open", "--max_macs=nan"], "no subnet of this space is that cheap"),
         (["--superclass=open", f"--max_macs={most + 1}"], "outside the space"),
         (["--superclass=open", "--max_latency_ms=1"], "for budgets in macs, not in latency_ms; pass --max_macs"),
-        (["--superclass=open", f"--max_macs={budget}", "--name=a/b"], "cannot be the name of a folder"),
+        *(
+            (["--superclass=open", f"--max_macs={budget}", f"--name={name}"], "cannot be the name of a folder")
+            for name in ("a/b", ".", "..", "runtime.py", "specialists.py", ".hidden", "a.")
+        ),
         (["--superclass=open", f"--max_macs={budget}", "--target=pi6"], "target is 'pi6'"),
         (["--superclass=open"], "one of the arguments --max_macs --max_latency_ms is required"),
     ):

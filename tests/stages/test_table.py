@@ -94,8 +94,9 @@ def test_the_sum_of_the_rows_is_the_whole_net(supernet, subnets, built):
         assert cost.exact(genome) == pytest.approx(1e3 * (CALL_S + IN_A_NET * work), rel=1e-5)
 
 
-def test_every_exit_of_a_net_is_a_part_that_its_blocks_add_up_to(supernet):
-    several = multi_supernet.build(supernet, exits=3, ratios=(0.5, 1.0))
+@pytest.mark.parametrize("reuse", [(), ("stage1_block0",)], ids=["plain", "input reuse"])
+def test_every_exit_of_a_net_is_a_part_that_its_blocks_add_up_to(supernet, reuse):
+    several = multi_supernet.build(supernet, exits=3, ratios=(0.5, 1.0), reuse=reuse)
     blocks = {name: macs.jaxpr_macs(one.traced.jaxpr.jaxpr) for name, one in latency.distinct(several).items()}
     for genome in (several.space.smallest, several.space.largest, several.space.sample(jax.random.key(1))):
         parts = table.net_parts(several, np.asarray(genome), "conv")
