@@ -1,5 +1,6 @@
 """Every recipe in every mode: its keys are known, its supernet builds and fits its data; nothing is trained."""
 
+import inspect
 import math
 import runpy
 from pathlib import Path
@@ -15,7 +16,7 @@ from dynnas_jax.data import derived, superclasses
 from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import growth_study, study_tables
-from dynnas_jax.search import generator
+from dynnas_jax.search import generator, generator_fit
 from dynnas_jax.stages import superclass_generator, train
 from dynnas_jax.study import claim, grid
 from dynnas_jax.train import state
@@ -129,6 +130,16 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
+
+
+@pytest.mark.parametrize(("mode", "groups"), [("imagenet10", 10), ("imagenet12", 12), ("car20", 20)])
+def test_generators_see_the_paper_s_validation_images_ninety_times(mode, groups):
+    """A step reads at most as many images as the smallest superclass has, here as many as all if they are alike."""
+    config = settings.as_dict(settings.load([f"--config={FOLDER / 'eas_paper.py'}:{mode}"]))
+    default = inspect.signature(generator_fit.fit).parameters["batch_size"].default
+    assert len(superclasses.read(superclasses.path_of(mode))) == groups
+    images = min(config["generator"].get("batch_size", default), config["data"]["holdout"] // groups)
+    assert config["generator"]["steps"] * images == pytest.approx(90 * config["data"]["holdout"], rel=1e-2)
 
 
 @pytest.mark.parametrize("path", SUPERCLASSES)
