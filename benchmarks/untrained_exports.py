@@ -110,7 +110,7 @@ def random_images(config: dict) -> sources.Dataset:
     side, channels, classes = IMAGES[config["data"]["name"]]
     side, generator = side or config["data"]["image_size"], np.random.default_rng(0)
     if "superclasses" in config:
-        names = tuple(str(name) for group in _groups(config["superclasses"]).values() for name in group)
+        names = tuple(str(name) for group in superclasses.listed(**config["superclasses"]).values() for name in group)
     else:
         names = tuple(f"class {number}" for number in range(classes))
     coarse = generator.integers(0, 256, (COUNT, 4, 4, channels))
@@ -119,11 +119,6 @@ def random_images(config: dict) -> sources.Dataset:
     labels = np.arange(COUNT, dtype=np.int32) % len(names)
     split = splits.Split(images, labels, np.arange(COUNT))
     return sources.Dataset(config["data"]["name"], split, split, split, names, (0.5,) * channels, (0.25,) * channels)
-
-
-def _groups(section: dict) -> dict[str, Iterable]:
-    """The classes of each superclass of a config."""
-    return section["groups"] if "groups" in section else superclasses.read(superclasses.path_of(section["known"]))
 
 
 def wanted(recipes: Iterable[str], names: Iterable[str]) -> list[Nets]:

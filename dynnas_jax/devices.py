@@ -26,6 +26,12 @@ def data_mesh(devices: int | None = None, subnet: int = 1) -> Mesh:
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
 
 
+def local_mesh() -> Mesh:
+    """A mesh with the axis "data" over the devices of this process, for what it does without the others."""
+    own = jax.local_devices()
+    return jax.make_mesh((len(own),), (DATA,), axis_types=(AxisType.Auto,), devices=own)
+
+
 def replicated(on: Mesh, tree: Any) -> Any:
     """The arrays of a tree, whole on every device; every process gives the same."""
     return _placed(NamedSharding(on, PartitionSpec()), tree)

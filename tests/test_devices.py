@@ -13,6 +13,7 @@ def test_a_mesh_has_one_axis_or_two():
     assert dict(devices.data_mesh().shape) == {"data": 8}
     assert dict(devices.data_mesh(2).shape) == {"data": 2}
     assert dict(devices.data_mesh(subnet=2).shape) == {"data": 4, "subnet": 2}
+    assert devices.local_mesh() == devices.data_mesh()  # of the only process
     with pytest.raises(ValueError, match="subnet_devices 3 does not divide the 8 devices"):
         devices.data_mesh(subnet=3)
 

@@ -87,25 +87,37 @@ def of(
       ValueError: for none or several of the three, an unknown class (the nearest is named), an empty group, a class in two
         groups or in none, or fewer than two groups.
     """
+    groups = listed(known=known, file=file, groups=groups)
+    numbers = {str(name): number for number, name in enumerate(classes)}
+    found, owner = [], {}
+    for superclass, own in groups.items():
+        if isinstance(own, str) or not isinstance(own, Sequence) or not len(own):
+            raise ValueError(f"superclasses: {superclass!r} has no classes; give it a list of them, or leave it out")
+        if "+" in superclass:
+            raise ValueError(f"superclasses: {superclass!r} has a + in its name, which joins names; leave it out")
+        found.append(tuple(sorted(_number(name, superclass, numbers, owner) for name in own)))
+    if missing := [name for name in numbers if name not in owner]:
+        raise ValueError(f"superclasses: class {missing[0]!r} is in no group ({len(missing)} are not); put it in one")
+    if len(found) < 2:
+        raise ValueError(f"superclasses: {len(found)} group, must be at least 2")
+    return Superclasses(tuple(groups), tuple(found))
+
+
+def listed(
+    *, known: str | None = None, file: str | None = None, groups: Mapping[str, Sequence] | None = None
+) -> Mapping[str, Sequence]:
+    """The classes of each superclass by its name, from one of the three places of `of`.
+
+    Raises:
+      ValueError: for none or several of the three, or what `path_of` and `read` refuse.
+    """
     if sum(place is not None for place in (known, file, groups)) != 1:
         raise ValueError("superclasses: give one of known, file and groups")
     if groups is None:
         groups = read(path_of(known) if known is not None else Path(str(file)).expanduser())
     if not isinstance(groups, Mapping):
         raise ValueError(f"superclasses.groups is {groups!r}, must be a dict from names to lists of classes")
-    numbers = {str(name): number for number, name in enumerate(classes)}
-    found, owner = [], {}
-    for superclass, listed in groups.items():
-        if isinstance(listed, str) or not isinstance(listed, Sequence) or not len(listed):
-            raise ValueError(f"superclasses: {superclass!r} has no classes; give it a list of them, or leave it out")
-        if "+" in superclass:
-            raise ValueError(f"superclasses: {superclass!r} has a + in its name, which joins names; leave it out")
-        found.append(tuple(sorted(_number(name, superclass, numbers, owner) for name in listed)))
-    if missing := [name for name in numbers if name not in owner]:
-        raise ValueError(f"superclasses: class {missing[0]!r} is in no group ({len(missing)} are not); put it in one")
-    if len(found) < 2:
-        raise ValueError(f"superclasses: {len(found)} group, must be at least 2")
-    return Superclasses(tuple(groups), tuple(found))
+    return groups
 
 
 def _number(name: object, superclass: str, numbers: dict[str, int], owner: dict[str, str]) -> int:

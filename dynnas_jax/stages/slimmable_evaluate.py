@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 
+from dynnas_jax import devices
 from dynnas_jax.confidence import max_softmax
-from dynnas_jax.devices import DATA
 from dynnas_jax.dynamic import gates, protocol, quality
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job
@@ -106,7 +105,7 @@ def _paths(job: Job, cost: np.ndarray, calibration_images: int) -> list[dict]:
     places = np.unique(np.linspace(0, len(order) - 1, min(MOST_PATHS, len(order))).round().astype(int))
     chosen = order[places]
     # The first of several processes evaluates alone.
-    here = jax.make_mesh((jax.local_device_count(),), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
+    here = devices.local_mesh()
     measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8, mesh=here)
     variables = {name: leaves for name, leaves in slimmable.trained(job).items() if name != gated.PATHS}
     right = measure(variables, every[chosen]).correct.mean(axis=1)
