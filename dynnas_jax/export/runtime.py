@@ -90,8 +90,8 @@ class DynamicClassifier:
 
     @property
     def whole(self) -> dict[str, engines.Model]:
-        """The nets that answer alone, by name: what the steps are compared with."""
-        return {name: self._open(name) for name in self.metadata.get("whole", [])}
+        """The nets that answer alone, by name: what the steps are compared with. They need not be there, nor compiled."""
+        return {name: self._open(name) for name in self.metadata.get("whole", []) if self.files[name].exists()}
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -100,7 +100,7 @@ class DynamicClassifier:
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
-        values = list(values)
+        values = [values] if np.ndim(values) == 0 else list(values)
         wanted = 0 if self._gates else len(self.steps) - 1
         if len(values) != wanted:
             raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {wanted}")
@@ -112,8 +112,8 @@ class DynamicClassifier:
     @property
     def threshold(self) -> float:
         """The one threshold of two steps; may be changed between predictions."""
-        if len(self.steps) != 2:
-            raise ValueError(f"{len(self.steps)} steps have {len(self.steps) - 1} thresholds: use `thresholds`")
+        if len(self._thresholds) != 1:
+            raise ValueError(f"{len(self.steps)} steps have {len(self._thresholds)} thresholds: use `thresholds`")
         return self.thresholds[0]
 
     @threshold.setter

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as objects
 from ai_edge_litert.interpreter import Interpreter
-from hand_made import OUTPUTS, SHAPES, hand_made, metadata  # noqa: F401 (a fixture)
+from hand_made import OUTPUTS, SHAPES, STEPS, hand_made, metadata  # noqa: F401 (a fixture)
 
-from dynnas_jax.export import engines, flatbuffer, runtime, soundness
+from dynnas_jax.__main__ import main
+from dynnas_jax.export import bench, engines, flatbuffer, runtime, soundness
 
 
 def rewritten(path, target, change):
@@ -192,20 +193,41 @@ def test_a_delegate_is_shown_every_graph(library, hand_made):  # noqa: F811
     np.testing.assert_array_equal(found.run(image)["logits"], expected.run(image)["logits"])
 
 
-def test_the_edge_tpu_s_files_need_a_delegate_and_get_it(library, hand_made, tmp_path):  # noqa: F811
-    """The compiler's output stands beside the files it was made of, without our metadata."""
-    folder = shutil.copytree(hand_made.own_files, tmp_path / "edgetpu")
-    for net in SHAPES:
-        drop = lambda model: setattr(model, "metadata", None)  # noqa: E731
-        rewritten(folder / f"{net}_int8.tflite", folder / f"{net}_int8_edgetpu.tflite", drop)
+@pytest.fixture
+def compiled_folder(hand_made, tmp_path):  # noqa: F811
+    """compiled_folder(nets): the compiler's output beside the files it was made of, without our metadata."""
+
+    def make(nets):
+        folder = shutil.copytree(hand_made.own_files, tmp_path / "edgetpu")
+        for net in nets:
+            drop = lambda model: setattr(model, "metadata", None)  # noqa: E731
+            rewritten(folder / f"{net}_int8.tflite", folder / f"{net}_int8_edgetpu.tflite", drop)
+        return folder
+
+    return make
+
+
+def test_the_edge_tpu_s_files_need_a_delegate_and_get_it(library, hand_made, compiled_folder):  # noqa: F811
+    folder = compiled_folder(SHAPES)
     compiled = runtime.DynamicClassifier(folder, delegate=str(library))
     assert {model.path.name for model in compiled.steps} == {
         f"{net}_int8_edgetpu.tflite" for net in compiled.metadata["steps"]
     }
+    assert [model.path.name for model in compiled.whole.values()] == ["large_int8_edgetpu.tflite"]
     plain = runtime.DynamicClassifier(folder)
     assert [compiled.predict(image)[:6] for image in hand_made.images] == [
         plain.predict(image)[:6] for image in hand_made.images
     ]
+
+
+def test_nets_that_were_not_compiled_are_not_measured(library, compiled_folder, tmp_path):
+    """The documented call of the compiler names the steps alone."""
+    folder, output = compiled_folder(STEPS), tmp_path / "bench.json"
+    main(["bench", str(folder), f"--delegate={library}", f"--output={output}", "--runs=2", "--warm_up=0"])
+    assert list(bench.read(output)["sections"]) == [bench.DECISION, *STEPS]
+    (folder / "second_int8_edgetpu.tflite").unlink()
+    with pytest.raises(ValueError, match=r"no second_int8_edgetpu\.tflite: run the Edge TPU compiler first"):
+        runtime.DynamicClassifier(folder, delegate=str(library))
 
 
 def test_a_library_that_is_no_delegate(hand_made):  # noqa: F811

@@ -144,6 +144,31 @@ def test_there_is_a_threshold_for_each_step_but_the_last(hand_made):  # noqa: F8
         classifier.threshold = 0.5
     with pytest.raises(ValueError, match="3 steps have 2 thresholds"):
         _ = classifier.threshold
+    for alone in (0.5, np.float32(0.5), np.array(0.5), None):
+        with pytest.raises(ValueError, match="1 thresholds: 3 steps need 2"):
+            classifier.thresholds = alone
+    classifier.thresholds = np.array([0.25, 0.5], np.float32)
+    assert classifier.thresholds == (0.25, 0.5)
+
+
+def test_two_steps_that_scores_pick_have_no_threshold(folder, edited):
+    """What `first` takes for logits are scores here: of two nets, each named twice."""
+
+    def scores_for_logits(model):
+        (first,) = (each for each in model.signatureDefs if each.signatureKey == b"first")
+        (logits,) = (each for each in first.outputs if each.name == b"logits")
+        logits.name = "score"
+
+    path = edited(folder / "model_fp32.tflite", scores_for_logits)
+    told = {"router": "first", "steps": ["second", "large"], "routes": {"first": ["second", "large"] * 2}}
+    told["files"] = dict.fromkeys(["first", "second", "large"], path.name)
+    tell(path, **told, policy={"rule": "picked", "score": "margin"}, whole=[], thresholds=[], cost=[1, 2, 3, 4])
+    classifier = runtime.DynamicClassifier(path)
+    assert classifier.thresholds == ()
+    with pytest.raises(ValueError, match="2 steps have 0 thresholds: use `thresholds`"):
+        _ = classifier.threshold
+    with pytest.raises(ValueError, match="1 thresholds: 2 steps need 0"):
+        classifier.threshold = 0.5
 
 
 def test_the_one_threshold_of_a_pair(folder):
