@@ -66,6 +66,24 @@ def timed(call: Callable, inputs: Sequence, *, runs: int = RUNS, warm_up: int = 
     return Latency(median, p10, p90, p95, float(durations.mean() * 1e3))
 
 
+def net_alone(model: Any, inputs: Sequence[dict[str, np.ndarray]]) -> tuple[Callable, list]:
+    """(a call, its inputs): a net's part of a decision, from what it finds when its turn comes to its logits and score.
+
+    The image is scaled to the file's input in the call; what other nets left stands ready as the file stores it, and what this
+    one leaves for them stays as it is.
+
+    Args: model: an `engines.Model`; inputs: of each call the real values by name.
+    """
+
+    def part(given):
+        ready = {**given, "image": model.store("image", given["image"])} if "image" in given else given
+        found = model.invoke(ready)
+        return {name: model.real(name, found[name]) for name in ("logits", "score") if name in found}
+
+    keep = lambda name, value: value if name == "image" else model.store(name, value)  # noqa: E731
+    return part, [{name: keep(name, value) for name, value in given.items()} for given in inputs]
+
+
 def repeated(call: Callable, inputs: Sequence, seconds: float, energy: Any) -> Window:
     """Calls for so long, at least once round the inputs; `energy` as for `measure`."""
     counters = energy.rapl()
@@ -115,7 +133,8 @@ def measure(
     facts = {**_exits(counted, len(classifier.cost)), "peak_memory_bytes": machine.peak_memory_bytes()}
     nets = [*classifier.in_turn, *classifier.whole.values()]
     for model in nets if len(nets) > 1 else ():
-        sections[model.name] = section(model.run, [classifier.inputs_of(model.name, image) for image in images[:_SETS]])
+        given = [classifier.inputs_of(model.name, image) for image in images[:_SETS]]
+        sections[model.name] = section(*net_alone(model, given))
     return {"sections": sections, **facts}
 
 

@@ -287,8 +287,8 @@ def main(arguments: list[str] | None = None) -> None:
         import energy  # beside this file: this command line is of the folder alone
 
         bench_command.run(known, lambda: open_as(known, known.model), energy)
-    except (ValueError, OSError) as error:
-        print(f"runtime.py: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"runtime.py: {' '.join(str(error).split()) or 'there is not enough memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

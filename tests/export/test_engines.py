@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import flatbuffers
 import numpy as np
@@ -301,6 +302,21 @@ def test_damaged_onnx_files_are_named(onnx_folder):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="'libedgetpu' is no execution provider of this onnxruntime: .*CPU"):
         engines.load(path, delegate="libedgetpu")
+
+
+def test_a_provider_that_does_not_start_is_named(onnx_folder, monkeypatch):
+    """onnxruntime goes on by the CPU where the libraries of its GPU are absent; here it has never heard of them."""
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *known])
+    path = onnx_folder / "first_fp32.onnx"
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(ValueError, match=r"^CUDAExecutionProvider does not start here: [^\n]* first_fp32\.onnx by CPU"),
+    ):
+        engines.load(path, delegate="CUDAExecutionProvider")
+    assert engines.load(path, delegate="CPUExecutionProvider")
 
 
 def test_onnx_files_of_open_shapes_are_refused(tmp_path):

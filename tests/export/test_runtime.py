@@ -310,6 +310,20 @@ def test_mistakes_are_one_plain_line(command, tmp_path):
         assert wrong.count("\n") == 1, wrong
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "there is not enough memory"), ("Unable to allocate 9 GiB", "allocate 9 GiB")]
+)
+def test_too_little_memory_is_one_plain_line(command, monkeypatch, text, said):
+    def taken(*_):
+        raise MemoryError(text)
+
+    monkeypatch.setattr(runtime, "DynamicClassifier", taken)
+    code, _, wrong = command("bench")
+    assert (code, wrong.count("\n")) == (2, 1)
+    assert wrong.startswith("runtime.py: ")
+    assert said in wrong
+
+
 def test_one_bad_image_does_not_stop_the_others(command, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     code, said, wrong = command("classify", tmp_path / "absent.png", tmp_path / "a.png")
