@@ -255,8 +255,9 @@ def _onnx(path: Path, threads: int, delegate: str | None, bound_bytes: int | Non
             session = onnxruntime.InferenceSession(str(path), options, providers=names)
         except Exception as error:
             raise ValueError(f"onnxruntime cannot run {path.name}: {confined.first_line(error)}") from error
-        if names[0] not in session.get_providers():  # it goes on by the others, and says so on descriptor 2 alone
-            raise ValueError(f"{delegate} does not start here: onnxruntime would run {path.name} by {_CPU_PROVIDER}")
+        if names[0] not in session.get_providers():  # it goes on by the other, and says so on descriptor 2 alone
+            why = "its libraries or its device are not there"
+            raise ValueError(f"{delegate} does not start ({why}): onnxruntime would run {path.name} by {_CPU_PROVIDER}")
         return {name: _checked(_session(path, name, session))}
 
 

@@ -48,24 +48,21 @@ def test_a_tighter_limit_of_the_user_s_holds():
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def test_two_threads_leave_no_limit_behind():
-    """Each would put back what the other had set, did they not wait for each other."""
-    before, seen = limits(), []
-    first = threading.Barrier(2)
+def test_threads_wait_for_each_other():
+    """Else each puts back what the other has set."""
+    before, entered = limits(), threading.Event()
 
-    def open_often():
-        first.wait()
-        for _ in range(200):
-            with confined.confined(ANY, 2**30):
-                seen.append(limits()[0])
+    def enter():
+        with confined.confined(ANY, 2**30):
+            entered.set()
 
-    threads = [threading.Thread(target=open_often) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    other = threading.Thread(target=enter)
+    with confined.confined(ANY, 2**30):
+        other.start()
+        assert not entered.wait(0.1)
+    other.join()
+    assert entered.is_set()
     assert limits() == before
-    assert len(seen) == 400
 
 
 def test_a_system_without_such_limits_opens_files_too(monkeypatch):
