@@ -13,7 +13,7 @@ from PIL import Image
 
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import energy
-from dynnas_jax.export import bench, machine, runtime, targets
+from dynnas_jax.export import bench, engines, machine, runtime, targets
 
 
 def test_the_counted_runs_only():
@@ -58,6 +58,37 @@ def test_the_time_for_energy(monkeypatch):
     assert window.rapl_j == pytest.approx(2 * (window.end_s - window.start_s), rel=0.1)
     assert abs(window.end_s - time.time()) < 5
     assert bench.repeated(calls.append, [1, 2, 3], 0.0, meter).calls == 3  # each input once at least
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_net_alone_does_what_it_does_in_a_decision(hand_made, monkeypatch, precision):  # noqa: F811
+    """It scales the image and reads its logits; what is passed on is neither scaled nor read."""
+    classifier, asked = runtime.DynamicClassifier(hand_made.one_file, precision), []
+    for model in (*classifier.in_turn, *classifier.whole.values()):
+        real = classifier.inputs_of(model.name, hand_made.images[0])
+        expected = model.run(real)
+        call, (given,) = bench.net_alone(model, [real])
+        with monkeypatch.context() as patch:
+            for name in ("store", "real"):
+                own = getattr(model, name)
+                patch.setattr(model, name, lambda key, value, own=own: asked.append(key) or own(key, value))
+            found = call(given)
+        assert asked == [*(["image"] if "image" in model.inputs else []), "logits"]
+        assert list(found) == ["logits"]
+        np.testing.assert_array_equal(found["logits"], expected["logits"])
+        asked.clear()
+
+
+def test_scaling_of_all_that_flows_is_not_timed(hand_made, monkeypatch):  # noqa: F811
+    """`run` scales and reads everything: it prepares the inputs, however many calls are timed."""
+    classifier, runs, own = runtime.DynamicClassifier(hand_made.one_file, "int8"), [], engines.Model.run
+    monkeypatch.setattr(engines.Model, "run", lambda self, values: runs.append(self.name) or own(self, values))
+    counts = []
+    for timed in (1, 50):
+        bench.measure(classifier, list(hand_made.images[:3]), energy, runs=timed, warm_up=0)
+        counts.append(len(runs))
+        runs.clear()
+    assert counts[0] == counts[1]
 
 
 # Energy of results.
