@@ -1,5 +1,6 @@
 """Measurements: what is counted, what energy is made of, and the command from arguments to JSON."""
 
+import copy
 import hashlib
 import json
 import re
@@ -231,6 +232,57 @@ def test_a_log_may_come_later(folder, tmp_path, capsys):
         assert own["energy"]["energy_mj"] == pytest.approx(expected, rel=1e-6)
         assert own["energy"]["source"] == "log"
     assert "energy: log, log.csv (power_mw)" in capsys.readouterr().out
+
+
+def without(content, keys):
+    """A copy of the results without the value at these keys."""
+    content = copy.deepcopy(content)
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    del place[keys[-1]]
+    return content
+
+
+def exit_code(*arguments):
+    try:
+        main([*map(str, arguments)])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def all_keys(content, before=()):
+    for key, value in content.items():
+        yield (*before, key)
+        yield from all_keys(value, (*before, key)) if isinstance(value, dict) else ()
+
+
+def test_results_without_a_part_are_one_plain_line_or_do_without(folder, tmp_path, capsys):
+    """Whatever is taken out of the JSON: what is printed and computed of it needs it, or it is not asked for."""
+    output, csv = tmp_path / "bench.json", tmp_path / "log.csv"
+    main(["bench", str(folder), "--energy_s=0.02", f"--output={output}", *QUICK])
+    content = bench.read(output)
+    begun = content["sections"][bench.DECISION]["window"]["start_s"] - 1
+    ended = max(own["window"]["end_s"] for own in content["sections"].values()) + 1
+    csv.write_text("time_s,power_w\n" + "".join(f"{step:.3f},4\n" for step in np.arange(0, ended - begun, 0.002)))
+    arguments = [f"--energy_log={csv}", f"--energy_log_start={begun}", f"--output={tmp_path / 'new.json'}"]
+    wrong, keys = [], list(all_keys(content))
+    for place in keys:
+        output.write_text(json.dumps(without(content, place)))
+        code, told = exit_code("bench", output, *arguments), capsys.readouterr().err
+        assert (code, told.count("\n")) in ((0, 0), (2, 1)), told
+        if code:
+            assert told.startswith("dynnas: ")
+            wrong.append(".".join(place))
+    assert {"started", "model", "model.steps", "sections.decision.latency_ms.mean_ms", "settings.threads"} <= set(wrong)
+    assert {"version", "machine.temperature_c", "model.files.model_int8.tflite.sha256"} <= set(wrong)
+    assert len(wrong) < len(keys)
+    for place, other in ((("started",), "2026-01-31T12:00:00"), (("exit_rate",), ["none"]), (("sections",), [])):
+        changed = without(content, place) | {place[0]: other}
+        output.write_text(json.dumps(changed))
+        assert exit_code("bench", output, *arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_mistakes_leave_nothing(folder, tmp_path, capsys):

@@ -366,7 +366,8 @@ def newest(place=None):
 def test_the_oldest_litert_knows_the_versions_that_targets_promise(version, ops, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={tmp_path}"]
     done = subprocess.run([*install, f"ai-edge-litert=={version}"], capture_output=True, text=True, check=False)
-    if done.returncode and not os.environ.get("CI"):
+    unmade = "No matching distribution" in done.stderr  # for this Python
+    if done.returncode and (unmade or not os.environ.get("CI")):
         pytest.skip(f"ai-edge-litert {version} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
     assert done.returncode == 0, done.stderr
     assert newest(tmp_path) == ops
