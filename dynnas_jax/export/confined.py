@@ -1,15 +1,17 @@
 """Where files that are not trusted are opened: in quiet, and within bounds of memory.
 
-A copy of this module lies in every export folder. Standard library only.
+A copy of this module lies in every export folder. Standard library only, but for onnxruntime where that is used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 THREAD_BYTES = 2**27 + 2**23  # of address space that a thread takes at once: glibc's heap for it, and a stack
 _ONE_AT_A_TIME = threading.Lock()  # descriptors and limits are the whole process's
@@ -60,6 +62,28 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def bound_onnx(options: Any, most_bytes: int) -> None:
+    """Bounds what sessions of onnxruntime with these options may take as they run: all of a process together.
+
+    LiteRT needs no such bound: `soundness` refuses graphs whose sizes depend on what flows.
+    """
+    if _onnx_heap(most_bytes):
+        options.add_session_config_entry("session.use_env_allocators", "1")
+
+
+@functools.cache
+def _onnx_heap(most_bytes: int) -> bool:
+    import onnxruntime
+
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    cpu = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    try:  # there is one a process
+        onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg(most_bytes, -1, -1, -1))
+    except Exception:  # its exceptions have no base of their own
+        return False
+    return True
 
 
 def first_line(error: Exception) -> str:

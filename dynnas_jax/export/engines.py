@@ -139,11 +139,9 @@ def renamed(model: Model, name: str, inputs: dict, outputs: dict) -> Model:
         found = model.invoke({old_in[key]: value for key, value in stored.items()})
         return {key: found[old] for key, old in old_out.items()}
 
-    tensors = (
-        {key: model.inputs[old] for key, old in old_in.items()},
-        {k: model.outputs[o] for k, o in old_out.items()},
-    )
-    return Model(model.path, name, *tensors, invoke)
+    taken = {key: model.inputs[old] for key, old in old_in.items()}
+    given = {key: model.outputs[old] for key, old in old_out.items()}
+    return Model(model.path, name, taken, given, invoke)
 
 
 def _checked(model: Model) -> Model:
@@ -246,7 +244,8 @@ def _onnx(path: Path, threads: int, delegate: str | None, bound_bytes: int | Non
     if delegate is not None and delegate not in providers:
         raise ValueError(f"delegate {delegate!r} is no execution provider of this onnxruntime: {', '.join(providers)}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+    confined.bound_onnx(options, 8 * soundness.MOST_VALUES)
     names = [_CPU_PROVIDER] if delegate in (None, _CPU_PROVIDER) else [delegate, _CPU_PROVIDER]
     # The exporter names each file by its one net: NET_PRECISION.onnx.
     name = next((net for net, file in told.get("files", {}).items() if file == path.name), path.stem.rpartition("_")[0])
