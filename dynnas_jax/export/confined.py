@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,11 @@ def _onnx_heap(most_bytes: int) -> bool:
     return True
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Of an exception's text; LiteRT's has none where memory did not suffice."""
     return next(iter(str(error).strip().splitlines()), f"{type(error).__name__}, as where it needs too much memory")
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether LiteRT, its XNNPACK or onnxruntime say by an exception that they got too little memory."""
+    return isinstance(error, MemoryError) or re.search("alloc|memory|XNNPack", first_line(error), re.I) is not None

@@ -145,16 +145,17 @@ def renamed(model: Model, name: str, inputs: dict, outputs: dict) -> Model:
 
 
 def _checked(model: Model) -> Model:
-    """The same model, if its inputs and outputs are of kinds that are understood, and it runs."""
+    """The same model, if its inputs and outputs are of kinds that are understood, and there is memory for it."""
     for name, tensor in (*model.inputs.items(), *model.outputs.items()):
         if tensor.dtype not in ("float32", "int8"):
             raise ValueError(f"{model.label} has {name} of {tensor.dtype}: this runtime knows float32 and int8")
         if tensor.dtype == "int8" and not 0 < tensor.scale < float("inf"):
             raise ValueError(f"{model.label} does not say what its int8 {name} means (scale {tensor.scale})")
     try:  # some of the memory is taken only as it runs
-        model.invoke({name: np.zeros(tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()})
-    except MemoryError as error:
-        raise ValueError(f"{model.label} needs more memory than a net of a small device") from error
+        model.invoke({name: np.full(tensor.shape, 100, tensor.dtype) for name, tensor in model.inputs.items()})
+    except (ValueError, MemoryError) as error:
+        if confined.is_of_memory(error.__cause__ or error):  # not a division by 0, say, which these values may lead to
+            raise ValueError(str(error) or f"there is not enough memory for {model.label}") from error
     return model
 
 

@@ -165,8 +165,8 @@ class DynamicClassifier:
         return logits, scores, choice
 
     def warm_up(self) -> None:
-        """Runs every net once, so that the first answer does not pay for what is set up on first use."""
-        known: dict[str, np.ndarray] = {"image": np.zeros(self.image_shape, np.uint8)}
+        """Runs every net once, on noise, so that the first answer does not pay for what is set up on first use."""
+        known = {"image": np.random.default_rng(0).integers(0, 256, self.image_shape, np.uint8)}
         for model in self.in_turn:
             known.update(model.run({name: known[name] for name in model.inputs}))
 

@@ -136,6 +136,31 @@ def test_an_absurd_file_is_refused_before_memory_is_taken(hand_made, tmp_path, m
         engines.load(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (RuntimeError("tflite/kernels/div.cc:262 data[i] != zero_point was not true."), True),
+        (RuntimeError(""), False),
+        (ValueError("Cannot set tensor: Tensor is unallocated. Try calling allocate_tensors() first"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_a_net_opens_that_fails_for_some_image_but_not_one_without_memory(hand_made, monkeypatch, error, opens):  # noqa: F811
+    """When it is opened, a net runs once on values of no meaning, for the memory that it takes then."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.SignatureRunner.__call__", fail)
+    path = hand_made.one_file / "model_fp32.tflite"
+    if not opens:
+        with pytest.raises(ValueError, match=r"^LiteRT cannot run model_fp32\.tflite: \S[^\n]*$"):
+            engines.load(path)
+        return
+    with pytest.raises(ValueError, match=r"^LiteRT cannot run model_fp32\.tflite: tflite/kernels/div\.cc"):
+        engines.load(path)["first"].run(hand_made.images[0])
+
+
 def test_a_compiled_file_asks_for_its_delegate(hand_made, tmp_path):  # noqa: F811
     change = with_operator(engines.EDGETPU_OPERATOR)
     path = rewritten(hand_made.own_files / "first_int8.tflite", tmp_path / "first_int8_edgetpu.tflite", change)

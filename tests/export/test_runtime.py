@@ -10,7 +10,7 @@ from hand_made import LABELS, SHAPES, STEPS, THRESHOLDS, hand_made, tell  # noqa
 from PIL import Image
 
 from dynnas_jax.dynamic import routers
-from dynnas_jax.export import runtime
+from dynnas_jax.export import engines, runtime
 
 
 @pytest.fixture
@@ -177,6 +177,15 @@ def test_the_one_threshold_of_a_pair(folder):
     assert classifier.threshold == 0.25
     classifier.threshold = 0.75
     assert classifier.thresholds == (0.75,)
+
+
+def test_warm_up_runs_no_black_image(hand_made, monkeypatch):  # noqa: F811
+    """An int8 net that divides by what it sees of an image may fail there, and there alone."""
+    classifier, seen, own = runtime.DynamicClassifier(hand_made.one_file), [], engines.Model.run
+    monkeypatch.setattr(engines.Model, "run", lambda self, values: seen.append(values) or own(self, values))
+    classifier.warm_up()
+    assert len(seen) == len(STEPS)
+    assert np.std(seen[0]["image"]) > 50
 
 
 # Images.
