@@ -12,6 +12,7 @@ from dynnas_jax.dynamic import thresholds
 from dynnas_jax.reports import (
     artifacts,
     devices,
+    edgetpu_compiler,
     exit_sections,
     gate_sections,
     growth_sections,
@@ -155,6 +156,7 @@ def _exports(source: Source) -> str | None:
         body += _table(source, f"export_{target}", tables.exported_files(export), tables.FILES)
         for warning in dict.fromkeys(line for file in export["files"].values() for line in file.get("warnings", ())):
             body += f"<p>{markup.escape(warning)}</p>"
+        body += _compiled(source, target, export.get("compiler", {}))
         cascades = tables.cascades(export)
         if cascades:
             body += "<p>The whole decision, little first and big where little is unsure:</p>"
@@ -162,12 +164,24 @@ def _exports(source: Source) -> str | None:
     return body or None
 
 
+def _compiled(source: Source, target: str, compiler: dict) -> str:
+    """What the Edge TPU compiler says of the nets, or the command that has not been run."""
+    if "command" in compiler:
+        command = markup.escape(compiler["command"])
+        return f"<p>Not compiled, since the Edge TPU compiler was not there. Where it is: <code>{command}</code></p>"
+    if not (rows := edgetpu_compiler.rows(compiler)):
+        return ""
+    said = "<p>What the Edge TPU compiler says of the nets, which share the cache:</p>"
+    return said + _table(source, f"compiler_{target}", rows, edgetpu_compiler.COLUMNS)
+
+
 def _devices(source: Source) -> str | None:
     rows = devices.rows(source.found)
     if not rows:
         return None
     tables.write_csv(source.folder / "tables" / "devices.csv", rows)
-    return tables.html(rows, devices.COLUMNS, "not measured")
+    notes = "".join(f"<p>{markup.escape(note)}</p>" for note in devices.notes(source.found))
+    return tables.html(rows, devices.COLUMNS, "not measured") + notes
 
 
 def _settings(source: Source) -> str | None:

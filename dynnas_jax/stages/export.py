@@ -122,9 +122,14 @@ def calibration(job: Job, count: int, classes: np.ndarray | None = None) -> np.n
     wanted = np.arange(len(job.images.classes)) if classes is None else classes
     check_calibration(job, wanted, count)
     train, generator = job.images.train, np.random.default_rng([job.seed, 1, 2])
-    rows = np.flatnonzero(np.isin(train.labels, wanted))
+    labels = np.asarray(train.labels)
+    rows = np.flatnonzero(np.isin(labels, wanted))
     if count < len(rows):
-        rows = rows[splits.stratified(np.asarray(train.labels)[rows], count, generator)]
+        # A stratified split leaves one image of each class to others: of a class that has no more it would take none.
+        alone = rows[np.bincount(labels[rows])[labels[rows]] == 1]
+        rows = np.setdiff1d(rows, alone)
+        drawn = rows[splits.stratified(labels[rows], count - len(alone), generator)]
+        rows = np.union1d(alone, drawn)
     return train[rows].images[generator.permutation(len(rows))]
 
 
