@@ -66,6 +66,8 @@ def _records(source: Source) -> str | None:
     if speed := source.found.speed:
         on = "one device" if speed["devices"] == 1 else f"{speed['devices']} devices"
         caption += f" They were evaluated at {speed['subnets_per_s']:.3g} subnets a second on {on}."
+    if told := (source.found.found or {}).get("latency_device"):
+        caption += f" Budgets in milliseconds are of {markup.escape(told['board'])}, {markup.escape(told['runtime'])}."
     if any(accuracy is None for _, accuracy in marks.values()):
         caption += " A dashed line: chosen too, but measured in another stage only."
     body = _figure(source, "accuracy_against_macs", figure, caption)
