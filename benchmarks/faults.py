@@ -3,15 +3,17 @@
     python benchmarks/faults.py --output=runs/faults --moments=20
     python benchmarks/faults.py --output=runs/faults_two --moments=10 --processes=2 --devices=4
 
-Prints a row of a table for each moment, then everything as JSON. What follows other options, such as --config.train.steps=60,
-goes to `dynnas run`. Equal means the same bytes of weights and arrays and the same JSON, but for times and what is measured by
-the clock. Of several processes one is killed, drawn like the moment; the others have to end by themselves.
+Prints a row of a table for each moment, then everything as JSON. Every other moment is in training, at a drawn step; the others
+are in the other stages in turn, anywhere in the time that the stage took in an unbroken run. What follows other options, such as
+--config.train.steps=60, goes to `dynnas run`. Equal means the same bytes of weights and arrays and the same JSON, but for times
+and what is measured by the clock. Of several processes one is killed, drawn like the moment; the others must end by themselves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -37,15 +39,17 @@ CONFIG = (
     *("--config.train.evaluate_every=20", "--config.collect.subnets=64"),
 )
 BY_THE_CLOCK = ("time_s", "images_per_s", "wait_share")
+LOOK_S = 0.005
 ENDS_WITHIN_S = 60  # the others and their launcher, after one is killed: the launcher's grace of 30 s is the most
 
 
 class Moment(NamedTuple):
-    """When to kill: so long after the run said that it begins this stage."""
+    """When to kill: so long after the run said that it begins this stage, and has saved so much of it."""
 
     stage: str
     delay_s: float
     victim: int = 0  # which of the processes
+    saved: int = 0  # of a training a checkpoint of this step or a later one, of collecting so many records
 
 
 class Ended(NamedTuple):
@@ -97,8 +101,10 @@ class _Output(threading.Thread):
             return any(name in self.said_at_s for name in later)
 
 
-def start(asked: list[str], moment: Moment | None, environment: dict[str, str] | None = None) -> Ended:
-    """Starts the command and kills it at a moment, or lets it run to its end."""
+def start(
+    asked: list[str], moment: Moment | None, environment: dict[str, str] | None = None, workdir: Path | None = None
+) -> Ended:
+    """Starts the command and kills it at a moment of its working directory, or lets it run to its end."""
     settings = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings, start_new_session=True
@@ -107,6 +113,8 @@ def start(asked: list[str], moment: Moment | None, environment: dict[str, str] |
     killed = None
     try:
         if moment is not None and output.wait_for(moment.stage):
+            while process.poll() is None and saved(workdir, moment.stage) < moment.saved:
+                time.sleep(LOOK_S)
             time.sleep(moment.delay_s)
             if process.poll() is None:
                 killed = list(output.said_at_s)[-1]
@@ -142,20 +150,25 @@ def state_of(workdir: Path) -> str:
     """What there is to go on from: stages that are done, checkpoints, records."""
     done = [name for name in NAMES if (workdir / name / "manifest.json").exists()]
     left = next((name for name in NAMES if name not in done), None)
-    found = {"train": _of_training, "collect": _of_records}.get(left, lambda _: "")(workdir)
-    return ", ".join(filter(None, [f"{done[-1]} done" if done else "", found])) or "nothing"
+    found = {"train": "checkpoint of step {}", "collect": "{} records"}.get(left)
+    so_far = saved(workdir, left) if found else 0
+    return (
+        ", ".join(filter(None, [f"{done[-1]} done" if done else "", found.format(so_far) if so_far else ""]))
+        or "nothing"
+    )
 
 
-def _of_training(workdir: Path) -> str:
-    steps = [int(path.name) for path in (workdir / "train" / "checkpoints").glob("*") if path.name.isdigit()]
-    return f"checkpoint of step {max(steps)}" if steps else ""
-
-
-def _of_records(workdir: Path) -> str:
+def saved(workdir: Path, stage: str) -> float:
+    """The step of the newest checkpoint, or the number of records; none is missing of a stage that is done."""
+    if (workdir / stage / "manifest.json").exists():
+        return math.inf
+    if stage == "train":
+        checkpoints = [int(path.name) for path in (workdir / "train" / "checkpoints").glob("*") if path.name.isdigit()]
+        return max(checkpoints, default=0)
     try:
-        return f"{int(records.open(workdir / 'collect' / 'records.zarr').done().sum())} records"
+        return int(records.open(workdir / "collect" / "records.zarr").done().sum()) if stage == "collect" else 0
     except ValueError:
-        return ""
+        return 0
 
 
 def content(workdir: Path, stages: tuple[str, ...] = NAMES) -> dict[str, object]:
@@ -194,7 +207,7 @@ def broken(asked: list[str], workdir: Path, moments: list[Moment], environment: 
     """
     kills = []
     for moment in moments:
-        ended = start(asked, moment, environment)
+        ended = start(asked, moment, environment, workdir)
         kills.append((ended, state_of(workdir)))
     last = start(asked, None, environment)
     if last.code != 0:
@@ -202,14 +215,22 @@ def broken(asked: list[str], workdir: Path, moments: list[Moment], environment: 
     return kills
 
 
-def draw(seed: int, count: int, took_s: dict[str, float], processes: int) -> list[Moment]:
-    """Moments spread over the stages in turn, each at any time of its stage."""
+def draw(seed: int, count: int, took_s: dict[str, float], processes: int, steps: int) -> list[Moment]:
+    """Moments of training and of the other stages, one after the other; of these at any time, of training at any step."""
     drawn = random.Random(seed)
-    stages = [name for name in NAMES if name in took_s]
-    return [
-        Moment(stage, drawn.random() * took_s[stage], drawn.randrange(processes))
-        for stage in (stages[number % len(stages)] for number in range(count))
-    ]
+    others = [name for name in NAMES if name in took_s and name != "train"]
+    found = []
+    for number in range(count):
+        stage = others[number // 2 % len(others)] if number % 2 else "train"
+        saved = drawn.randrange(steps) if stage == "train" else 0
+        longest_s = took_s[stage] / (steps if stage == "train" else 1)
+        found.append(Moment(stage, drawn.random() * longest_s, drawn.randrange(processes), saved))
+    return found
+
+
+def steps_of(workdir: Path) -> int:
+    """Of a run's training."""
+    return int(json.loads((workdir / "train" / "metrics.jsonl").read_text().splitlines()[-1])["step"])
 
 
 def durations(ended: Ended, total_s: float) -> dict[str, float]:
@@ -249,7 +270,8 @@ def main() -> None:
     print("| stage | killed after s | process | all ended s later | resumed from | identical |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
     table = []
-    for number, moment in enumerate(draw(known.seed, known.moments, took_s, known.processes)):
+    moments = draw(known.seed, known.moments, took_s, known.processes, steps_of(known.output / "unbroken"))
+    for number, moment in enumerate(moments):
         workdir = known.output / f"moment_{number}"
         ((ended, resumed_from),) = broken(run(workdir.name), workdir, [moment])
         differs = differences(content(workdir), expected)

@@ -22,6 +22,7 @@ from photographs import decode_s
 from dynnas_jax import devices, elastic, job, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import augment, mixing
+from dynnas_jax.networks import template
 from dynnas_jax.stages.train import rule_and_phases
 from dynnas_jax.train import loop, state
 
@@ -75,6 +76,7 @@ def parts_of(config: dict) -> tuple:
         **dict(zip(("mean", "std"), moments, strict=True)),
     }
     supernet = job.build_supernet({**config["supernet"], "depthwise": "conv"}, facts)
+    supernet = template.in_training(supernet, train.get("precision", "float32"), train.get("remat", "none"))
     shrinking = train.get("progressive_shrinking")
     rules = train.get("sandwich_rule"), train.get("joint_rule"), shrinking
     rule, phases = rule_and_phases(supernet.space, train["steps"], *rules)

@@ -37,8 +37,8 @@ def gradient_program(supernet, way: str, members, drawn):
 
     def loss(params, stats, images, teacher, index):
         which = index % len(static) if static else jnp.asarray(drawn)[index]
-        logits, _ = run_of(which)({"params": params, "batch_stats": stats}, images)
-        return distillation.soft_cross_entropy(logits, teacher)
+        ran = run_of(which)({"params": params, "batch_stats": stats}, images)
+        return distillation.soft_cross_entropy(ran.logits, teacher)
 
     return jax.jit(jax.grad(loss))
 

@@ -245,8 +245,7 @@ def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
         _say(f"{name} ...")
         if first:
             workdir.start(name)
-        # Training gives signs of life of its own.
-        told = contextlib.nullcontext() if name == "train" else progress.of_stage(name, workdir.folder(name))
+        told = progress.of_stage(name, workdir.folder(name))
         with progress.timed(workdir.folder(name)), told, _folder(workdir, name) as folder:
             stage = kinds.of(workdir.config).function(name)
             files = stage(job, folder, **workdir.config.get(name, {}))

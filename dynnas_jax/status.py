@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dynnas_jax import progress
-from dynnas_jax.train import watch
 from dynnas_jax.workdir import read_config
 
 _DAMAGED = f"{progress.FILE} is damaged"
@@ -33,7 +32,7 @@ def _state(folder: Path, name: str, config: dict[str, Any], now: float) -> str:
         return "done"
     if not (folder / "started.json").exists():
         return "not started"
-    far = {"train": _of_training, "collect": _of_records}.get(name, _of_stage)(folder, config)
+    far = {"collect": _of_records}.get(name, _of_stage)(folder, config)
     heard_s = max(0.0, now - max(_written(file) for file in folder.rglob("*")))
     return ", ".join(["started", *filter(None, [far]), f"last heard of {progress.duration(heard_s)} ago"])
 
@@ -53,21 +52,6 @@ def _of_stage(folder: Path, config: dict[str, Any]) -> str | None:
     except ValueError:
         return _DAMAGED
     return None if found is None else progress.line(found)
-
-
-def _of_training(folder: Path, config: dict[str, Any]) -> str | None:
-    try:
-        found = watch.read_progress(folder)
-    except ValueError:
-        return _DAMAGED
-    if found is None:
-        return None
-    parts = [f"step {found['step']} of {found['steps']}"]
-    if found["images_per_s"] is not None:
-        parts.append(f"{found['images_per_s']:.0f} images/s")
-    if found["time_left_s"] is not None:
-        parts.append(f"{progress.duration(found['time_left_s'])} left")
-    return ", ".join(parts)
 
 
 def _of_records(folder: Path, config: dict[str, Any]) -> str | None:

@@ -56,13 +56,12 @@ class Verdict(NamedTuple):
 def verdict(causes: list[End]) -> Verdict:
     """What the processes that ended badly by themselves, in that order, mean for the job.
 
-    Only the first can have been stopped from outside; what follows a killed process may be its peers' complaint about it.
+    The first decides: what follows a killed or preempted process may be its peers' complaint about it.
     """
     if not causes:
         return Verdict(again=False, exit_code=0)
-    first = next((end for end in causes if end.code != PREEMPTED), causes[0])
-    again = causes[0].code < 0 or all(end.code == PREEMPTED for end in causes)
-    return Verdict(again, first.code if first.code > 0 else 128 - first.code)
+    first = causes[0].code
+    return Verdict(first < 0 or first == PREEMPTED, first if first > 0 else 128 - first)
 
 
 class Attempt:

@@ -5,7 +5,7 @@
 #
 # So many processes are what JAX's detection of Slurm wants: each task takes the GPU of its number on the node, and therefore
 # sees all of the node's. SIGTERM reaches every process --notice_s=180 before the time limit; after exit code 75 (state saved)
-# the job goes back into the queue, at most --restarts=50 times. `dynnas` comes from the environment this script is run in.
+# or a kill the job goes back into the queue, at most --restarts=50 times. `dynnas` comes from the environment this script is run in.
 #
 # --name=dynnas      the job's name
 # --cpus_per_task=N  of each process

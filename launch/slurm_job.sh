@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The batch script that launch/slurm.sh submits: slurm_job.sh RESTARTS LINGER_S COMMAND...
-# Runs the command in every task of the job, and puts the job back into the queue when it ends with 75 (state saved).
+# Runs the command in every task of the job, and puts the job back into the queue when it ends with 75 (state saved) or by a
+# signal (128 and above: a task was killed, of which srun says which).
 
 set -euo pipefail
 restarts=$1 linger_s=$2
@@ -19,12 +20,14 @@ code=0
 # srun does not take --cpus-per-task over from sbatch.
 srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 --gpu-bind=none bash -c "$task" task "$linger_s" "$@" || code=$?
 
-if [[ $code == 75 && -z $decided ]]; then
+why='preempted, state saved'
+if ((code > 128)); then why="stopped by $(kill -l "$code" 2>/dev/null || echo "signal $((code - 128))")"; fi
+if ((code == 75 || code > 128)) && [[ -z $decided ]]; then
   if ((${SLURM_RESTART_COUNT:-0} < restarts)); then
-    echo "slurm_job.sh: preempted, state saved; restart $((${SLURM_RESTART_COUNT:-0} + 1)) of $restarts"
+    echo "slurm_job.sh: $why; restart $((${SLURM_RESTART_COUNT:-0} + 1)) of $restarts"
     scontrol requeue "$SLURM_JOB_ID"
   else
-    echo "slurm_job.sh: preempted, state saved, and none of --restarts=$restarts is left"
+    echo "slurm_job.sh: $why, and none of --restarts=$restarts is left"
   fi
 fi
 exit "$code"

@@ -15,7 +15,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import result  # noqa: E402
+import subnets  # noqa: E402
 import untrained_exports  # noqa: E402
+
+from dynnas_jax.elastic import init  # noqa: E402
+from dynnas_jax.networks import ofa  # noqa: E402
 
 # These run elsewhere, for another benchmark, or make a table of finished runs.
 NO_BENCHMARKS = (
@@ -92,6 +96,18 @@ def test_medians_and_spreads():
     told = result.ratios(values)
     assert (told["median"], told["n"]) == (4.0, 5)
     assert told["spread"] == pytest.approx(np.percentile(values, [10, 90]), abs=1e-3)
+
+
+@pytest.mark.parametrize("way", subnets.WAYS)
+def test_ways_of_random_subnets(way):
+    """Each gives a gradient of all params of the largest net."""
+    supernet = ofa.small_images(**{**subnets.DIGITS, "stage_widths": (8,), "stage_strides": (2,)}, depthwise="conv")
+    variables = jax.eval_shape(lambda key: init(supernet.largest_net(), key, (8, 8, 1)), jax.random.key(0))
+    images, teacher = jax.ShapeDtypeStruct((2, 8, 8, 1), np.uint8), jax.ShapeDtypeStruct((2, 10), np.float32)
+    members = tuple(map(tuple, np.asarray(supernet.space.sample(jax.random.key(1), 2)).tolist()))
+    program = subnets.gradient_program(supernet, way, members, members)
+    given = variables["params"], variables["batch_stats"], images, teacher, jax.ShapeDtypeStruct((), np.int32)
+    assert jax.eval_shape(program, *given) == variables["params"]
 
 
 def test_every_recipe_is_exported_untrained():

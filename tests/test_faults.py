@@ -1,11 +1,13 @@
 """A run that is killed three times ends where the one that was left alone did; and the comparison sees what differs."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -22,11 +24,13 @@ def test_killed_three_times(tiny_run, quick_programs, tmp_path):
         settings = {f"JAX_{name.upper()}": str(jax.config.values[f"jax_{name}"]) for name in names}
     settings["PYTHONPATH"] = str(ROOT)
     asked = faults.command(tmp_path / "W", (f"--config={tiny_run.config_file}", f"--stages={','.join(STAGES)}"))
-    moments = [faults.Moment("train", 1.0), faults.Moment("collect", 0.3), faults.Moment("search", 0.2)]
+    delays_s = np.random.default_rng().random(2)
+    moments = [faults.Moment("train", 0.0, saved=2), *map(faults.Moment, ("collect", "search"), 0.5 * delays_s)]
     kills = faults.broken(asked, tmp_path / "W", moments, settings)
-    assert [ended.code for ended, _ in kills] == [-9, -9, -9]
+    assert [ended.code for ended, _ in kills] == [-9, -9, -9], delays_s
     assert kills[0][0].killed_in == "train"
-    assert all(ended.killed_in in STAGES for ended, _ in kills)
+    assert kills[0][1] in ("checkpoint of step 2", "checkpoint of step 4", "checkpoint of step 6")
+    assert all(resumed_from.startswith(STAGES) for _, resumed_from in kills[1:])
     expected = faults.content(tiny_run.workdir, STAGES)
     assert faults.differences(faults.content(tmp_path / "W", STAGES), expected) == []
     assert {"train/supernet.msgpack", "collect/records.zarr", "search/found.json", "evaluate/evaluation.json"} <= set(
@@ -56,8 +60,20 @@ def test_what_differs_is_seen_and_times_do_not_count(tiny_run, tmp_path):
 
 def test_moments_are_spread_over_the_stages_and_follow_from_the_seed():
     took_s = {"train": 10.0, "collect": 2.0, "predict": 1.0}
-    drawn = faults.draw(3, 30, took_s, 2)
-    assert drawn == faults.draw(3, 30, took_s, 2) != faults.draw(4, 30, took_s, 2)
-    assert [moment.stage for moment in drawn[:4]] == ["train", "collect", "predict", "train"]
+    drawn = faults.draw(3, 30, took_s, 2, steps=20)
+    assert drawn == faults.draw(3, 30, took_s, 2, steps=20) != faults.draw(4, 30, took_s, 2, steps=20)
+    assert [moment.stage for moment in drawn[:6]] == ["train", "collect", "train", "predict", "train", "collect"]
     assert all(0 <= moment.delay_s < took_s[moment.stage] for moment in drawn)
     assert {moment.victim for moment in drawn} == {0, 1}
+    assert len({moment.saved for moment in drawn if moment.stage == "train"}) > 5
+    assert all(0 <= moment.saved < 20 for moment in drawn)
+
+
+def test_what_is_saved_of_a_stage(tiny_run, tmp_path):
+    assert faults.saved(tiny_run.workdir, "train") == faults.saved(tiny_run.workdir, "collect") == math.inf
+    copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
+    assert faults.state_of(copy) == "report done"
+    for name in ("train", "collect"):
+        (copy / name / "manifest.json").unlink()
+    assert (faults.saved(copy, "train"), faults.saved(copy, "collect")) == (6, 16)
+    assert faults.state_of(tmp_path) == "nothing"

@@ -410,7 +410,10 @@ def batch(tmp_path):
         ("exit 75", 1, (75, "requeue 7\n")),
         ("exit 75", 2, (75, "")),
         ("exit 3", None, (3, "")),
-        ("kill -KILL $$", None, (137, "")),
+        ("kill -KILL $$", None, (137, "requeue 7\n")),
+        ("kill -ABRT $$", 1, (134, "requeue 7\n")),  # JAX's end of a process whose peer is gone
+        ("kill -KILL $$", 2, (137, "")),
+        ("kill -TERM $(ps -o ppid= -p $(ps -o ppid= -p $(ps -o ppid= -p $$))); kill -KILL $$", None, (137, "")),
         ('[ "$0 $1" = "a b c d" ]', None, (0, "")),
         # A signal to the batch script itself is Slurm's own decision about the job.
         ("kill -TERM $(ps -o ppid= -p $(ps -o ppid= -p $(ps -o ppid= -p $$))); exit 75", None, (75, "")),
@@ -600,7 +603,8 @@ def test_local_starts_again(group, tmp_path, first, second, said):
         ("sys.exit(75)", "sys.exit(75)", 0, 75, 1),
         ("sys.exit(75)", "sys.exit(75)", 2, 75, 3),
         ("on_term(lambda _: sys.exit(75)); sleep()", "wait_for(0); sys.exit(4)", 2, 4, 1),
-        ("sys.exit(75)", "time.sleep(0.3); sys.exit(4)", 2, 4, 1),
+        ("sys.exit(75)", "time.sleep(0.3); sys.exit(4)", 1, 75, 2),
+        ("time.sleep(0.3); sys.exit(75)", "sys.exit(4)", 1, 4, 1),
         ("os.kill(os.getpid(), 9)", "time.sleep(60)", 1, 137, 2),
     ],
 )
@@ -633,8 +637,8 @@ def test_local_forwards_signals_and_does_not_start_again(group, tmp_path, number
         ([-9], True, 137),
         ([-15, 1], True, 143),
         ([1, -6], False, 1),
-        ([75, 1], False, 1),
-        ([75, -6], False, 134),
+        ([75, 1], True, 75),
+        ([75, -6], True, 75),
     ],
 )
 def test_local_verdict(local, codes, again, exit_code):

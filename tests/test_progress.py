@@ -35,7 +35,7 @@ def test_a_stage_that_counts_nothing_tells_how_long_it_runs(tmp_path, capsys):
         first = progress.read(tmp_path)
         assert {**first, "updated": 0, "elapsed_s": 0} == {
             **{"stage": "predict", "what": None, "unit": None, "done": None, "of": None, "per_s": None},
-            **{"time_left_s": None, "elapsed_s": 0, "updated": 0, "process": os.getpid()},
+            **{"time_left_s": None, "training": None, "elapsed_s": 0, "updated": 0, "process": os.getpid()},
         }
         assert abs(first["updated"] - time.time()) < 60
         until(lambda: progress.read(tmp_path)["elapsed_s"] > 0)
@@ -74,6 +74,50 @@ def test_the_outermost_count_is_told(tmp_path, capsys):
         told(tmp_path, what=None)
 
 
+class Training:
+    step = 300
+
+    def facts(self):
+        speed = {"images_per_s": 71.1, "wait_share": 0.156, "time_left_s": 315}
+        return {"step": self.step, "steps": 1000, "loss": None, **speed}
+
+
+TRAINED = "images/s, waiting for input 16 % of the time, loss not finite, 5 min left"
+
+
+def test_a_training_is_told_with_its_stage_and_while_it_is_silent(tmp_path, capsys):
+    now = Training()
+    stage = progress.of_stage("grow", tmp_path, line_every_s=1e6, file_every_s=0.01)
+    with stage, progress.counted("training", 5, "nets") as advance:
+        with progress.training(now, None, line_every_s=0.02):
+            told(tmp_path, training=now.facts(), done=0)
+            line = f"grow: training: 0 of 5 nets, step 300 of 1000, 71 {TRAINED}, for 0 s\n"
+            until(lambda: line in capsys.readouterr().err)
+            until(lambda: line in capsys.readouterr().err)  # again, though there was no further step
+            now.step = 301
+            told(tmp_path, training=now.facts())
+        assert f"dynnas: grow: step 301 of 1000, 71 {TRAINED}\n" in capsys.readouterr().err
+        advance()
+        told(tmp_path, training=None, done=1)
+
+
+def test_a_training_of_its_own_is_a_stage(tmp_path, capsys, monkeypatch):
+    with progress.training(Training(), tmp_path):
+        assert progress.read(tmp_path)["stage"] == "train"
+        assert progress._stages[-1].facts()["training"]["step"] == 300
+    assert list(tmp_path.iterdir()) == []
+    with progress.training(Training(), None, line_every_s=0.01):
+        until(lambda: f"train: step 300 of 1000, 71 {TRAINED}, for 0 s" in capsys.readouterr().err)
+    capsys.readouterr()
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.training(Training(), None, line_every_s=0.01):
+        time.sleep(0.05)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    with progress.training(Training(), tmp_path, line_every_s=0.01):
+        time.sleep(0.05)
+    assert (capsys.readouterr().err, list(tmp_path.iterdir())) == ("", [])
+
+
 def test_status_says_what_a_stage_said(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"collect": {"subnets": 48}}))
     for name in ("collect", "evaluate"):
@@ -105,6 +149,19 @@ def test_other_processes_say_nothing(tmp_path, monkeypatch, capsys):
     with progress.of_stage("collect", tmp_path, **FAST):
         time.sleep(0.05)
     assert (list(tmp_path.iterdir()), capsys.readouterr().err) == ([], "")
+
+
+def test_a_damaged_file(tmp_path):
+    assert progress.read(tmp_path) is None
+    whole = {"elapsed_s": 1.0, "updated": 3.0, "process": 4}
+    counted = {**whole, "what": "collecting", "done": 1, "of": "2"}
+    trained = {**whole, "training": {**Training().facts(), "step": "1"}}
+    for content in ("{", "[]", '"a"', json.dumps({"elapsed_s": 1}), json.dumps(counted), json.dumps(trained)):
+        (tmp_path / progress.FILE).write_text(content)
+        with pytest.raises(ValueError, match=r"progress.json is damaged \("):
+            progress.read(tmp_path)
+    (tmp_path / progress.FILE).write_text(json.dumps(whole))
+    assert progress.line(progress.read(tmp_path)) == "for 1 s"
 
 
 @pytest.mark.parametrize("seconds", [(0, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (11_100, "3 h 5 min")])

@@ -44,20 +44,28 @@ def test_nothing_begun_and_stages_done(run):
     assert told(run)[0] == "done"
 
 
-def test_a_training(run):
-    begin(run, "train", 500)
-    assert told(run)[0] == "started, last heard of 8 min ago"
-    facts = {"step": 300, "steps": 1000, "images_per_s": 71.4, "time_left_s": 315, "updated": NOW - 12, "process": 1}
-    file = run / "train" / "progress.json"
+@pytest.mark.parametrize("name", ["train", "teacher"])
+def test_a_training(run, name):
+    told = lambda: status.lines(run, (name,), now=NOW)[0].split(maxsplit=1)[1]  # noqa: E731
+    begin(run, name, 500)
+    assert told() == "started, last heard of 8 min ago"
+    training = {"step": 300, "steps": 1000, "images_per_s": 71.4, "wait_share": 0.16, "loss": 2.5, "time_left_s": 315}
+    facts = {"stage": name, "training": training, "elapsed_s": 120, "updated": NOW - 12, "process": 1}
+    file = run / name / "progress.json"
     file.write_text(json.dumps(facts))
     touch(file, 12)
-    assert told(run)[0] == "started, step 300 of 1000, 71 images/s, 5 min left, last heard of 12 s ago"
-    file.write_text(json.dumps({**facts, "images_per_s": None, "time_left_s": None}))
+    assert told() == (
+        "started, step 300 of 1000, 71 images/s, waiting for input 16 % of the time, loss 2.5, 5 min left, for 2 min, "
+        "last heard of 12 s ago"
+    )
+    nothing_known = dict.fromkeys(("images_per_s", "wait_share", "loss", "time_left_s"))
+    file.write_text(json.dumps({**facts, "training": {**training, **nothing_known}}))
     touch(file, 12)
-    assert told(run)[0] == "started, step 300 of 1000, last heard of 12 s ago"
-    file.write_text("{")
-    touch(file, 12)
-    assert told(run)[0] == "started, progress.json is damaged, last heard of 12 s ago"
+    assert told() == "started, step 300 of 1000, for 2 min, last heard of 12 s ago"
+    for damaged in ("{", json.dumps({**facts, "training": {"step": 300}})):
+        file.write_text(damaged)
+        touch(file, 12)
+        assert told() == "started, progress.json is damaged, last heard of 12 s ago"
 
 
 def test_records_and_other_stages(run):

@@ -23,7 +23,7 @@ from dynnas_jax.masking import mask_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import width as width_of
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.train import losses
+from dynnas_jax.train import losses, preemption
 from dynnas_jax.train.agreement import agreed
 from dynnas_jax.train.calibration import batches, recalibrate
 
@@ -259,7 +259,8 @@ def run(
         unit="subnet",
         disable=not processes.is_first() or None,
     )
-    with bar, progress.counted("collecting", len(genomes), "subnets", done=before) as advance:
+    counted = progress.counted("collecting", len(genomes), "subnets", done=before)
+    with bar, counted as advance, preemption.together() as asked:
         for start in range(0, len(genomes), evaluate.at_once):
             rows = genomes[start : start + evaluate.at_once]
             left = len(rows) - int(done[start : start + len(rows)].sum())
@@ -278,6 +279,8 @@ def run(
             agreed(write)
             bar.update(left)
             advance(left)
+            if asked():
+                raise preemption.Preempted("terminated between subnets; the same command goes on from there")
     return records.open(path, evaluate.supernet.space.fingerprint) if store is None else store
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dynnas_jax import channel_sorting, devices, processes
+from dynnas_jax import channel_sorting, devices, processes, progress
 from dynnas_jax.elastic import Supernet, init_supernet
 from dynnas_jax.train import checkpoints, feed, incidents, metrics, preemption, rules, state, watch
 from dynnas_jax.train.progressive_shrinking import Phases
@@ -50,7 +50,7 @@ class Setting(NamedTuple):
 
 
 class Attempt:
-    """Attempt(setting, roll_backs).run() -> the final state.
+    """Attempt(setting, roll_backs).run(asked) -> the final state.
 
     Raises what `loop.fit` raises, `incidents.RollBack` where another attempt is to follow, and `preemption.Preempted`.
     """
@@ -67,12 +67,12 @@ class Attempt:
         self.log = metrics.Log(directory, self.first, **setting.follow)
         self.stopwatch = Stopwatch(self.first)
         sizes = self.first, setting.steps, setting.batch_size
-        self.heart = watch.Heartbeat(directory, *sizes, every_s=setting.heartbeat_s)
+        self.heart = watch.Heartbeat(*sizes, every_s=setting.heartbeat_s)
         quiet = not processes.is_first()
         self.bar = tqdm(total=setting.steps, initial=self.first, desc="train", unit="step", disable=quiet or None)
 
-    def run(self) -> TrainState:
-        """Trains to the end."""
+    def run(self, asked: Callable[[], bool]) -> TrainState:
+        """Trains to the end, or until `asked`, of `preemption.notice`, says so."""
         setting = self.setting
         evaluate_every = setting.evaluate_every if setting.evaluate else 0
         every = (setting.checkpoint_every if self.store else 0, evaluate_every, setting.rule.pool_refresh)
@@ -81,7 +81,8 @@ class Attempt:
         fed = feed.feed(setting.train, setting.batch_size, plan, self.seed, setting.mesh)
         # A run that stops early leaves its newest checkpoint complete too.
         store = self.store or contextlib.nullcontext()
-        with contextlib.closing(self.stopwatch), self.log, store, self.bar, preemption.notice() as asked:
+        told = progress.training(self.heart, setting.directory, line_every_s=setting.heartbeat_s)
+        with told, contextlib.closing(self.stopwatch), self.log, store, self.bar:
             for call, batch in zip(plan, fed, strict=True):
                 self._report(call, self._step(call, batch))
                 self._evaluate(call.stop)

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from dynnas_jax import devices, processes
 from dynnas_jax.train.agreement import agreed, broadcast
 from dynnas_jax.train.state import TrainState
 
-KEPT = 3  # the newest ones
+KEPT = 3  # the newest ones, and of those at regular steps
 DIGEST = "digest"  # of the leaves, beside what the caller adds
 
 Leaves = Mapping[str, Any]  # path in the state -> array, or its shape and dtype
@@ -39,7 +39,10 @@ class Found(NamedTuple):
 
 
 class Store:
-    """The checkpoints of one run, in `directory`/checkpoints; the newest three are kept.
+    """The checkpoints of one run, in `directory`/checkpoints.
+
+    The newest three are kept, and the newest three that are `due`: those of a run that is stopped again and again in between
+    leave it the ones that it can roll back to.
 
     Orbax is imported here and not with the module, since it takes a second.
     """
@@ -58,7 +61,10 @@ class Store:
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="dynnas"
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+            preservation_policy=_Newest(self.due),
+            create=False,
+            cleanup_tmp_directories=True,
+            multiprocessing_options=alone,
         )
         return ocp.CheckpointManager(self.directory, options=options)
 
@@ -213,6 +219,18 @@ class Store:
     def close(self) -> None:
         """Waits for what is being written. Raises as `save`."""
         self.__exit__(None)
+
+
+class _Newest(NamedTuple):
+    """Which checkpoints Orbax keeps."""
+
+    due: Callable[[int], bool]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Of checkpoints in the order of their steps; part of Orbax's `PreservationPolicy`."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-KEPT:], *[step for step in steps if self.due(step)][-KEPT:]}
+        return [step in kept for step in steps]
 
 
 def _leaves(tree: TrainState) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 from dynnas_jax import devices, processes
 from dynnas_jax.data.streams import Streamed
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.train import incidents, metrics, rules, state
+from dynnas_jax.train import incidents, metrics, preemption, rules, state
 from dynnas_jax.train.attempt import Attempt, Setting
 from dynnas_jax.train.distillation import Teacher
 from dynnas_jax.train.progressive_shrinking import Phases
@@ -73,7 +73,7 @@ def fit(
       wandb: keyword arguments of `metrics.weights_and_biases`.
       config: of the whole run, for the trackers.
       spike_factor, on_incident, most_roll_backs: see `incidents.rule`.
-      heartbeat_s: see `watch.Heartbeat`.
+      heartbeat_s: how often a line on standard error says how far it is; see `progress.training`.
 
     Raises:
       ValueError: if the batch does not divide over the devices or exceeds the split, if `initial` is of another net, if the
@@ -117,11 +117,12 @@ def fit(
         heartbeat_s=heartbeat_s,
     )
     roll_backs = None
-    while True:  # an incident after the last roll-back ends the run
-        try:
-            return Attempt(setting, roll_backs).run()
-        except incidents.RollBack as wanted:
-            roll_backs = wanted.roll_backs
+    with preemption.notice() as asked:  # around all attempts: what one was asked the next one still knows
+        while True:  # an incident after the last roll-back ends the run
+            try:
+                return Attempt(setting, roll_backs).run(asked)
+            except incidents.RollBack as wanted:
+                roll_backs = wanted.roll_backs
 
 
 def _together(steps_per_call: int | None, supernet: Supernet, train: Any) -> int:

@@ -59,14 +59,18 @@ def at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def notice() -> Iterator[Callable[[], bool]]:
-    """During training: SIGTERM is noted, and `asked()` says so at the next call; all processes of a run at the same one.
+    """During training: SIGTERM is noted, and `asked()` says so from the next call on; all processes of a run from the same one.
 
     `asked` is to be called by every process after the same steps. A notice that came after its last call is passed on to the
-    handler there was before. Without effect outside of the main thread.
+    handler there was before, unless an error ends the training. Without effect outside of the main thread.
     """
     if processes.several():
         with _jax_listens():
-            yield _agreed_by_all
+            asked = _Agreed()
+            yield asked
+            late = not asked.heard and asked()
+        if late:
+            signal.raise_signal(signal.SIGTERM)
         return
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -87,14 +91,29 @@ def notice() -> Iterator[Callable[[], bool]]:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _agreed_by_all() -> bool:
-    """Whether this is the call at which all processes stop: the first that none of them has made yet when one is noticed.
+@contextlib.contextmanager
+def together() -> Iterator[Callable[[], bool]]:
+    """As `notice`, for work whose parts are kept when they are done; a process alone ends at once instead."""
+    if not processes.several():
+        yield lambda: False
+        return
+    with notice() as asked:
+        yield asked
+
+
+class _Agreed:
+    """asked() -> whether all processes are to stop: from the first call on that none has made yet when one is noticed.
 
     The calls are counted, not the steps, since JAX waits for one number after the other.
     """
-    from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(next(_calls))
+    heard = False
+
+    def __call__(self) -> bool:
+        from jax.experimental import multihost_utils
+
+        self.heard = self.heard or multihost_utils.reached_preemption_sync_point(next(_calls))
+        return self.heard
 
 
 # The handler of JAX's coordination service is one of C, which Python can neither name nor put back.

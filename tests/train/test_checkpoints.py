@@ -199,6 +199,16 @@ def test_rolling_back_leaves_out_what_only_a_stopped_run_has(copy):
         assert_is(store.latest(train_state(), SHARDING), 7)
 
 
+def test_a_run_stopped_often_rolls_back_to_where_an_unbroken_one_does(tmp_path):
+    for step in (4, 8, 9, 10, 11, 12, 13, 14, 15):
+        with checkpoints.Store(tmp_path, every=4) as store:
+            store.save(step, train_state(step), {"best_accuracy": step / 10})
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 8, 12, 13, 14, 15]
+    with checkpoints.Store(tmp_path, every=4) as store:
+        DAMAGES["truncated"](tmp_path / "checkpoints" / "12")
+        assert_is(store.roll_back(train_state(), SHARDING), 8)
+
+
 def test_rolling_back_to_the_start(copy):
     with checkpoints.Store(copy, every=100) as store:
         assert store.roll_back(train_state(), SHARDING) is None

@@ -64,7 +64,7 @@ def whole_batches(text):
 
 
 CASES = {
-    "in memory": {"rule": sandwich.rule(random_subnets=0)},
+    "in memory": {"rule": sandwich.rule(random_subnets=1)},
     "in memory, two steps a call, mixed": {"steps_per_call": 2, "mix": mixing.rule(mixup=0.2, cutmix=1.0)},
     "streamed, resized, mixed": {"in_memory": None, "resolution": 6, "mix": mixing.rule(mixup=0.2)},
 }

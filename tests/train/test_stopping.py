@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax import devices
-from dynnas_jax.train import feed, incidents, loop, preemption, sandwich, watch
+from dynnas_jax import devices, progress
+from dynnas_jax.train import feed, incidents, loop, preemption, sandwich
 
 STEPS = 12
 
@@ -47,11 +47,22 @@ def unbroken(micro, split, tmp_path_factory):
     return directory, fit(micro, split, directory, evaluate=accuracy, evaluate_every=3)
 
 
-def test_progress_is_told(unbroken):
-    found = watch.read_progress(unbroken[0])
-    assert (found["step"], found["steps"], found["time_left_s"], found["process"]) == (STEPS, STEPS, 0, os.getpid())
+def test_progress_is_told(micro, split, unbroken, tmp_path, capsys):
+    told = []
+
+    def accuracy(variables):
+        (stage,) = progress._stages
+        told.append((progress.read(tmp_path), stage.facts()["training"]))
+        return {"holdout_accuracy_largest": 0.5}
+
+    fit(micro, split, tmp_path, evaluate=accuracy, evaluate_every=3)
+    assert (told[0][0]["stage"], told[0][0]["process"]) == ("train", os.getpid())
+    found = told[-1][1]
+    assert (found["step"], found["steps"], found["time_left_s"]) == (STEPS, STEPS, 0)
     assert found["images_per_s"] > 0
-    assert found["loss"] == rows(unbroken[0])[-2]["loss"]
+    assert found["loss"] == rows(tmp_path)[-2]["loss"]
+    assert f"dynnas: train: step {STEPS} of {STEPS}, " in capsys.readouterr().err
+    assert not (tmp_path / progress.FILE).exists()
 
 
 def test_terminated_and_resumed_equals_unbroken(micro, split, unbroken, tmp_path):
@@ -137,6 +148,22 @@ def test_a_spike_rolls_back_and_the_run_ends_well(micro, split, tmp_path, monkey
     logged = rows(tmp_path)
     assert [row["step"] for row in logged] == list(range(1, STEPS + 1))
     assert max(row["loss"] for row in logged) < 2 * min(row["loss"] for row in logged)  # the spike's row is gone
+
+
+def test_terminated_while_it_rolls_back(micro, split, tmp_path, monkeypatch):
+    """The attempt that noticed SIGTERM is over: the next one stops."""
+    settle = incidents.settle
+
+    def terminated(*arguments, **details):
+        os.kill(os.getpid(), signal.SIGTERM)
+        settle(*arguments, **details)
+
+    options = {"rule": poisoned(0.1), "on_incident": "roll_back", "most_roll_backs": 30, "seed": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(incidents, "settle", terminated)
+        with pytest.raises(preemption.Preempted, match=r"terminated after step \d+ of 12"):
+            fit(micro, split, tmp_path / "terminated", **options)
+    assert_same(fit(micro, split, tmp_path / "terminated", **options), fit(micro, split, tmp_path / "whole", **options))
 
 
 def test_rolled_back_and_killed_in_between_equals_never_killed(micro, split, tmp_path):
