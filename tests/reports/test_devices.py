@@ -4,7 +4,9 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dynnas_jax.__main__ import main
 from dynnas_jax.export import targets
@@ -18,9 +20,13 @@ def copy(tiny_run, tmp_path):
 
 @pytest.fixture
 def results(copy, tmp_path):
-    """Of a bench on this machine, as if of a board."""
-    file = tmp_path / "kitchen.json"
-    main(["bench", str(copy / "export" / "x86"), "--runs=3", "--warm_up=1", "--energy_s=0", f"--output={file}"])
+    """Of a bench on this machine over some pictures, as if of a board."""
+    file, photos = tmp_path / "kitchen.json", tmp_path / "photos"
+    photos.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)):
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    options = ["--runs=3", "--warm_up=1", "--energy_s=0", f"--images={photos}", f"--output={file}"]
+    main(["bench", str(copy / "export" / "x86"), *options])
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "machine": {**content["machine"], "board": "a board"}}))
     return file
