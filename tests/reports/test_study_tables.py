@@ -173,6 +173,7 @@ def test_energies_of_a_decision_come_of_its_files(made, tmp_path):
     }
     # Results count where the files that they are of are there.
     file = Path(shutil.copy(EXPORTED, row.asked.paths[0] / "export" / "x86"))
+    bench["settings"] |= {"threads": 1, "images": "noise"}
     bench["model"]["files"] = {file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}}
     write(row.asked.paths[0] / "bench" / "here.json", bench)
     found = study_rows.measured(study_rows.read(row.asked), 0)
