@@ -129,6 +129,8 @@ def check(job: Job, **given) -> None:
     network_train.check(job, **options)
     if asked.further is not None:
         network_train.check(job, **{**options, **asked.further})
+    if "source" in given and asked.source is None:
+        raise ValueError("grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe")
     if asked.read_off and asked.source is None:
         raise ValueError("grow.read_off does nothing without grow.source, the run that nets are read off; give it")
     if asked.source is not None:

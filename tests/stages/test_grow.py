@@ -294,6 +294,7 @@ def test_the_energy_of_trainings_adds_up(runs):
         ({"criterion": "random", "choose": {"components": (1,)}}, "'random', which has no options"),
         ({"criterion_options": {"mix": 0.5}}, "the criterion 'pls' has no option 'mix'"),
         ({"choose": {"components": 3}}, "must have a tuple of values"),
+        ({"source": None}, "grow.source is None: give the run whose weights nets begin with"),
         ({"read_off": True}, "grow.read_off does nothing without grow.source"),
         ({"source": "/nowhere"}, "grow.source: /nowhere is no working directory"),
     ],
