@@ -7,7 +7,9 @@ further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: "" (wit
 resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110 is the source of weights too),
 transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic supernet), read_off (nets of it
 without training, from --config.grow.source; only the candidates are trained, 50 epochs), ensemble (beside the candidates those of
---config.evaluate.also, a run of cells), inf_fs, il_fs and random (other criteria, and coins); each also as MODE_tiny.
+--config.evaluate.also, a run of cells), inf_fs, il_fs and random (other criteria, and coins), choose (the components of partial
+least squares are picked first, of CHOICE, by the first candidate each leads to on held-out images; the other modes have those of
+OPTIONS, which nobody has chosen); each also as MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
     dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
     dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
@@ -30,7 +32,8 @@ UNIFORM = {
     **{"nasnet169": (4, 2), "nasnet205": (5, 3), "nasnet241": (6, 4)},
 }
 OPTIONS = {"pls": {"components": 2}, "inf_fs": {"mix": 0.5}, "il_fs": {"tokens": 6}, "random": {}}  # of the criteria
-MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", *list(OPTIONS)[1:], *UNIFORM)
+CHOICE = {"components": (1, 2, 4, 8)}
+MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", "choose", *list(OPTIONS)[1:], *UNIFORM)
 WIDTHS = (8, 16, 32)  # of the tiny nets
 CELLS = {"filters": 4, "stem": 12}
 TINY_STEPS, TINY_FURTHER = 600, 200
@@ -88,7 +91,9 @@ def growth(config: ConfigDict, name: str) -> None:
     config.growth = {"name": "nasnet"} if name == "cells" else RESIDUAL
     criterion = name if name in OPTIONS else "pls"
     config.grow = {"iterations": 5, "criterion": criterion}
-    if OPTIONS[criterion]:
+    if name == "choose":
+        config.grow.choose = CHOICE
+    elif OPTIONS[criterion]:
         config.grow.criterion_options = OPTIONS[criterion]
     if name in ("transfer", "read_off"):
         config.grow.source = placeholder(str)
