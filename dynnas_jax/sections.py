@@ -94,7 +94,11 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         "train.wandb": parameters(metrics.weights_and_biases),
     }
     if kind is kinds.GROWTH:
-        for name in ("start_from", "new_classifier"):  # weights come from `grow.source`
+        for name in (
+            "start_from",
+            "new_classifier",
+            "power_w",
+        ):  # of the section `grow`: the first two are its `source`
             del found["train"][name]
         steps = found["train"]["steps"].replace(default=None)  # as many as `train.steps`
         found["grow.further"], found["grow.further.optimizer"] = (
