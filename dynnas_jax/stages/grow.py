@@ -11,7 +11,7 @@ from dynnas_jax import processes, progress
 from dynnas_jax.costs import training_energy
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, described, facts_of
-from dynnas_jax.networks import chains, growing
+from dynnas_jax.networks import chains, fixed, growing
 from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import growth_nets, network_train, spent
 from dynnas_jax.stages.growth_nets import RANDOM, Net, Nets, Options
@@ -97,13 +97,19 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
     write_json(folder / "growth.json", content)
     files = ["growth.json", "data.json"]
     for number, net in enumerate(found.candidates, 1):
-        option = growing.family(net.facts["network"]["name"]).option
-        arch = {name: value for name, value in net.facts["network"].items() if name not in _NO_ARCH}
-        write_json(folder / f"candidate{number}.json", {**arch, option: net.facts["depths"]})
+        write_json(folder / f"candidate{number}.json", _arch_file(net))
         files.append(f"candidate{number}.json")
     for net in (*found.candidates, *controls, found.first):
         files += [f"{net.name}/{growth_nets.FINAL}", f"{net.name}/{growth_nets.FACTS}"]
     return tuple(dict.fromkeys(files))
+
+
+def _arch_file(net: Net) -> dict:
+    """The content of a net's arch file, whole: it is counted by itself, and on other data takes their images."""
+    arch, section = net.supernet.largest_net().arch, net.facts["network"]
+    kept = {name: value for name, value in section.items() if name not in _NO_ARCH}
+    depths = {growing.family(section["name"]).option: net.facts["depths"]}
+    return {**kept, **depths, **{name: getattr(arch, name) for name in fixed.GIVEN}}
 
 
 def _trained(folder: Path) -> dict:
@@ -123,6 +129,7 @@ def check(job: Job, **given) -> None:
     initial, step = growing.initial(job.workdir.config), _step(section, asked)
     stage_growth.check(initial, iterations=asked.iterations, growth=step)
     _check_criterion(job, asked)
+    spent.check(asked.power_w)
     for height, _, channels in growing.stage_shapes(job.supernet.largest_net()):
         stage_importance.bounds(channels, height, samples=asked.samples, side=asked.pooled_side)
     options = dict(job.workdir.config["train"])
@@ -130,20 +137,23 @@ def check(job: Job, **given) -> None:
     if asked.further is not None:
         network_train.check(job, **{**options, **asked.further})
     if "source" in given and asked.source is None:
-        raise ValueError("grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe")
+        raise ValueError(
+            "grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe"
+        )
     if asked.read_off and asked.source is None:
         raise ValueError("grow.read_off does nothing without grow.source, the run that nets are read off; give it")
     if asked.source is not None:
-        _check_source(asked.source, growing.built(section, stage_growth.deepened(initial, step), facts_of(job.images)))
+        deepest = stage_growth.deepened(initial, asked.iterations * step)
+        _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
 
 
 def _check_source(source: str, deepest: Supernet) -> None:
-    """Whether the first temporary net can begin with the source's weights."""
+    """Whether the last temporary net can begin with the source's weights, should every stage grow in every iteration."""
     variables = growth_nets.source_variables(source)
     try:
         growing.transferred(variables, deepest.largest_net())
     except ValueError as error:
-        raise ValueError(f"grow.source: {source}: {error}") from error
+        raise ValueError(f"grow.source: {source}: {error}; of fewer grow.iterations less is wanted") from error
 
 
 def _check_criterion(job: Job, asked: Options) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import finished, job, kinds, pipeline, settings, sides
+from dynnas_jax import counting, finished, job, kinds, pipeline, settings, sides
 from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import cifar_resnet, growing
-from dynnas_jax.search import stage_features, stage_growth, stage_importance
+from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import grow, growth_evaluate, growth_nets
 from dynnas_jax.train import calibration, preemption
 from dynnas_jax.workdir import Workdir
@@ -95,6 +95,17 @@ def test_what_the_growth_says_follows_from_its_nets(runs):
         )
         assert [entry["macs"], entry["params"]] == list(macs.net_cost(net, (8, 8, 1)))
         assert entry["depth"] == 2 * sum(entry["depths"]) + 3
+
+
+def test_arch_files_cost_what_the_growth_says(runs, tmp_path):
+    """By themselves, as the command counts them; on other data they take those images."""
+    (entry,) = read(runs.grown / "grow" / "growth.json")["candidates"]
+    content = read(runs.grown / "grow" / "candidate1.json")
+    assert list(counting.counted(counting.net("cifar_resnet", content))) == [entry["macs"], entry["params"]]
+    facts = {"image_shape": [16, 16, 3], "classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.2] * 3}
+    arch = job.fixed.build({"name": "cifar_resnet", "arch": content}, facts).largest_net().arch
+    assert [arch.resolution, arch.channels, arch.classes] == [16, 3, 3]
+    assert list(arch.depths) == entry["depths"]
 
 
 def test_the_choice_of_the_parameters_is_the_best_on_held_out_images(runs):
@@ -218,10 +229,15 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     fixed = settings.as_dict(ConfigDict({"data": DATA, "network": {"name": "cifar_resnet", "arch": str(arch)}}))
     net = job.build(pipeline.opened(fixed, tmp_path / "N").config, job.facts_of(ready.images)).largest_net()
     assert list(net.arch.depths) == found["candidates"][0]["depths"]
-    # The first temporary net fits, one with more modules than the source has does not.
-    deep = config_of({**options, "initial_modules": 3})
-    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
-        grow.check(prepared(tmp_path / "D", deep), **deep["grow"])
+    # A first temporary net with more modules than the source has, or one of a later iteration.
+    for number, changed in enumerate(({"initial_modules": 3}, {"iterations": 3})):
+        deep = config_of({**options, **changed})
+        with pytest.raises(
+            ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"
+        ):
+            grow.check(prepared(tmp_path / f"D{number}", deep), **deep["grow"])
+    fits = config_of({**options, "iterations": 2})
+    grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
 
 
 def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
@@ -251,32 +267,12 @@ def test_coins_in_place_of_a_criterion(runs):
     grown = []
     for number in range(300):
         both = [
-            growth_nets.Net(f"{role}{number}", None, {}, {"role": role, "depths": [1, 1]})
+            growth_nets.Net(f"{role}{number}", None, {"role": role, "depths": [1, 1]})
             for role in ("candidate", "temporary")
         ]
         grown += stage_growth.decided(*(nets.score(net, {}) for net in both))
         assert nets.score(both[1], {}) == nets.score(both[1], {})
     assert abs(np.mean(grown) - 0.5) < 4 * 0.5 / 600**0.5
-
-
-def test_pooling_by_hand_and_in_parts():
-    maps = np.random.default_rng(0).normal(size=(5, 7, 7, 3)).astype(np.float32)
-    found = np.asarray(stage_features.pooled(maps, 3)).reshape(5, 3, 3, 3)
-    windows = [(0, 3), (2, 5), (4, 7)]
-    for i, (top, bottom) in enumerate(windows):
-        for j, (left, right) in enumerate(windows):
-            np.testing.assert_allclose(
-                found[:, i, j], maps[:, top:bottom, left:right].mean((1, 2)), rtol=1e-5, atol=1e-6
-            )
-    images = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 1)).astype(np.uint8)
-
-    def stage_maps(variables, images):
-        return (images.astype(np.float32) * variables["scale"],)
-
-    bounds = (stage_importance.Bounds(290, 2),)
-    (features,) = stage_features.collected(stage_maps, {"scale": np.float32(2)}, images, bounds)
-    expected = 2 * images[:290].astype(float).reshape(290, 2, 2, 2, 2).mean((2, 4)).reshape(290, 4)
-    np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
 def test_the_energy_of_trainings_adds_up(runs):
@@ -303,6 +299,21 @@ def test_what_no_growth_takes(options, message, tmp_path):
     config = config_of(options)
     with pytest.raises(ValueError, match=message):
         grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
+    config = config_of()
+    ready = prepared(tmp_path / "W", config)
+    monkeypatch.setattr(grow.spent.jax, "devices", lambda: [SimpleNamespace(platform="tpu", device_kind="TPU v4")])
+    monkeypatch.setattr(grow.spent.jax, "device_count", lambda: 1)
+    with pytest.raises(
+        ValueError, match=r"grow: energy .*: nothing tells the power of TPU v4; give power_w, in grow.power_w"
+    ):
+        grow.spent.check(None)
+    grow.spent.check(170.0)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="power_w is 0, must be above 0"):
+        grow.check(ready, **{**config["grow"], "power_w": 0})
 
 
 def test_an_answer_needs_no_training(runs):
