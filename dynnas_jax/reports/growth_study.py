@@ -75,7 +75,8 @@ def _begun(row: Row) -> int:
     settings = row.asked.settings
     if row.asked.kind is not kinds.GROWTH:
         return 0
-    return settings.get("grow.initial_modules") or growing.family(settings["growth.name"]).initial_modules
+    modules = settings.get("grow.initial_modules")
+    return growing.family(settings["growth.name"]).initial_modules if modules is None else modules
 
 
 def _criteria(rows: Sequence[Row]) -> Table:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import counting, finished, job, kinds, pipeline, settings, sides
+from dynnas_jax import counting, finished, job, kinds, pipeline, recipe, settings, sides
 from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
@@ -299,6 +299,13 @@ def test_what_no_growth_takes(options, message, tmp_path):
     config = config_of(options)
     with pytest.raises(ValueError, match=message):
         grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+@pytest.mark.parametrize("option", ["initial_modules", "growth", "iterations"])
+def test_nothing_to_grow_is_refused_before_any_work(option):
+    config = {**config_of({option: 0}), "target": "x86"}
+    with pytest.raises(ValueError, match=rf"grow.{option} is 0, must be a number of at least 1"):
+        recipe.check(config)
 
 
 def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
