@@ -3,7 +3,8 @@
 Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares, 200
 epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate. Residual
 nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the rate of the
-further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: "" (with a net of uniform depth at equal MACs), cells,
+further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth; nor that gradients are cut at a norm of 5, that variables are averaged
+over steps (0.999), and that 5,000 training images are held out. Modes: "" (with a net of uniform depth at equal MACs), cells,
 resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110 is the source of weights too),
 transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic supernet), read_off (nets of it
 without training, from --config.grow.source; only the candidates are trained, 50 epochs), ensemble (beside the candidates those of

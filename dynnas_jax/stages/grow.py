@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ def run(job: Job, folder: Path, **given) -> tuple[str, ...]:
       given: `Options`.
     """
     asked, section = Options(**given), job.workdir.config["growth"]
-    nets = Nets(job, folder, asked)
-    with progress.counted("networks", stage_growth.networks(asked.iterations) + asked.uniform, "networks") as advance:
+    nets, choices = Nets(job, folder, asked), _choices(asked)
+    most = stage_growth.networks(asked.iterations) + len(choices) - 1 + asked.uniform
+    with progress.counted("networks", most, "networks") as advance:
+        make = _counting(nets.make, advance)
         found = stage_growth.run(
             growing.initial(job.workdir.config),
             iterations=asked.iterations,
             growth=_step(section, asked),
-            train=lambda *which: _counted(nets.make(*which), advance),
+            train=make,
             score=nets.score,
             worth=growth_nets.worth,
-            options=_choices(asked),
+            options=choices,
         )
-        controls = [_uniform(job, nets, found.candidates[-1])] if asked.uniform else []
+        if found.tried:  # candidates alike were made once
+            advance(len(choices) - len({one.candidate for one in found.tried}))
+        controls = [_uniform(job, make, found.candidates[-1])] if asked.uniform else []
     if not processes.is_first():
         return ()
     write_json(folder / "data.json", described(job.images))
@@ -51,9 +56,18 @@ def _step(section: dict, asked: Options) -> int:
     return growing.family(section["name"]).growth if asked.growth is None else asked.growth
 
 
-def _counted(net: Net, advance: Any) -> Net:
-    advance(1)
-    return net
+def _counting(make: Callable[..., Net], advance: Callable[[int], None]) -> Callable[..., Net]:
+    """`make`, which says that one more is done of each net that it makes for the first time."""
+    made = set()
+
+    def counted(*which: Any) -> Net:
+        net = make(*which)
+        if net.name not in made:
+            advance(1)
+        made.add(net.name)
+        return net
+
+    return counted
 
 
 def _choices(asked: Options) -> tuple[dict, ...]:
@@ -63,7 +77,7 @@ def _choices(asked: Options) -> tuple[dict, ...]:
     return tuple({**(asked.criterion_options or {}), **dict(zip(names, row, strict=True))} for row in rows)
 
 
-def _uniform(job: Job, nets: Nets, last: Net) -> Net:
+def _uniform(job: Job, make: Callable[..., Net], last: Net) -> Net:
     """The net of the same depth in all stages whose MACs are nearest to the last candidate's, trained as that was."""
     section, facts = job.workdir.config["growth"], facts_of(job.images)
 
@@ -71,9 +85,8 @@ def _uniform(job: Job, nets: Nets, last: Net) -> Net:
         built = growing.built(section, growing.uniform(section, modules), facts)
         return chains.cost(built.largest_net())[0]
 
-    return nets.make(
-        stage_growth.UNIFORM, 0, growing.uniform(section, stage_growth.uniform(macs_of, last.facts["macs"]))
-    )
+    modules = stage_growth.uniform(macs_of, last.facts["macs"])
+    return make(stage_growth.UNIFORM, 0, growing.uniform(section, modules))
 
 
 def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list[Net]) -> tuple[str, ...]:

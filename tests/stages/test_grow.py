@@ -1,5 +1,6 @@
 """The stages of a run that grows stage by stage, on tiny runs: resuming, choosing, deeper nets' weights, what comes after."""
 
+import contextlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -197,6 +198,26 @@ def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other
         key: found[key] for key in ("iterations", "initial", "candidates", "tried")
     }
     assert after["controls"][0]["holdout_accuracy"] == found["controls"][0]["holdout_accuracy"]
+
+
+def test_the_count_of_networks_ends_with_all_of_them(runs, tmp_path, monkeypatch):
+    """One for each net, though the candidate that is chosen is asked for twice."""
+    shutil.copytree(runs.grown, tmp_path / "W")
+    counts = []
+
+    @contextlib.contextmanager
+    def counted(what, total, unit):
+        steps = []
+        counts.append((what, total, steps))
+        yield steps.append
+
+    config = config_of(CONTROLLED)
+    monkeypatch.setattr(grow.progress, "counted", counted)
+    grow.run(prepared(tmp_path / "W", config), tmp_path / "W" / "grow", **config["grow"])
+    ((what, total, steps),) = counts
+    assert (what, total, sum(steps)) == ("networks", 3 + 1 + 1, 5)
+    tried = {tuple(one["candidate"]) for one in read(tmp_path / "W" / "grow" / "growth.json")["tried"]}
+    assert steps.count(1) >= 3 + len(tried) - 1 + 1
 
 
 def test_nets_are_read_off_a_supernet_without_training(tmp_path):
