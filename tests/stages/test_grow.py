@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -150,6 +152,7 @@ def test_the_exported_folder_answers_as_jax_does_and_the_report_shows_every_net(
     page = (runs.grown / "report.html").read_text()
     assert 'class="absent"' not in page, "a stage is missing"
     rows = (runs.grown / "report" / "tables" / "networks.csv").read_text().splitlines()
+    assert "held-out after equal training" in page, "candidates are trained further"
     assert len(rows) == 1 + 3 + 1, "initial, candidate, uniform, the ensemble"
     assert len((runs.grown / "report" / "tables" / "decisions.csv").read_text().splitlines()) == 1 + 2
     assert (runs.grown / "report" / "figures" / "modules.png").stat().st_size > 1000
@@ -179,6 +182,33 @@ def test_a_net_whose_further_training_is_cut_short_goes_on_to_the_same_net(runs,
         own, other = (job.load_variables(path / "initial_1_1" / name) for path in (folder, runs.grown / "grow"))
         jax.tree.map(np.testing.assert_array_equal, own, other)
     assert net.facts["holdout_accuracy"] == read(runs.grown / "grow" / "growth.json")["initial"]["holdout_accuracy"]
+
+
+def test_a_net_that_is_stopped_inside_its_training_goes_on_from_the_checkpoint(runs, tmp_path, monkeypatch):
+    """A notice after the first of two steps: the second alone is done then, and the net is that of the unbroken run."""
+    notice, config = preemption.notice, config_of(CONTROLLED)
+
+    @contextlib.contextmanager
+    def terminated():
+        with notice() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield asked
+
+    ready, folder = prepared(tmp_path / "W", config), tmp_path / "W" / "grow"
+    nets = growth_nets.Nets(ready, folder, options_of(further=CONTROLLED["further"]))
+    monkeypatch.setattr(preemption, "notice", terminated)
+    with pytest.raises(preemption.Preempted, match="terminated after step 1 of 2"):
+        nets.make(stage_growth.INITIAL, 0, (1, 1))
+    monkeypatch.undo()
+    own = folder / "initial_1_1"
+    assert [path.name for path in (own / "checkpoints").iterdir()] == ["1"]
+    first = (own / "metrics.jsonl").read_text()
+    nets.make(stage_growth.INITIAL, 0, (1, 1))
+    assert (own / "metrics.jsonl").read_text().startswith(first), "the first step is not done again"
+    assert [json.loads(line)["step"] for line in first.splitlines()] == [1]
+    for name in (growth_nets.SCORED, growth_nets.FINAL):
+        one, other = (job.load_variables(path / name) for path in (own, runs.grown / "grow" / "initial_1_1"))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other(runs, tmp_path, monkeypatch):
@@ -280,6 +310,45 @@ def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
     np.testing.assert_array_equal(big.net.apply(big.variables, images)[0], expected.apply(variables, images)[0])
     others = growth_evaluate.other_members(ready, (str(path),))
     assert [list(one.net.arch.depths) for one in others] == [one["depths"] for one in found["candidates"]]
+    for one, entry in zip(others, found["candidates"], strict=True):
+        assert one.facts == {key: entry[key] for key in ("macs", "params_with_statistics")}
+    (second,) = growth_evaluate.other_members(ready, (str(path),), (2,))
+    assert second.name == others[1].name
+    with pytest.raises(ValueError, match=r"evaluate.also: .* has none of the iterations in evaluate.together, \(3,\)"):
+        growth_evaluate.other_members(ready, (str(path),), (3,))
+
+
+def test_candidates_of_some_iterations_answer_together(runs, tmp_path):
+    """The mean of the probabilities of just these, and of another run's; MACs and params of an ensemble are the sum."""
+    ready, (entry,) = (
+        prepared(runs.grown, config_of(CONTROLLED)),
+        read(runs.grown / "grow" / "growth.json")["candidates"],
+    )
+    for wrong in ((), (0,), (1, 2)):
+        with pytest.raises(ValueError, match=r"evaluate.together is .*, must be iterations of 1 to 1"):
+            growth_evaluate.check(ready, together=wrong)
+    growth_evaluate.check(ready, also=(str(runs.grown),), together=(1,))
+    growth_evaluate.run(ready, tmp_path, also=(str(runs.grown),), together=(1,))
+    told = read(tmp_path / "evaluation.json")
+    alone, joint = told["ensemble"], told["joint_ensemble"]
+    assert joint["networks"] == [entry["name"], "grown 1"]
+    for key in ("macs", "params_with_statistics"):
+        assert (alone[key], joint[key]) == (entry[key], 2 * entry[key])
+    assert joint["accuracy"] == alone["accuracy"] == told["net"]["accuracy"], "twice the same net"
+
+
+def test_the_candidates_can_seed_a_space(runs):
+    """The largest net of a supernet up to the depths that were found is the candidate."""
+    (entry,) = read(runs.grown / "grow" / "growth.json")["candidates"]
+    section = {"network": "elastic_resnet", "deepest": tuple(entry["depths"]), "widths": GROWTH["widths"]}
+    facts = read(runs.grown / "grow" / "data.json")
+    supernet = job.build_supernet(section, facts)
+    net, grown = supernet.largest_net(), job.grown_net(entry, facts)
+    assert net.arch == grown.arch
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    variables = job.load_variables(runs.grown / entry["variables"])
+    np.testing.assert_array_equal(net.apply(variables, images)[0], grown.apply(variables, images)[0])
+    assert len(supernet.space.genes) == sum(depth > 1 for depth in entry["depths"])
 
 
 def test_coins_in_place_of_a_criterion(runs):
