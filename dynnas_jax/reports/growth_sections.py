@@ -14,7 +14,7 @@ def _networks(source: Source) -> str | None:
     if not rows:
         return None
     hidden = set() if any(row[tables.TOP5] for row in rows) else {tables.TOP5}
-    if all(row[growth_tables.SCORED] == row["holdout_accuracy"] for row in rows):  # nothing was trained further
+    if not (source.found.config or {}).get("grow", {}).get("further"):  # the same accuracy twice
         hidden.add(growth_tables.SCORED)
     shown = [column for column in growth_tables.NETWORKS if column.key not in hidden]
     body = table(source, "networks", rows, shown)

@@ -13,6 +13,7 @@ from dynnas_jax.data.splits import Split
 from dynnas_jax.search.stage_importance import Bounds
 
 _PIXELS = 2**20  # of images that are run together
+_MAP_BYTES = 2**27  # of what they make in one stage; a net holds a few such maps at a time
 
 
 class Collected(NamedTuple):
@@ -47,16 +48,17 @@ def collected(
 ) -> Collected:
     """The features of the first images that are chosen of a split, as many and pooled as the bounds of each stage say.
 
-    Images are taken from the split and run in parts, so that memory grows neither with their number nor, but for one of them,
-    with their size.
+    Images are taken from the split and run in parts, so that memory grows neither with their number nor with their size, up to
+    where a single one takes more.
 
     Args:
       stage_maps: (variables, images) -> [b, h, w, c] of each stage.
       chosen: int[n], places in the split.
     """
     chosen = chosen[: max(bound.samples for bound in bounds)]
-    height, width = split.images.shape[1:3]
-    batch = int(max(1, min(128, len(chosen), _PIXELS // (height * width))))
+    one = jax.ShapeDtypeStruct((1, *split.images.shape[1:]), np.uint8)
+    largest = max(maps.size * maps.dtype.itemsize for maps in jax.eval_shape(stage_maps, variables, one))
+    batch = max(1, min(128, len(chosen), _PIXELS // (one.shape[1] * one.shape[2]), _MAP_BYTES // largest))
 
     @jax.jit
     def run(variables, images):

@@ -67,6 +67,20 @@ def test_large_images_are_in_memory_a_few_at_a_time():
     assert most < 12 * 700**2 * 3
 
 
+def test_nets_of_many_channels_get_fewer_images_at_a_time():
+    """128 MiB of a stage's maps: 2 images of 512x512 with 64 channels in float32, of which four fit the pixels."""
+    files = Files(5, 512)
+
+    def wide(variables, images):
+        return (images[..., :1].astype(np.float32) * np.ones((1, 1, 1, 64), np.float32) * variables["scale"],)
+
+    bounds = (Bounds(5, 1),)
+    stage_features.collected(
+        wide, SCALE, Split(files, np.arange(5, dtype=np.int32), np.arange(5)), np.arange(5), bounds
+    )
+    assert files.asked == [2, 2, 1]
+
+
 def test_an_image_in_the_place_of_a_damaged_one_has_its_own_label():
     labels = np.random.default_rng(3).permutation(20).astype(np.int32)
     split = Split(Files(20, 4), labels, np.arange(20))
