@@ -1,13 +1,17 @@
 """Residual networks and NASNets for CIFAR-10 that grow deeper stage by stage, only where their features gain.
 
-Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares, 200
-epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate. Residual
-nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the rate of the
-further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth. Modes: "" (with a net of uniform depth at equal MACs), cells,
-resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110 is the source of weights too),
-transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic supernet), read_off (nets of it
-without training, from --config.grow.source; only the candidates are trained, 50 epochs), ensemble (beside the candidates those of
---config.evaluate.also, a run of cells), inf_fs, il_fs and random (other criteria, and coins); each also as MODE_tiny.
+Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares,
+200 epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate.
+Residual nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the
+rate of the further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth; nor that gradients are cut at a norm of 5, that
+variables are averaged over steps (0.999), and how many training images are held out: 5,000. Modes: "" (with a net of uniform
+depth at equal MACs), cells, resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110
+is the source of weights too), transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic
+supernet), read_off (nets of it without training, from --config.grow.source; only the candidates are trained, 50 epochs),
+ensemble (beside the candidates those of --config.evaluate.also, a run of cells; of both, as in the paper, those of iterations
+1, 3 and 5), inf_fs, il_fs and random (other criteria, and coins), choose (the components of partial least squares are picked
+first, of CHOICE, by the first candidate each leads to on held-out images; the other modes have those of OPTIONS, which nobody
+has chosen); each also as MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
     dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
     dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
@@ -30,7 +34,8 @@ UNIFORM = {
     **{"nasnet169": (4, 2), "nasnet205": (5, 3), "nasnet241": (6, 4)},
 }
 OPTIONS = {"pls": {"components": 2}, "inf_fs": {"mix": 0.5}, "il_fs": {"tokens": 6}, "random": {}}  # of the criteria
-MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", *list(OPTIONS)[1:], *UNIFORM)
+CHOICE = {"components": (1, 2, 4, 8)}
+MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", "choose", *list(OPTIONS)[1:], *UNIFORM)
 WIDTHS = (8, 16, 32)  # of the tiny nets
 CELLS = {"filters": 4, "stem": 12}
 TINY_STEPS, TINY_FURTHER = 600, 200
@@ -88,7 +93,9 @@ def growth(config: ConfigDict, name: str) -> None:
     config.growth = {"name": "nasnet"} if name == "cells" else RESIDUAL
     criterion = name if name in OPTIONS else "pls"
     config.grow = {"iterations": 5, "criterion": criterion}
-    if OPTIONS[criterion]:
+    if name == "choose":
+        config.grow.choose = CHOICE
+    elif OPTIONS[criterion]:
         config.grow.criterion_options = OPTIONS[criterion]
     if name in ("transfer", "read_off"):
         config.grow.source = placeholder(str)
@@ -97,6 +104,7 @@ def growth(config: ConfigDict, name: str) -> None:
     elif name != "transfer":
         further = {"learning_rate": 1e-4, "weight_decay": 5e-4, "warm_up": 0.0, "drops": (0.5,)}
         config.grow.update({"uniform": True, "further": {"steps": 100 * EPOCH, "optimizer": further}})
+    config.evaluate.together = (1, 3, 5)
     if name == "ensemble":
         config.evaluate.also = ("runs/growth_cells",)
 
@@ -133,6 +141,7 @@ def smaller(config: ConfigDict, name: str) -> None:
         config.search.update({"budgets": 6, "generations": 20, "calibration_images": 512})
     else:
         config.growth.update(CELLS if name == "cells" else {"widths": WIDTHS})
+        del config.evaluate["together"]
         config.grow.update({"iterations": 2, "initial_modules": 2 if name == "cells" else 1})
         fine = {"learning_rate": 0.01, "weight_decay": 5e-4}
         if name == "transfer":  # a quarter of the steps, as in the paper

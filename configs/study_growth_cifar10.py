@@ -104,16 +104,20 @@ def criteria() -> tuple[dict, ...]:
 
 
 def elsewhere(candidate: int, tiny: str) -> tuple[dict, ...]:
-    """Table VI: the depths that were found, and uniform depth, on another dataset."""
-    found = {
-        "name": "grown_elsewhere",
-        "recipe": ELSEWHERE,
-        "overrides": (f"network.arch={{grown}}/grow/candidate{candidate}.json",),
-        "tables": {"growth_elsewhere": "the last candidate of CIFAR-10"},
-    }
-    uniform = {
-        "name": "resnet110_elsewhere",
-        "recipe": f"{ELSEWHERE}:resnet110",
-        "tables": {"growth_elsewhere": named("ResNet-110", tiny)},
-    }
-    return found, uniform
+    """Table VI: the depths that were found, of blocks and of cells, and uniform depth, on another dataset."""
+    rows = []
+    for name, source, mode in (("grown_elsewhere", "grown", ""), ("cells_elsewhere", "cells", ":cells")):
+        kind = "cells" if mode else "residual blocks"
+        rows.append(
+            {
+                "name": name,
+                "recipe": f"{ELSEWHERE}{mode}",
+                "overrides": (f"network.arch={{{source}}}/grow/candidate{candidate}.json",),
+                "tables": {"growth_elsewhere": f"the last candidate of CIFAR-10, {kind}"},
+            }
+        )
+    for rival, label in (("resnet110", "ResNet-110"), ("nasnet241", "NASNet-241")):
+        recipe = f"{ELSEWHERE}:{rival}"
+        tables = {"growth_elsewhere": named(label, tiny)}
+        rows.append({"name": f"{rival}_elsewhere", "recipe": recipe, "tables": tables})
+    return tuple(rows)

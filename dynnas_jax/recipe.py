@@ -107,7 +107,7 @@ def check(config: dict) -> None:
         raise ValueError("data.name is missing: digits, a TFDS dataset, or the path of an .npz file or of a folder")
     kind = kinds.of(config)
     for section, known in sections.options(config).items():
-        settings.check_options(section, _content(config, section), known)
+        settings.check_options(section, settings.content(config, section), known)
     _check_values(config)
     if kind.name in _FIXED:
         from dynnas_jax.networks import fixed
@@ -115,11 +115,6 @@ def check(config: dict) -> None:
         fixed.check(config[kind.name], several_exits=kind is kinds.EXIT_NETWORK)
     if "train" in config:
         _build(config)
-
-
-def _content(config: dict, section: str) -> dict:
-    """What a config has of a section, by its dotted name."""
-    return functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
 
 
 def _check_values(config: dict) -> None:
@@ -133,7 +128,7 @@ def _check_values(config: dict) -> None:
 
     settings.check_least("", config, {"seed": 0})
     for section, least in _LEAST.items():
-        settings.check_least(f"{section}.", _content(config, section), least)
+        settings.check_least(f"{section}.", settings.content(config, section), least)
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
     if kinds.of(config) in kinds.OF_EXITS:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})

@@ -21,6 +21,34 @@ def options(config: dict) -> settings.Options:
     return found
 
 
+def unused(config: dict) -> set[str]:
+    """Keys of `options`, by their dotted names, that mean nothing in a config which leaves them out.
+
+    What a growth searches, or another criterion takes; and what the arch file of a network of many archs says in their place.
+    """
+    kind = kinds.of(config)
+    found = set()
+    if kind is kinds.GROWTH:
+        from dynnas_jax.networks import growing
+        from dynnas_jax.search import stage_importance
+        from dynnas_jax.stages import growth_nets
+
+        asked = growth_nets.Options(**config.get("grow", {}))
+        own = stage_importance.CRITERIA.get(asked.criterion)
+        taken = set(settings.parameters(own)) if own and not asked.choose else set()
+        every = settings.parameters(*stage_importance.CRITERIA.values())
+        found = {f"grow.criterion_options.{key}" for key in every if key not in taken}
+        found.add(f"growth.{growing.family(config['growth'].get('name')).option}")
+    elif kind in (kinds.NETWORK, kinds.EXIT_NETWORK):
+        from dynnas_jax.networks import fixed
+
+        section = config[kind.name]
+        if section.get("arch") is not None and fixed.loader(section).family:
+            found = {f"{kind.name}.{key}" for key in fixed.parameters(section)}
+    sections = {key: key.rpartition(".")[::2] for key in found}
+    return {key for key, (section, name) in sections.items() if name not in settings.content(config, section)}
+
+
 def _data(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.data import augment, sources, streams
 
@@ -94,7 +122,11 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         "train.wandb": parameters(metrics.weights_and_biases),
     }
     if kind is kinds.GROWTH:
-        for name in ("start_from", "new_classifier"):  # weights come from `grow.source`
+        for name in (
+            "start_from",
+            "new_classifier",
+            "power_w",
+        ):  # of the section `grow`: the first two are its `source`
             del found["train"][name]
         steps = found["train"]["steps"].replace(default=None)  # as many as `train.steps`
         found["grow.further"], found["grow.further.optimizer"] = (

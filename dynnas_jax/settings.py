@@ -190,6 +190,11 @@ def as_dict(config: ConfigDict) -> dict:
     return complete
 
 
+def content(config: dict, section: str) -> dict:
+    """What a config has of a section, by its dotted name."""
+    return functools.reduce(lambda node, key: node.get(key) or {}, section.split("."), config)
+
+
 def parameters(
     *functions: Callable, also: tuple[str, ...] = (), given: tuple[str, ...] = ()
 ) -> dict[str, inspect.Parameter]:

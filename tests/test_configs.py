@@ -1,6 +1,7 @@
 """Every recipe in every mode: its keys are known, its supernet builds and fits its data; nothing is trained."""
 
 import inspect
+import json
 import math
 import runpy
 from pathlib import Path
@@ -16,7 +17,7 @@ from dynnas_jax.data import derived, superclasses
 from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import growth_study, study_tables
-from dynnas_jax.search import generator, generator_fit
+from dynnas_jax.search import generator, generator_fit, stage_importance
 from dynnas_jax.stages import superclass_generator, train
 from dynnas_jax.study import claim, grid
 from dynnas_jax.train import state
@@ -183,8 +184,8 @@ def test_networks_of_gates_build_and_reach_their_target(name):
 
 
 GROWTHS = {
-    "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random"),
-    "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble"),
+    "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random", "choose", "choose_il_fs_tiny"),
+    "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble", "choose"),
     "stage_growth_imagenet.py": ("", "tiny"),
 }
 
@@ -200,6 +201,43 @@ def test_a_recipe_that_grows_begins_as_it_says(path):
     for options in (config["train"], {**config["train"], **config["grow"].get("further", {})}):
         assert options["steps"] >= 20
         state.optimizer(options["steps"], **options["optimizer"])
+
+
+@pytest.mark.parametrize("mode", ["choose", "choose_inf_fs", "choose_il_fs"])
+def test_the_values_to_choose_from_hold_the_one_that_is_else_taken(mode):
+    digits = FOLDER / "stage_growth_digits.py"
+    choosing = settings.as_dict(settings.load([f"--config={digits}:{mode}"]))["grow"]
+    assumed = settings.as_dict(
+        settings.load([f"--config={digits}:{mode.removeprefix('choose').strip('_')}".strip(":")])
+    )
+    assert "criterion_options" not in choosing
+    assert choosing["criterion"] == assumed["grow"]["criterion"]
+    ((name, values),) = choosing["choose"].items()
+    assert len(values) >= 3
+    assert {name: assumed["grow"]["criterion_options"][name]} == assumed["grow"]["criterion_options"]
+    assert assumed["grow"]["criterion_options"][name] in values
+    for value in values:
+        stage_importance.check(choosing["criterion"], **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("mode", "option"), [("", "depths"), ("cells", "cells"), ("tiny", "depths"), ("cells_tiny", "cells")]
+)
+def test_depths_found_elsewhere_are_those_of_the_file(mode, option, tmp_path):
+    """As many trainings as the rival of uniform depth; without a file nothing else is trained in its place."""
+    path = f"--config={FOLDER / 'stage_growth_transfer.py'}:{mode}".removesuffix(":")
+    config = settings.as_dict(settings.load([path]))
+    with pytest.raises(ValueError, match="network.arch is None: give an arch file"):
+        recipe.check(config)
+    file = tmp_path / "candidate.json"
+    file.write_text(json.dumps({option: [2, 3, 2], "resolution": 8, "channels": 1}))
+    config = recipe.with_files(settings.as_dict(settings.load([path, f"--config.network.arch={file}"])))
+    recipe.check(config)
+    arch = job.build(config, facts_of(config)).largest_net().arch
+    assert [getattr(arch, option), arch.resolution, arch.channels, arch.classes] == [(2, 3, 2), 32, 3, 100]
+    rival = "resnet110" if option == "depths" else "nasnet241"
+    rivals = f"{path.partition(':')[0]}:{rival}{'_tiny' * mode.endswith('tiny')}"
+    assert settings.as_dict(settings.load([rivals]))["train"] == config["train"]
 
 
 @pytest.mark.parametrize("mode", ["", ":tiny"])

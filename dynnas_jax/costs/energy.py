@@ -6,6 +6,7 @@ Standard library only: a copy of this module lies in every export folder.
 from __future__ import annotations
 
 import math
+import re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ POWERCAP = Path("/sys/class/powercap")
 GRID_G_PER_KWH = {
     "world": 475.0,  # generation in 2018, IEA, Global Energy and CO2 Status Report 2019
 }
-# What a device draws at its limit, W, by a part of what it calls itself: the makers' data sheets.
+# What a device draws at its limit, W, by words of what it calls itself: the makers' data sheets.
 DEVICE_POWER_W = {
     "GTX 1080 Ti": 250.0,
     "V100": 300.0,
@@ -44,12 +45,10 @@ def from_power_mj(power_w: float, latency_ms: float) -> float:
     return power_w * latency_ms
 
 
-def device_power_w(name: str, cores: int) -> tuple[float, str]:
-    """(W, in words where that is from) of what trains: a known device by its name, else so many processor cores."""
-    for known, power_w in DEVICE_POWER_W.items():
-        if known.lower() in name.lower():
-            return power_w, f"{power_w:g} W of a {known} x time"
-    return cores * CORE_POWER_W, f"{CORE_POWER_W:g} W a core x {cores} cores x time"
+def known_device(name: str) -> str | None:
+    """The key of `DEVICE_POWER_W` whose words a device calls itself by, such as "NVIDIA A100-SXM4-80GB"; None for others."""
+    words = (re.compile(rf"(?<!\w){re.escape(known)}(?!\w)", re.IGNORECASE) for known in DEVICE_POWER_W)
+    return next((known for known, word in zip(DEVICE_POWER_W, words) if word.search(name)), None)  # noqa: B905
 
 
 def carbon_g(energy_j: float, grid_g_per_kwh: float = GRID_G_PER_KWH["world"]) -> float:

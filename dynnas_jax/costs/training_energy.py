@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,20 +23,20 @@ class Source(NamedTuple):
     """Where an energy is from."""
 
     name: str
-    spent: Callable[[float], float]  # seconds since it was asked last -> J in these
+    spent: Callable[[float], float | None]  # seconds since it was asked last -> J in these; None where nothing tells
 
 
 class Spent(NamedTuple):
     """What a training has taken so far, all its attempts together."""
 
     seconds: float
-    energy_j: float
+    energy_j: float | None  # None where nothing told it
 
 
 def of_power(power_w: float, name: str) -> Source:
     """A power that never changes. Raises ValueError for none."""
     if not 0 < power_w < math.inf:
-        raise ValueError(f"grow.power_w is {power_w}, must be above 0")
+        raise ValueError(f"power_w is {power_w}, must be above 0")
     return Source(name, lambda seconds: power_w * seconds)
 
 
@@ -52,8 +53,12 @@ def of_counters(counters: Sequence[energy.Counter]) -> Source:
     return Source(f"counters of the processor ({', '.join(counter.name for counter in counters)})", spent)
 
 
-def of_nvidia(read: Callable[[], str | None] | None = None) -> Source | None:
-    """What NVIDIA's own tool says its devices draw, all together; None where it says nothing."""
+def of_nvidia(read: Callable[[], str | None] | None = None, processes: int = 1) -> Source | None:
+    """What NVIDIA's own tool says the devices of this process draw, all together; None where it says nothing.
+
+    Args:
+      processes: that train together, each with as many devices; all draw as much as this one's.
+    """
     read = read or _nvidia_says
 
     def watts() -> float | None:
@@ -68,28 +73,50 @@ def of_nvidia(read: Callable[[], str | None] | None = None) -> Source | None:
     def spent(seconds: float) -> float:
         nonlocal last
         last = watts() or last
-        return last * seconds
+        return processes * last * seconds
 
-    return Source("power that nvidia-smi shows", spent)
+    return Source(f"{_times(processes)}power that nvidia-smi shows", spent)
+
+
+def _times(count: int) -> str:
+    return f"{count} x " if count > 1 else ""
+
+
+def visible(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Arguments of nvidia-smi that name the devices a process sees: those of CUDA_VISIBLE_DEVICES, all where it is not set."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return () if named is None else ("-i", named.replace(" ", ""))
 
 
 def _nvidia_says() -> str | None:
     try:
-        return subprocess.run(_NVIDIA, capture_output=True, text=True, timeout=10, check=True).stdout
+        command = (*_NVIDIA, *visible(os.environ))
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def source(device: str, cores: int, power_w: float | None = None) -> Source:
-    """What tells the energy here: a power that was given, the device's meter, the processor's counters, or a table's power."""
+def source(device: str, cores: int, power_w: float | None = None, *, devices: int = 1, processes: int = 1) -> Source:
+    """What tells the energy here: a power that was given, the devices' meter, the processor's counters, or a table's power.
+
+    Args:
+      device: what an accelerator calls itself, "cpu" where there is none.
+      cores: of this machine.
+      power_w: that all of the training draws.
+      devices: accelerators of all processes that train together.
+    """
     if power_w is not None:
         return of_power(power_w, f"{power_w:g} W, as given, x time")
-    on_cpu = device.lower() in ("cpu", "")
-    if not on_cpu and (found := of_nvidia()):
+    if device == "cpu":
+        if counters := energy.rapl():
+            return of_counters(counters)
+        return of_power(cores * energy.CORE_POWER_W, f"{energy.CORE_POWER_W:g} W a core x {cores} cores x time")
+    if found := of_nvidia(processes=processes):
         return found
-    if on_cpu and (counters := energy.rapl()):
-        return of_counters(counters)
-    return of_power(*energy.device_power_w(device, cores))
+    if (known := energy.known_device(device)) is None:
+        return Source(f"nothing tells the power of {_times(devices)}{device}; give power_w", lambda _: None)
+    each = energy.DEVICE_POWER_W[known]
+    return of_power(devices * each, f"{_times(devices)}{each:g} W of a {known} x time")
 
 
 class Meter:
@@ -102,7 +129,9 @@ class Meter:
     def _look(self) -> None:
         now_s = time.monotonic()
         seconds, self._last_s = now_s - self._last_s, now_s
-        self.total = Spent(self.total.seconds + seconds, self.total.energy_j + self.source.spent(seconds))
+        before_j, more_j = self.total.energy_j, self.source.spent(seconds)
+        known = before_j is not None and more_j is not None
+        self.total = Spent(self.total.seconds + seconds, before_j + more_j if known else None)
         write_json(self.file, {**self.total._asdict(), "source": self.source.name})
 
     def _run(self) -> None:
@@ -126,6 +155,7 @@ def read(file: Path) -> Spent:
     """What a file says was spent; nothing where there is none, or where it is damaged."""
     try:
         content = json.loads(file.read_text())
-        return Spent(float(content["seconds"]), float(content["energy_j"]))
+        energy_j = content["energy_j"]
+        return Spent(float(content["seconds"]), None if energy_j is None else float(energy_j))
     except (OSError, ValueError, KeyError, TypeError):
         return Spent(0.0, 0.0)

@@ -80,6 +80,8 @@ def _chosen(what: str, where: str, value: Any, choices: tuple) -> Any:
 
 # Families of fixed networks.
 
+_OF_IMAGES = {"channels": int, "mean": tuple[float, ...], "std": tuple[float, ...]}  # that every arch has
+
 
 def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
     """An arch file's content as what `function` takes: lists become tuples, what is left out has its default.
@@ -91,6 +93,8 @@ def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
     kinds = {
         parameter.name: parameter.annotation for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
     }
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        kinds = _OF_IMAGES | kinds
     if not isinstance(content, dict):
         raise ValueError(f"arch file: must be an object with keys of {list(kinds)}")
     for name in content:

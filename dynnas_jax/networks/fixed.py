@@ -58,7 +58,7 @@ def with_arch(section: dict) -> dict:
 
 
 def check(section: dict, *, several_exits: bool = False) -> None:
-    """Raises ValueError where a space is without an arch file, or a network of one arch has one.
+    """Raises ValueError where a space is without an arch file, a network of one arch has one, or one that is wanted is not given.
 
     Also for a network of several exits where one with a single answer is wanted, and the other way round.
     """
@@ -71,6 +71,8 @@ def check(section: dict, *, several_exits: bool = False) -> None:
     space = found.has_space
     if space and arch is None:
         raise ValueError(f"network.name is {name!r}, a space of many networks; give network.arch, an arch file")
+    if found.family and arch is None and "arch" in section:
+        raise ValueError("network.arch is None: give an arch file, or leave it out of the recipe")
     if not space and arch is not None and not found.family:
         raise ValueError(f"network.name is {name!r}, one fixed network; leave out network.arch")
 

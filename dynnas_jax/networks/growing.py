@@ -84,8 +84,8 @@ def uniform(growth: dict, modules: int) -> tuple[int, ...]:
 
 def initial(config: dict) -> tuple[int, ...]:
     """The modules of each stage that a config's growth begins with. Raises ValueError as `family`."""
-    given = config.get("grow", {}).get("initial_modules")
-    return uniform(config["growth"], given or family(config["growth"].get("name")).initial_modules)
+    modules, own = config.get("grow", {}).get("initial_modules"), family(config["growth"].get("name"))
+    return uniform(config["growth"], own.initial_modules if modules is None else modules)
 
 
 def depths(net: ChainNet) -> tuple[int, ...]:

@@ -72,7 +72,9 @@ class Arch(ChainArch):
     stem_out: int
     stem: str  # "3x3", or with stride 2 and followed by two reduction cells of a quarter and half the filters
     skip_reduction: bool  # whether the cell behind a reduction reads, as second input, what the reduction read so
-    keep_path: float  # with how much probability the last cell keeps each path in training, at the end of it
+    keep_path: (
+        float  # with how much probability the last cell keeps each path in training, at the end; all at its start
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from dynnas_jax import kinds
@@ -16,13 +17,32 @@ from dynnas_jax.search.stage_growth import CANDIDATE, INITIAL, UNIFORM
 from dynnas_jax.workdir import read_json
 
 _SPENT = ("seconds", "energy_j")
+_WORLD = energy.GRID_G_PER_KWH["world"]
 
 
-def nets(row: Row, seed: int) -> dict[str, dict[str, Any]]:
-    """What one run says of each net that it kept, by what the net is called; a fixed network has no name of its own."""
+def nets(row: Row, seed: int, grid_g_per_kwh: float = _WORLD) -> dict[str, dict[str, Any]]:
+    """What one run says of each net that it kept, by what the net is called; a fixed network has no name of its own.
+
+    Args:
+      grid_g_per_kwh: of the electricity that fixed networks are trained with, whose configs do not tell.
+    """
     if row.asked.kind is kinds.GROWTH:
         return {told["network"]: told for told in growth_tables.networks(row.runs[seed])}
-    return {"": _fixed(row, seed)} if row.asked.kind is kinds.NETWORK else {}
+    return {"": _fixed(row, seed, grid_g_per_kwh)} if row.asked.kind is kinds.NETWORK else {}
+
+
+def grid(rows: Sequence[Row]) -> float:
+    """The intensity that nets beside these rows are told at: that of the first that grows, else the world's."""
+    told = (row.asked.settings.get("grow.grid_g_per_kwh") for row in rows if row.asked.kind is kinds.GROWTH)
+    return next((one for one in told if one is not None), _WORLD)
+
+
+def energy_source(row: Row, seed: int) -> str | None:
+    """How the energy of a run's trainings is known; None where it tells none."""
+    if (growth := row.runs[seed].growth) is not None:
+        return growth["candidates"][-1]["training"]["source"]
+    file = row.asked.paths[seed] / "train" / "energy.json"
+    return read_json(file)["source"] if row.asked.kind is kinds.NETWORK and file.is_file() else None
 
 
 def names(row: Row) -> tuple[str, ...]:
@@ -39,19 +59,20 @@ def called(role: str, iteration: int = 0) -> str:
     return growth_tables.name({"role": role, "iteration": iteration})
 
 
-def _fixed(row: Row, seed: int) -> dict[str, Any]:
+def _fixed(row: Row, seed: int, grid_g_per_kwh: float = _WORLD) -> dict[str, Any]:
     """A fixed network: counted from its config and its images, as what grows is."""
     found, path = row.runs[seed], row.asked.paths[seed]
     told: dict[str, Any] = {
         key: study_rows.at(found, f"evaluation.net.{key}") for key in ("macs", "params", "accuracy")
     }
-    told["holdout_accuracy"] = ""  # its training does not tell
+    told[growth_tables.SCORED] = told["holdout_accuracy"] = ""  # its training does not tell
     told[tables.TOP5] = study_rows.at(found, f"evaluation.net.{tables.TOP5}")
     export = found.exports.get(tables.main_target(found.exports), {})
     told["latency_ms"] = study_rows.at(export, f"files.net_{study_rows.PRECISION}.latency_ms")
     if (file := path / "train" / "energy.json").is_file():
         spent = {key: read_json(file)[key] for key in _SPENT}
-        told |= spent | {"carbon_g": energy.carbon_g(spent["energy_j"], energy.GRID_G_PER_KWH["world"])}
+        energy_j = spent["energy_j"]  # None where nothing told it
+        told |= spent | {"carbon_g": None if energy_j is None else energy.carbon_g(energy_j, grid_g_per_kwh)}
     if (data := kinds.data_file(path, kinds.NETWORK)).is_file():
         told |= _counted(json.dumps([found.config["network"], read_json(data)]))
     return told

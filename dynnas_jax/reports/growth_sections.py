@@ -13,11 +13,10 @@ def _networks(source: Source) -> str | None:
     rows = growth_tables.networks(source.found)
     if not rows:
         return None
-    shown = [
-        column
-        for column in growth_tables.NETWORKS
-        if column.key != tables.TOP5 or any(row[tables.TOP5] for row in rows)
-    ]
+    hidden = set() if any(row[tables.TOP5] for row in rows) else {tables.TOP5}
+    if not (source.found.config or {}).get("grow", {}).get("further"):  # the same accuracy twice
+        hidden.add(growth_tables.SCORED)
+    shown = [column for column in growth_tables.NETWORKS if column.key not in hidden]
     body = table(source, "networks", rows, shown)
     entries = source.found.growth["candidates"]
     body += f"<p>Energy: {markup.escape(entries[-1]['training']['source'])}.</p>"

@@ -17,15 +17,25 @@ from dynnas_jax.search.stage_growth import CANDIDATE, UNIFORM
 
 RANDOM = "random"  # the criterion that the others are compared with
 _COUNTED = ("depth", "params_with_statistics", "params", "macs", "memory_bytes")
-_KEYS = (*_COUNTED, "latency_ms", "seconds", "energy_j", "carbon_g", "holdout_accuracy", "accuracy", tables.TOP5)
+_KEYS = (
+    *_COUNTED,
+    "latency_ms",
+    "seconds",
+    "energy_j",
+    "carbon_g",
+    growth_tables.SCORED,
+    "holdout_accuracy",
+    "accuracy",
+    tables.TOP5,
+)
 _TOGETHER = tuple(growth_tables.ENSEMBLES.values())
 
 
 def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = growth_rows.names) -> list[dict]:
     """One line for each net of each row."""
-    listed = []
+    listed, grid_g_per_kwh = [], growth_rows.grid(rows)
     for row in rows:
-        known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
+        known = {seed: growth_rows.nets(row, seed, grid_g_per_kwh) for seed in row.runs}
         for name in wanted(row):
             own = {seed: told.get(name, {}) for seed, told in known.items()}
             spread = {key: row.spread(lambda seed, key=key, own=own: own[seed].get(key)) for key in _KEYS}
@@ -45,8 +55,10 @@ def _count(key: str, header: str) -> Column:
 
 
 _LABEL, _NET, _MODULES = words("label", "row"), words("network", "net"), words("modules", "modules")
-_HELD, _ACCURACY = (
-    numbers(key, f"{split} (%)", scale=0.01) for key, split in (("holdout_accuracy", "held-out"), ("accuracy", "test"))
+_EQUAL = "held-out after equal training"
+_SCORED, _HELD, _ACCURACY = (
+    numbers(key, f"{split} (%)", scale=0.01)
+    for key, split in ((growth_tables.SCORED, _EQUAL), ("holdout_accuracy", "held-out"), ("accuracy", "test"))
 )
 _MACS, _PARAMS = (
     numbers("macs", "MACs (M)", 3, 1e6),
@@ -61,11 +73,21 @@ _SPENT = (
 _TOLD = "Depth, params and memory are counted as the paper counts them: params with running statistics."
 
 
+def _trained_further(rows: Sequence[Row]) -> bool:
+    """Whether candidates are trained further after the training that all nets have alike."""
+    return any(key.startswith("grow.further") for row in rows for key in row.asked.settings)
+
+
+def _held_out(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns of held-out accuracy: where candidates are trained further, before it too."""
+    return (_SCORED, _HELD) if _trained_further(rows) else (_HELD,)
+
+
 def _initial(rows: Sequence[Row]) -> Table:
     rows = sorted(rows, key=_begun)
     listed = _lines(rows, "growth_initial", lambda row: (growth_rows.called(CANDIDATE, 1),))
     listed = [{"initial": str(_begun(row) or "–"), **line} for row, line in zip(rows, listed, strict=True)]
-    columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, _HELD, _ACCURACY)
+    columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, *_held_out(rows), _ACCURACY)
     explanation = f"The first candidate, by the modules that every stage begins with. {_TOLD}"
     return Table("growth_initial", "Initial depth", explanation, columns, listed)
 
@@ -75,18 +97,22 @@ def _begun(row: Row) -> int:
     settings = row.asked.settings
     if row.asked.kind is not kinds.GROWTH:
         return 0
-    return settings.get("grow.initial_modules") or growing.family(settings["growth.name"]).initial_modules
+    modules = settings.get("grow.initial_modules")
+    return growing.family(settings["growth.name"]).initial_modules if modules is None else modules
 
 
 def _criteria(rows: Sequence[Row]) -> Table:
     listed, most = [], 0
+    splits = (("held-out", "holdout_accuracy"), ("test", "accuracy"))
+    if _trained_further(rows):
+        splits = ((_EQUAL, growth_tables.SCORED), *splits)
     for row in rows:
         every = [
             name for name in growth_rows.names(row) if name.startswith(growth_rows.called(CANDIDATE, 1).split()[0])
         ]
         most = max(most, len(every))
         known = {seed: growth_rows.nets(row, seed) for seed in row.runs}
-        for split, key in (("held-out", "holdout_accuracy"), ("test", "accuracy")):
+        for split, key in splits:
             cells = {
                 f"iteration{number}": row.spread(
                     lambda seed, name=name, key=key, known=known: known[seed].get(name, {}).get(key)
@@ -101,7 +127,7 @@ def _criteria(rows: Sequence[Row]) -> Table:
     for line in listed:
         line |= {column.key: "" for column in iterations if column.key not in line}
     columns = (words("label", "importance by"), words("split", "images"), *iterations, words("last", "modules at last"))
-    explanation = "Accuracy of the candidates, fully trained, by what tells the importance of a stage."
+    explanation = "Accuracy of the candidates, by what tells the importance of a stage."
     return Table("growth_criteria", "Criteria of importance", explanation, columns, listed)
 
 
@@ -109,7 +135,7 @@ def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callabl
     """What makes the table of nets with all their costs."""
 
     def build(rows: Sequence[Row]) -> Table:
-        columns = (_LABEL, _NET, _MODULES, *_COSTS, *_SPENT, _HELD, _ACCURACY)
+        columns = (_LABEL, _NET, _MODULES, *_COSTS, *_SPENT, *_held_out(rows), _ACCURACY)
         return Table(name, heading, explanation, columns, _lines(rows, name), (*notes, *_sources(rows)))
 
     return build
@@ -117,9 +143,9 @@ def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callabl
 
 def _sources(rows: Sequence[Row]) -> tuple[str, ...]:
     """How the energy of the trainings is known."""
-    growths = [found.growth for row in rows for found in row.runs.values() if found.growth]
-    told = dict.fromkeys(growth["candidates"][-1]["training"]["source"] for growth in growths)
-    return (f"Energy of training: {'; '.join(told)}.",) if told else ()
+    told = dict.fromkeys(growth_rows.energy_source(row, seed) for row in rows for seed in row.runs)
+    named = [source for source in told if source]
+    return (f"Energy of training: {'; '.join(named)}.",) if named else ()
 
 
 def _cost(rows: Sequence[Row]) -> Table:

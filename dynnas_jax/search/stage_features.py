@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynnas_jax.data.splits import Split
 from dynnas_jax.search.stage_importance import Bounds
 
 _PIXELS = 2**20  # of images that are run together
+_MAP_BYTES = 2**27  # of what they make in one stage; a net holds a few such maps at a time
+
+
+class Collected(NamedTuple):
+    """The features of a net's stages, and whose they are."""
+
+    stages: tuple[np.ndarray, ...]  # float32[samples, features] of each; some may have fewer samples
+    labels: np.ndarray  # int32[n], of the images as they were found: a damaged one has another in its place
 
 
 def averaging(size: int, pooled: int) -> np.ndarray:
@@ -32,29 +42,36 @@ def pooled(maps: jax.Array, side: int) -> jax.Array:
 def collected(
     stage_maps: Callable[[dict, jax.Array], Sequence[jax.Array]],
     variables: dict,
-    images: np.ndarray,
+    split: Split,
+    chosen: np.ndarray,
     bounds: Sequence[Bounds],
-) -> tuple[np.ndarray, ...]:
-    """float32[samples, features] of each stage: of the first images, as many and pooled as its bounds say.
+) -> Collected:
+    """The features of the first images that are chosen of a split, as many and pooled as the bounds of each stage say.
 
-    Images are run in parts, so that memory does not grow with their number or their size.
+    Images are taken from the split and run in parts, so that memory grows neither with their number nor with their size, up to
+    where a single one takes more.
 
     Args:
       stage_maps: (variables, images) -> [b, h, w, c] of each stage.
-      images: uint8[n, h, w, c].
+      chosen: int[n], places in the split.
     """
-    batch = int(max(1, min(128, len(images), _PIXELS // (images.shape[1] * images.shape[2]))))
+    chosen = chosen[: max(bound.samples for bound in bounds)]
+    one = jax.ShapeDtypeStruct((1, *split.images.shape[1:]), np.uint8)
+    largest = max(maps.size * maps.dtype.itemsize for maps in jax.eval_shape(stage_maps, variables, one))
+    batch = max(1, min(128, len(chosen), _PIXELS // (one.shape[1] * one.shape[2]), _MAP_BYTES // largest))
 
     @jax.jit
     def run(variables, images):
         maps = stage_maps(variables, images)
         return [pooled(own, bound.side) for own, bound in zip(maps, bounds, strict=True)]
 
-    found = [[] for _ in bounds]
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
+    found, labels = [[] for _ in bounds], []
+    for start in range(0, len(chosen), batch):
+        part = split[chosen[start : start + batch]]
         # The last part is filled up, so that one program serves all.
-        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
+        filled = np.concatenate([part.images, np.repeat(part.images[:1], batch - len(part), axis=0)])
+        labels.append(part.labels)
         for own, features in zip(found, run(variables, filled), strict=True):
             own.append(np.asarray(features)[: len(part)])
-    return tuple(np.concatenate(own)[: bound.samples] for own, bound in zip(found, bounds, strict=True))
+    stages = tuple(np.concatenate(own)[: bound.samples] for own, bound in zip(found, bounds, strict=True))
+    return Collected(stages, np.concatenate(labels))

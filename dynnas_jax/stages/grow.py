@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dynnas_jax import processes, progress
 from dynnas_jax.costs import training_energy
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, described, facts_of
-from dynnas_jax.networks import chains, growing
+from dynnas_jax.networks import chains, fixed, growing
 from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import growth_nets, network_train, spent
 from dynnas_jax.stages.growth_nets import RANDOM, Net, Nets, Options
@@ -28,18 +29,22 @@ def run(job: Job, folder: Path, **given) -> tuple[str, ...]:
       given: `Options`.
     """
     asked, section = Options(**given), job.workdir.config["growth"]
-    nets = Nets(job, folder, asked)
-    with progress.counted("networks", stage_growth.networks(asked.iterations) + asked.uniform, "networks") as advance:
+    nets, choices = Nets(job, folder, asked), _choices(asked)
+    most = stage_growth.networks(asked.iterations) + len(choices) - 1 + asked.uniform
+    with progress.counted("networks", most, "networks") as advance:
+        make = _counting(nets.make, advance)
         found = stage_growth.run(
             growing.initial(job.workdir.config),
             iterations=asked.iterations,
             growth=_step(section, asked),
-            train=lambda *which: _counted(nets.make(*which), advance),
+            train=make,
             score=nets.score,
             worth=growth_nets.worth,
-            options=_choices(asked),
+            options=choices,
         )
-        controls = [_uniform(job, nets, found.candidates[-1])] if asked.uniform else []
+        if found.tried:  # candidates alike were made once
+            advance(len(choices) - len({one.candidate for one in found.tried}))
+        controls = [_uniform(job, make, found.candidates[-1])] if asked.uniform else []
     if not processes.is_first():
         return ()
     write_json(folder / "data.json", described(job.images))
@@ -51,9 +56,18 @@ def _step(section: dict, asked: Options) -> int:
     return growing.family(section["name"]).growth if asked.growth is None else asked.growth
 
 
-def _counted(net: Net, advance: Any) -> Net:
-    advance(1)
-    return net
+def _counting(make: Callable[..., Net], advance: Callable[[int], None]) -> Callable[..., Net]:
+    """`make`, which says that one more is done of each net that it makes for the first time."""
+    made = set()
+
+    def counted(*which: Any) -> Net:
+        net = make(*which)
+        if net.name not in made:
+            advance(1)
+        made.add(net.name)
+        return net
+
+    return counted
 
 
 def _choices(asked: Options) -> tuple[dict, ...]:
@@ -63,7 +77,7 @@ def _choices(asked: Options) -> tuple[dict, ...]:
     return tuple({**(asked.criterion_options or {}), **dict(zip(names, row, strict=True))} for row in rows)
 
 
-def _uniform(job: Job, nets: Nets, last: Net) -> Net:
+def _uniform(job: Job, make: Callable[..., Net], last: Net) -> Net:
     """The net of the same depth in all stages whose MACs are nearest to the last candidate's, trained as that was."""
     section, facts = job.workdir.config["growth"], facts_of(job.images)
 
@@ -71,9 +85,8 @@ def _uniform(job: Job, nets: Nets, last: Net) -> Net:
         built = growing.built(section, growing.uniform(section, modules), facts)
         return chains.cost(built.largest_net())[0]
 
-    return nets.make(
-        stage_growth.UNIFORM, 0, growing.uniform(section, stage_growth.uniform(macs_of, last.facts["macs"]))
-    )
+    modules = stage_growth.uniform(macs_of, last.facts["macs"])
+    return make(stage_growth.UNIFORM, 0, growing.uniform(section, modules))
 
 
 def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list[Net]) -> tuple[str, ...]:
@@ -97,13 +110,19 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
     write_json(folder / "growth.json", content)
     files = ["growth.json", "data.json"]
     for number, net in enumerate(found.candidates, 1):
-        option = growing.family(net.facts["network"]["name"]).option
-        arch = {name: value for name, value in net.facts["network"].items() if name not in _NO_ARCH}
-        write_json(folder / f"candidate{number}.json", {**arch, option: net.facts["depths"]})
+        write_json(folder / f"candidate{number}.json", _arch_file(net))
         files.append(f"candidate{number}.json")
     for net in (*found.candidates, *controls, found.first):
         files += [f"{net.name}/{growth_nets.FINAL}", f"{net.name}/{growth_nets.FACTS}"]
     return tuple(dict.fromkeys(files))
+
+
+def _arch_file(net: Net) -> dict:
+    """The content of a net's arch file, whole: it is counted by itself, and on other data takes their images."""
+    arch, section = net.supernet.largest_net().arch, net.facts["network"]
+    kept = {name: value for name, value in section.items() if name not in _NO_ARCH}
+    depths = {growing.family(section["name"]).option: net.facts["depths"]}
+    return {**kept, **depths, **{name: getattr(arch, name) for name in fixed.GIVEN}}
 
 
 def _trained(folder: Path) -> dict:
@@ -123,25 +142,31 @@ def check(job: Job, **given) -> None:
     initial, step = growing.initial(job.workdir.config), _step(section, asked)
     stage_growth.check(initial, iterations=asked.iterations, growth=step)
     _check_criterion(job, asked)
+    spent.check(asked.power_w)
     for height, _, channels in growing.stage_shapes(job.supernet.largest_net()):
         stage_importance.bounds(channels, height, samples=asked.samples, side=asked.pooled_side)
     options = dict(job.workdir.config["train"])
     network_train.check(job, **options)
     if asked.further is not None:
         network_train.check(job, **{**options, **asked.further})
+    if "source" in given and asked.source is None:
+        raise ValueError(
+            "grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe"
+        )
     if asked.read_off and asked.source is None:
         raise ValueError("grow.read_off does nothing without grow.source, the run that nets are read off; give it")
     if asked.source is not None:
-        _check_source(asked.source, growing.built(section, stage_growth.deepened(initial, step), facts_of(job.images)))
+        deepest = stage_growth.deepened(initial, asked.iterations * step)
+        _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
 
 
 def _check_source(source: str, deepest: Supernet) -> None:
-    """Whether the first temporary net can begin with the source's weights."""
+    """Whether the last temporary net can begin with the source's weights, should every stage grow in every iteration."""
     variables = growth_nets.source_variables(source)
     try:
         growing.transferred(variables, deepest.largest_net())
     except ValueError as error:
-        raise ValueError(f"grow.source: {source}: {error}") from error
+        raise ValueError(f"grow.source: {source}: {error}; of fewer grow.iterations less is wanted") from error
 
 
 def _check_criterion(job: Job, asked: Options) -> None:

@@ -11,13 +11,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dynnas_jax import sides
+from dynnas_jax import kinds, sides
 from dynnas_jax.data.splits import in_batches, parts
 from dynnas_jax.dynamic import protocol, quality, single
 from dynnas_jax.export.functions import SINGLE
 from dynnas_jax.finished import net_of
 from dynnas_jax.job import Job, described, facts_of, grown_net, growth_found, load_variables, trained_net
-from dynnas_jax.stages import evaluate
+from dynnas_jax.search.stage_growth import CANDIDATE
+from dynnas_jax.stages import evaluate, growth_nets
 from dynnas_jax.workdir import write_json
 
 _COSTS = ("depth", "macs", "params", "params_with_statistics", "memory_bytes")
@@ -29,33 +30,34 @@ class Member(NamedTuple):
     name: str
     net: nn.Module
     variables: dict
-    facts: dict  # of `growth.json`; of a fixed network's run none
+    facts: dict  # of `growth.json`; of another run's net what it costs
 
 
-def run(job: Job, folder: Path, *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+def run(
+    job: Job, folder: Path, *, also: tuple[str, ...] = (), together: tuple[int, ...] | None = None
+) -> tuple[str, ...]:
     """What each net answers on the test split, which nothing before has seen; the outputs are those of the last candidate.
 
     Args:
       also: directories of other runs that grew, or of fixed networks, whose nets answer together with the candidates.
+      together: iterations whose candidates answer together, of this run and of others; None: all. The paper's are 1, 3 and 5.
     """
     growth, split, classes = growth_found(job.workdir.path), job.images.test, len(job.images.classes)
-    members, others = own_members(job), other_members(job, also)
+    members, others = own_members(job), other_members(job, also, together)
     probabilities = {one.name: answered(one.net, one.variables, split) for one in (*members, *others)}
     rows = [{**_row(one), **judged(probabilities[one.name], split.labels, classes)} for one in members]
-    candidates = [entry["name"] for entry in growth["candidates"]]
+    last = growth["candidates"][-1]["name"]
+    own = [one for one in members if one.facts["role"] == CANDIDATE and _chosen(one.facts["iteration"], together)]
+    joint = functools.partial(_ensemble, probabilities, labels=split.labels, classes=classes)
     summary = {
         "split": "test",
         "images": len(split),
         "networks": rows,
-        "ensemble": _ensemble(probabilities, candidates, split.labels, classes, growth),
-        **_last(job, folder, rows[[row["name"] for row in rows].index(candidates[-1])]),
+        "ensemble": joint(own),
+        **_last(job, folder, rows[[row["name"] for row in rows].index(last)]),
     }
     if others:
-        names = [*candidates, *(one.name for one in others)]
-        told = judged(np.mean([probabilities[name] for name in names], axis=0), split.labels, classes)
-        held = [one.facts.get("params_with_statistics") or _held(one.variables) for one in others]
-        held += [entry["params_with_statistics"] for entry in growth["candidates"]]
-        summary["joint_ensemble"] = {"networks": names, "params_with_statistics": int(sum(held)), **told}
+        summary["joint_ensemble"] = joint([*own, *others])
     write_json(folder / "evaluation.json", summary)
     return "evaluation.json", "outputs.npz"
 
@@ -71,20 +73,32 @@ def own_members(job: Job) -> list[Member]:
     ]
 
 
-def other_members(job: Job, also: Sequence[str]) -> list[Member]:
-    """The candidates of other runs that grew, and the nets of runs of fixed networks.
+def _chosen(iteration: int, together: Sequence[int] | None) -> bool:
+    return together is None or iteration in together
+
+
+def other_members(job: Job, also: Sequence[str], together: Sequence[int] | None = None) -> list[Member]:
+    """The candidates of other runs that grew, of these iterations or all, and the nets of runs of fixed networks.
 
     Raises:
-      ValueError: for a run of another kind, unfinished, or tested on other images.
+      ValueError: for a run of another kind, unfinished, without these iterations, or tested on other images.
     """
     found, mine = [], described(job.images)
     for path in also:
         folder = Path(str(path)).expanduser()
-        for number, side in enumerate(sides.nets_of_run("evaluate.also", folder), 1):
+        nets = list(enumerate(sides.nets_of_run("evaluate.also", folder), 1))
+        if kinds.of_run(folder) is kinds.GROWTH:
+            nets = [(number, side) for number, side in nets if _chosen(number, together)]
+        if not nets:
+            raise ValueError(
+                f"evaluate.also: {folder} has none of the iterations in evaluate.together, {tuple(together)}"
+            )
+        for number, side in nets:
             data = side.made_of["data"]
             if data["classes"] != mine["classes"] or data["splits"]["test"] != mine["splits"]["test"]:
                 raise ValueError(f"evaluate.also: {folder} has other test images or classes than this run")
-            found.append(Member(f"{folder.name} {number}", net_of(side.made_of), side.variables, {}))
+            costs = {"macs": side.macs, "params_with_statistics": _held(side.variables)}
+            found.append(Member(f"{folder.name} {number}", net_of(side.made_of), side.variables, costs))
     return found
 
 
@@ -118,10 +132,11 @@ def _row(one: Member) -> dict:
     return {key: one.facts[key] for key in keys}
 
 
-def _ensemble(probabilities: dict, names: list[str], labels: np.ndarray, classes: int, growth: dict) -> dict:
-    """All candidates together: the mean of their probabilities."""
+def _ensemble(probabilities: dict, members: Sequence[Member], *, labels: np.ndarray, classes: int) -> dict:
+    """Nets together: the mean of their probabilities, and what all of them cost."""
+    names = [one.name for one in members]
     told = judged(np.mean([probabilities[name] for name in names], axis=0), labels, classes)
-    costs = {key: int(sum(entry[key] for entry in growth["candidates"])) for key in ("macs", "params_with_statistics")}
+    costs = {key: int(sum(one.facts[key] for one in members)) for key in ("macs", "params_with_statistics")}
     return {"networks": names, **costs, **told}
 
 
@@ -143,6 +158,9 @@ def _last(job: Job, folder: Path, row: dict) -> dict:
     }
 
 
-def check(job: Job, *, also: tuple[str, ...] = ()) -> None:
-    """Raises ValueError for other runs that cannot answer together with this one's."""
-    other_members(job, also)
+def check(job: Job, *, also: tuple[str, ...] = (), together: tuple[int, ...] | None = None) -> None:
+    """Raises ValueError for other runs that cannot answer together with this one's, or an iteration that it does not have."""
+    iterations = range(1, growth_nets.Options(**job.workdir.config["grow"]).iterations + 1)
+    if together is not None and (not together or not set(together) <= set(iterations)):
+        raise ValueError(f"evaluate.together is {tuple(together)}, must be iterations of 1 to {iterations[-1]}")
+    other_members(job, also, together)

@@ -43,7 +43,8 @@ class Options:
       source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep.
       read_off: nets are compared as they stand in the source; nothing is trained but what `further` says.
       uniform: whether a net of the same depth in all stages, of about the last candidate's MACs, is trained for comparison.
-      power_w: that training draws, where no meter shall tell; grid_g_per_kwh: CO2-equivalents of the electricity.
+      power_w: that training draws on all devices together, where no meter shall tell, and where neither a meter nor a table does.
+      grid_g_per_kwh: CO2-equivalents of the electricity.
     """
 
     iterations: int = 5
@@ -67,7 +68,6 @@ class Net(NamedTuple):
 
     name: str  # of its folder
     supernet: Supernet  # without genes
-    variables: dict  # that it is scored by: as trained once, with statistics of their own
     facts: dict  # JSON-able: depths, costs, accuracy, energy
 
 
@@ -93,7 +93,7 @@ class Nets:
         if not (folder / FACTS).exists():
             self._make(job, folder, {"name": name, "role": role, "iteration": iteration, "depths": list(depths)})
         processes.wait_for_all(f"made {name}")
-        return Net(name, supernet, load_variables(folder / SCORED), read_json(folder / FACTS, "pass --redo=grow"))
+        return Net(name, supernet, read_json(folder / FACTS, "pass --redo=grow"))
 
     def _make(self, job: Job, folder: Path, facts: dict) -> None:
         asked, train, net = self.options, job.workdir.config["train"], job.supernet.largest_net()
@@ -127,9 +127,9 @@ class Nets:
 
     def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
         """What the criterion says of each stage of a net."""
-        found = []
-        for number, features in enumerate(self.features(net), 1):
-            labels = self.job.images.train.labels[self.chosen[: len(features)]]
+        found, collected = [], self.features(net)
+        for number, features in enumerate(collected.stages, 1):
+            labels = collected.labels[: len(features)]
             try:
                 told = stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
             except ValueError as error:
@@ -145,15 +145,17 @@ class Nets:
             return tuple(coins) if net.facts["role"] == stage_growth.TEMPORARY else (0.5,) * len(coins)
         return tuple(one.score for one in self.importances(net, options))
 
-    def features(self, net: Net) -> tuple[np.ndarray, ...]:
-        """float32[samples, features] of each stage, of as much of them as memory allows."""
+    def features(self, net: Net) -> stage_features.Collected:
+        """Those of each stage, of as many images as memory allows, by the variables that it was trained equally long to."""
         if net.name not in self._features:
             while len(self._features) >= _KEPT:
                 del self._features[next(iter(self._features))]
-            module = net.supernet.largest_net()
-            images = self.job.images.train.images[self.chosen[: max(one.samples for one in self.bounds(net))]]
+            maps, variables = (
+                growing.stage_maps(net.supernet.largest_net()),
+                load_variables(self.folder / net.name / SCORED),
+            )
             self._features[net.name] = stage_features.collected(
-                growing.stage_maps(module), net.variables, images, self.bounds(net)
+                maps, variables, self.job.images.train, self.chosen, self.bounds(net)
             )
         return self._features[net.name]
 

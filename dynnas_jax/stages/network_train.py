@@ -26,6 +26,7 @@ def run(
     calibration_images: int = CALIBRATION_IMAGES,
     start_from: str | None = None,
     new_classifier: bool = False,
+    power_w: float | None = None,
     **options,
 ) -> tuple[str, ...]:
     """The net, by cross-entropy; leaves checkpoints, metrics, the averaged variables with their statistics, and what it took.
@@ -34,11 +35,12 @@ def run(
       label_smoothing: see `plain.rule`.
       calibration_images: training images that the statistics are taken from.
       start_from, new_classifier: see `starting.of_file`.
+      power_w: see `spent.metered`.
       options: see `train.fitted`.
     """
     initial = starting.of_file(job, start_from=start_from, new_classifier=new_classifier)
     rule = {"label_smoothing": label_smoothing, "calibration_images": calibration_images}
-    with spent.metered(folder):
+    with spent.metered(folder, power_w):
         variables = fitted(job, folder, initial=initial, **rule, **options)
     if processes.is_first():
         save_variables(folder / trained_file(job.kind), variables)
@@ -95,9 +97,12 @@ def check(
     label_smoothing: float = 0.0,
     start_from: str | None = None,
     new_classifier: bool = False,
+    power_w: float | None = None,
     **options,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
+    if power_w is not None:
+        spent.check(power_w)
     plain.rule(label_smoothing=label_smoothing)
     train.check_setting(job, **options)
     starting.of_file(job, start_from=start_from, new_classifier=new_classifier)

@@ -231,7 +231,7 @@ def _check_references(row: Row, rows: dict[str, Row], through: tuple[str, ...] =
 
 def settings_of(config: dict) -> dict[str, Any]:
     """Every key of a config that is in use, by its dotted name: as it is set, or the default of the function it configures."""
-    known = sections.options(config)
+    known, unused = sections.options(config), sections.unused(config)
     found = {key: config[key] for key in ("target", "seed")}
     for section, keys in known.items():
         content: Any = functools.reduce(lambda node, key: (node or {}).get(key), section.split("."), config)
@@ -240,7 +240,7 @@ def settings_of(config: dict) -> dict[str, Any]:
         for key, parameter in keys.items():
             default = None if parameter.default is parameter.empty else parameter.default
             value = (content or {}).get(key, default)
-            left_out = key not in (content or {}) and f"{section}.{key}" in _FILLED
+            left_out = key not in (content or {}) and f"{section}.{key}" in (*_FILLED, *unused)
             if value is not None and not isinstance(value, dict) and not left_out:
                 found[f"{section}.{key}"] = value
     return found

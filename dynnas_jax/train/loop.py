@@ -92,6 +92,7 @@ def fit(
         "ema_decay": ema_decay,
         "phases": phases,
         "answers": answers,
+        "steps_in_all": steps,
     }
     setting = Setting(
         supernet=supernet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,10 +29,13 @@ class Rule(rules.Rule):
         if answers is not None or subnet_axis is not None:
             raise ValueError("train: one fixed net learns labels, alone; leave out train.teacher and subnet_devices")
         net = supernet.largest_net().clone(axis_name=axis_name)
+        scheduled = "progress" in inspect.signature(type(net).__call__).parameters  # what it drops depends on it
 
-        def labelled(params, batch_stats, images, targets, key):
+        def labelled(params, batch_stats, images, targets, key, progress):
             variables = {"params": params, "batch_stats": batch_stats}
-            applied, updated = net.apply(variables, images, True, mutable=["batch_stats"], rngs={DROP_PATH: key})
+            options = {"progress": progress} if scheduled and progress is not None else {}
+            mutable, rngs = ["batch_stats"], {DROP_PATH: key}
+            applied, updated = net.apply(variables, images, True, mutable=mutable, rngs=rngs, **options)
             learn = lambda logits: losses.cross_entropy(logits, targets, self.label_smoothing)  # noqa: E731
             return losses.of_exits(learn, supernet.answers(applied)), (applied[0], updated.get("batch_stats", {}))
 
@@ -41,7 +45,7 @@ class Rule(rules.Rule):
             own = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             run = jax.value_and_grad(labelled, has_aux=True)
             (loss, (logits, stats)), gradient = run(
-                given.variables["params"], given.variables["batch_stats"], images, learned, own
+                given.variables["params"], given.variables["batch_stats"], images, learned, own, given.progress
             )
             accuracy = (logits.argmax(-1).astype(labels.dtype) == labels).mean()
             return Update(gradient, stats, {"loss": loss, "accuracy": accuracy})

@@ -22,6 +22,7 @@ class Given(NamedTuple):
     ema: Any = None  # averaged params, for the teacher "ema"
     teacher: Any = None  # variables of a net trained before, for the teacher "trained"
     allowed: Allowed | None = None  # what the phase of progressive shrinking leaves free; None: everything
+    progress: jax.Array | None = None  # float32[], the share of the steps that is done; None: not known
 
 
 class Update(NamedTuple):

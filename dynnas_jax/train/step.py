@@ -32,6 +32,7 @@ def make_step(
     phases: Phases | None = None,
     answers: Callable | None = None,
     spike_factor: float = 0.0,
+    steps_in_all: int | None = None,
 ) -> Callable:
     """step(state, images, labels, indices, key, teacher=None, resolution=None, pool=None) -> (state, metrics), jitted.
 
@@ -76,7 +77,9 @@ def make_step(
             mixed["kept"] = apart(drop(drop_key, learned))
         allowed = None if phases is None else phases.at(current.step)
         static = {} if pool is None else {"pool": pool}
-        made = update(Given(current.variables, current.ema, teacher, allowed), batch, own, rule_key, mixed, static)
+        progress = None if steps_in_all is None else current.step.astype(jnp.float32) / steps_in_all
+        given = Given(current.variables, current.ema, teacher, allowed, progress)
+        made = update(given, batch, own, rule_key, mixed, static)
         return _moved(current, made, transform, allowed, ema_decay, spike_factor)
 
     def steps(current: TrainState, images, labels, indices, key, teacher=None, resolution=None, pool=None):

@@ -52,9 +52,58 @@ def test_power_where_no_meter_tells(monkeypatch):
     monkeypatch.setattr(energy, "rapl", lambda: ())
     assert training_energy.source("cpu", 4).spent(10.0) == 4 * energy.CORE_POWER_W * 10
     assert training_energy.source("cpu", 4, 30.0).spent(2.0) == 60.0
-    assert energy.device_power_w("NVIDIA GeForce GTX 1080 Ti", 8)[0] == 250.0
-    with pytest.raises(ValueError, match=r"grow.power_w is 0.0, must be above 0"):
+    with pytest.raises(ValueError, match=r"power_w is 0.0, must be above 0"):
         training_energy.source("cpu", 4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA GeForce GTX 1080 Ti", "GTX 1080 Ti"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA L4", "L4"),
+        ("nvidia h200", "H200"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA A10", None),
+        ("TPU v4", None),
+    ],
+)
+def test_devices_are_known_by_whole_words(name, known):
+    assert energy.known_device(name) == known
+
+
+def test_all_devices_count_and_unknown_ones_are_no_processor(monkeypatch, tmp_path):
+    monkeypatch.setattr(training_energy, "_nvidia_says", lambda: None)
+    four = training_energy.source("Tesla T4", 8, devices=4)
+    assert (four.spent(10.0), four.name) == (4 * 70 * 10, "4 x 70 W of a T4 x time")
+    unknown = training_energy.source("TPU v4", 8, devices=2)
+    assert unknown.name == "nothing tells the power of 2 x TPU v4; give power_w"
+    file = tmp_path / "energy.json"
+    for source in (unknown, training_energy.source("TPU v4", 8, 100.0)):  # half of a training is not told
+        with Meter(source, file, every_s=60):
+            pass
+        assert training_energy.read(file).energy_j is None
+    assert training_energy.read(file).seconds > 0
+    monkeypatch.setattr(training_energy, "_nvidia_says", lambda: "100\n100\n")
+    assert training_energy.source("NVIDIA L40S", 8, devices=8, processes=4).spent(2.0) == 4 * 200 * 2
+
+
+def test_nvidia_s_tool_is_asked_of_the_visible_devices_alone(monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[3:])
+        raise OSError("there is no such tool")
+
+    monkeypatch.setattr(training_energy.subprocess, "run", run)
+    for named in ("1, 3", "GPU-8a2f"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert training_energy.of_nvidia() is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert training_energy.of_nvidia() is None
+    assert asked == [("-i", "1,3"), ("-i", "GPU-8a2f"), ()]
 
 
 def test_carbon_of_a_kilowatt_hour():

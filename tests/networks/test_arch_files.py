@@ -51,3 +51,12 @@ def test_an_empty_file_is_the_family_s_default(name):
     assert loader.from_arch_file({}) == loader()
     with pytest.raises(ValueError, match="resolution is 'big', must be an integer"):
         loader.from_arch_file({"resolution": "big"})
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet", "bottleneck_resnet", "nasnet"])
+def test_a_file_may_say_what_images_are_read(name):
+    images = {"resolution": 16, "channels": 1, "classes": 7, "mean": [0.5], "std": [0.25]}
+    arch = NETWORKS[name].from_arch_file(images).arch
+    assert {key: getattr(arch, key) for key in images} == {**images, "mean": (0.5,), "std": (0.25,)}
+    with pytest.raises(ValueError, match="channels is '1', must be an integer"):
+        NETWORKS[name].from_arch_file({"channels": "1"})

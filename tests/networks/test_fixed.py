@@ -104,6 +104,7 @@ def test_a_family_takes_its_options():
         ({}, "network.name is missing, choose from ofa_mobilenet_v3"),
         ({"name": "mobilenet_v4"}, "unknown network 'mobilenet_v4', did you mean"),
         ({"name": "small_images"}, "a space of many networks; give network.arch"),
+        ({"name": "cifar_resnet", "arch": None}, "network.arch is None: give an arch file, or leave it out"),
         ({"name": "mobilenet_v2", "arch": {}}, "one fixed network; leave out network.arch"),
         ({"name": "small_images", "arch": "absent.json"}, "network.arch: cannot read absent.json"),
         ({"name": "mobilenet_v2", "width": "wide"}, "width is 'wide', must be a number"),

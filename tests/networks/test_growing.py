@@ -12,12 +12,18 @@ FACTS = {"image_shape": [8, 8, 3], "classes": ["a", "b", "c"], "mean": [0.5] * 3
 RESIDUAL = {"name": "cifar_resnet", "widths": (4, 8, 8), "shortcut": "projection"}
 CELLS = {"name": "nasnet", "filters": 2, "stem": 4}
 
-# Table I and III: depth, params in M, MACs in M, memory in MiB, all cut off after the digits that are printed.
+# Table I and III: depth, params in M, MACs in M, memory in MiB, all cut off after the digits that are printed. Of uniform nets
+# the depth is in their names; where the paper has no modules, they are the only ones that have what it prints.
 PRINTED = [
     ((7, 7, 7), None, 0.66, 97, 8.14),
     ((9, 9, 9), None, 0.86, 125, 10.42),
     ((18, 18, 18), None, 1.7, 253, 20.67),
+    ((2, 4, 4), 23, 0.36, 45, 3.81),
     ((6, 8, 6), 43, 0.60, 92, 7.58),
+    ((10, 10, 10), 63, 0.95, 139, 11.56),
+    ((6, 6, 6), 39, 0.56, 83, 7.00),  # weight transfer, iteration 1
+    ((6, 8, 10), 51, 0.90, 111, 9.16),  # iteration 3
+    ((6, 10, 14), None, 1.23, 139, 11.31),  # iteration 5, where the paper has a depth of 59
 ]
 
 
@@ -34,6 +40,14 @@ def test_what_the_paper_prints_of_residual_nets(depths, depth, params, macs, mem
     # Its projections have no norm: two of them, 32 channels of 16x16 and 64 of 8x8 pixels.
     norms = 4 * (32 * 16**2 + 64 * 8**2) + 4 * 4 * (32 + 64)
     assert cut((found.memory_bytes - norms) / 2**20, 2) == memory
+
+
+def test_what_of_the_paper_s_cannot_be_met():
+    """MACs tell the depth, as a block of each stage has as many; of depth 59 no net has 139 M."""
+    for depths in ((8, 10, 10), (14, 6, 8)):
+        found = growing.costs("cifar_resnet", cifar_resnet(depths=depths, shortcut="projection"))
+        assert (found.depth, found.macs // 10**6) == (59, 130)
+    assert growing.costs("cifar_resnet", cifar_resnet(depths=(6, 10, 14), shortcut="projection")).depth == 63
 
 
 def test_depth_as_the_paper_counts_it():
@@ -61,6 +75,12 @@ def test_four_stages_of_bottlenecks():
     assert growing.stage_ends(net)[-1] == "stage4_block0"
     assert growing.uniform({"name": "bottleneck_resnet"}, 2) == (2, 2, 2, 2)
     assert growing.uniform({**RESIDUAL, "widths": (4, 8)}, 3) == (3, 3)
+
+
+def test_nothing_to_begin_with_is_not_the_paper_s_depth():
+    assert growing.initial({"growth": RESIDUAL}) == (6, 6, 6)
+    assert growing.initial({"growth": RESIDUAL, "grow": {"initial_modules": None}}) == (6, 6, 6)
+    assert growing.initial({"growth": RESIDUAL, "grow": {"initial_modules": 0}}) == (0, 0, 0)
 
 
 def test_a_cell_s_features_are_what_it_puts_out(noisy_variables):

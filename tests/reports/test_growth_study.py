@@ -56,12 +56,12 @@ def grow(path, criterion, seed):
 def row(tmp_path):
     """row(criterion, seeds): a row that stands in all tables, of which these seeds have been run."""
 
-    def make(criterion, seeds=SEEDS, *, uniform=True):
+    def make(criterion, seeds=SEEDS, *, uniform=True, **more):
         paths = {seed: tmp_path / criterion / f"seed{seed}" for seed in SEEDS}
         for seed in seeds:
             grow(paths[seed], criterion, seed)
         grown = {"growth.name": "cifar_resnet", "grow.iterations": 2, "grow.initial_modules": 2}
-        settings = {**grown, "grow.criterion": criterion, "grow.uniform": uniform and criterion == "pls"}
+        settings = {**grown, "grow.criterion": criterion, "grow.uniform": uniform and criterion == "pls", **more}
         tables = dict.fromkeys(growth_study.TABLES, f"by {criterion}")
         return study_rows.read(Asked(criterion, tables, paths, settings, (settings,), "--config=x.py"))
 
@@ -135,6 +135,28 @@ def test_criteria_by_iteration_and_where_they_add_modules(row):
     assert own["held-out"]["iteration1"].mean == pytest.approx(0.9)
     assert absent["test"]["iteration2"] is None
     assert growth_study.modules(rows) == {"by pls": [2, 4, 2.67]}
+
+
+def test_held_out_accuracy_before_the_further_training_too(row):
+    """The paper's tables I and II are of nets that were trained equally long."""
+    further, alike = row("pls", **{"grow.further.steps": 100}), row("random")
+    criteria = study_tables.TABLES["growth_criteria"]([further, alike])
+    own = lines(criteria, "by pls")
+    assert list(own) == ["held-out after equal training", "held-out", "test"]
+    assert [own[split]["iteration1"].mean for split in own] == pytest.approx([0.8, 0.9, 0.93])
+    assert list(lines(study_tables.TABLES["growth_criteria"]([alike]), "by random")) == ["held-out", "test"]
+    for name in ("growth_initial", "growth_residual"):
+        heads = [[column.key for column in study_tables.TABLES[name]([one]).columns] for one in (further, alike)]
+        assert ["scored_accuracy" in head for head in heads] == [True, False]
+        assert study_tables.TABLES[name]([further]).rows[0]["scored_accuracy"].mean == pytest.approx(0.8)
+
+
+def test_carbon_of_all_rows_is_at_the_intensity_of_those_that_grew(row, fixed):
+    grown = row("pls", **{"grow.grid_g_per_kwh": 100.0})
+    table = study_tables.TABLES["growth_residual"]([fixed, grown])
+    (other,) = lines(table, "fixed").values()
+    assert other["carbon_g"].mean == pytest.approx(100.0)
+    assert table.notes[-1] == "Energy of training: a meter; a table."
 
 
 def test_the_search_costs_what_it_trained_and_not_its_controls(row, fixed):

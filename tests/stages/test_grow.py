@@ -1,7 +1,10 @@
 """The stages of a run that grows stage by stage, on tiny runs: resuming, choosing, deeper nets' weights, what comes after."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -9,12 +12,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import finished, job, kinds, pipeline, settings, sides
+from dynnas_jax import counting, finished, job, kinds, pipeline, recipe, settings, sides
 from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import cifar_resnet, growing
-from dynnas_jax.search import stage_features, stage_growth, stage_importance
+from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import grow, growth_evaluate, growth_nets
 from dynnas_jax.train import calibration, preemption
 from dynnas_jax.workdir import Workdir
@@ -97,6 +100,17 @@ def test_what_the_growth_says_follows_from_its_nets(runs):
         assert entry["depth"] == 2 * sum(entry["depths"]) + 3
 
 
+def test_arch_files_cost_what_the_growth_says(runs, tmp_path):
+    """By themselves, as the command counts them; on other data they take those images."""
+    (entry,) = read(runs.grown / "grow" / "growth.json")["candidates"]
+    content = read(runs.grown / "grow" / "candidate1.json")
+    assert list(counting.counted(counting.net("cifar_resnet", content))) == [entry["macs"], entry["params"]]
+    facts = {"image_shape": [16, 16, 3], "classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.2] * 3}
+    arch = job.fixed.build({"name": "cifar_resnet", "arch": content}, facts).largest_net().arch
+    assert [arch.resolution, arch.channels, arch.classes] == [16, 3, 3]
+    assert list(arch.depths) == entry["depths"]
+
+
 def test_the_choice_of_the_parameters_is_the_best_on_held_out_images(runs):
     found = read(runs.grown / "grow" / "growth.json")
     assert [one["option"] for one in found["tried"]] == [{"components": 1}, {"components": 3}]
@@ -138,6 +152,7 @@ def test_the_exported_folder_answers_as_jax_does_and_the_report_shows_every_net(
     page = (runs.grown / "report.html").read_text()
     assert 'class="absent"' not in page, "a stage is missing"
     rows = (runs.grown / "report" / "tables" / "networks.csv").read_text().splitlines()
+    assert "held-out after equal training" in page, "candidates are trained further"
     assert len(rows) == 1 + 3 + 1, "initial, candidate, uniform, the ensemble"
     assert len((runs.grown / "report" / "tables" / "decisions.csv").read_text().splitlines()) == 1 + 2
     assert (runs.grown / "report" / "figures" / "modules.png").stat().st_size > 1000
@@ -169,6 +184,33 @@ def test_a_net_whose_further_training_is_cut_short_goes_on_to_the_same_net(runs,
     assert net.facts["holdout_accuracy"] == read(runs.grown / "grow" / "growth.json")["initial"]["holdout_accuracy"]
 
 
+def test_a_net_that_is_stopped_inside_its_training_goes_on_from_the_checkpoint(runs, tmp_path, monkeypatch):
+    """A notice after the first of two steps: the second alone is done then, and the net is that of the unbroken run."""
+    notice, config = preemption.notice, config_of(CONTROLLED)
+
+    @contextlib.contextmanager
+    def terminated():
+        with notice() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield asked
+
+    ready, folder = prepared(tmp_path / "W", config), tmp_path / "W" / "grow"
+    nets = growth_nets.Nets(ready, folder, options_of(further=CONTROLLED["further"]))
+    monkeypatch.setattr(preemption, "notice", terminated)
+    with pytest.raises(preemption.Preempted, match="terminated after step 1 of 2"):
+        nets.make(stage_growth.INITIAL, 0, (1, 1))
+    monkeypatch.undo()
+    own = folder / "initial_1_1"
+    assert [path.name for path in (own / "checkpoints").iterdir()] == ["1"]
+    first = (own / "metrics.jsonl").read_text()
+    nets.make(stage_growth.INITIAL, 0, (1, 1))
+    assert (own / "metrics.jsonl").read_text().startswith(first), "the first step is not done again"
+    assert [json.loads(line)["step"] for line in first.splitlines()] == [1]
+    for name in (growth_nets.SCORED, growth_nets.FINAL):
+        one, other = (job.load_variables(path / name) for path in (own, runs.grown / "grow" / "initial_1_1"))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other(runs, tmp_path, monkeypatch):
     shutil.copytree(runs.grown, tmp_path / "W")
     folder, missing = tmp_path / "W" / "grow", []
@@ -186,6 +228,26 @@ def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other
         key: found[key] for key in ("iterations", "initial", "candidates", "tried")
     }
     assert after["controls"][0]["holdout_accuracy"] == found["controls"][0]["holdout_accuracy"]
+
+
+def test_the_count_of_networks_ends_with_all_of_them(runs, tmp_path, monkeypatch):
+    """One for each net, though the candidate that is chosen is asked for twice."""
+    shutil.copytree(runs.grown, tmp_path / "W")
+    counts = []
+
+    @contextlib.contextmanager
+    def counted(what, total, unit):
+        steps = []
+        counts.append((what, total, steps))
+        yield steps.append
+
+    config = config_of(CONTROLLED)
+    monkeypatch.setattr(grow.progress, "counted", counted)
+    grow.run(prepared(tmp_path / "W", config), tmp_path / "W" / "grow", **config["grow"])
+    ((what, total, steps),) = counts
+    assert (what, total, sum(steps)) == ("networks", 3 + 1 + 1, 5)
+    tried = {tuple(one["candidate"]) for one in read(tmp_path / "W" / "grow" / "growth.json")["tried"]}
+    assert steps.count(1) >= 3 + len(tried) - 1 + 1
 
 
 def test_nets_are_read_off_a_supernet_without_training(tmp_path):
@@ -218,10 +280,15 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     fixed = settings.as_dict(ConfigDict({"data": DATA, "network": {"name": "cifar_resnet", "arch": str(arch)}}))
     net = job.build(pipeline.opened(fixed, tmp_path / "N").config, job.facts_of(ready.images)).largest_net()
     assert list(net.arch.depths) == found["candidates"][0]["depths"]
-    # The first temporary net fits, one with more modules than the source has does not.
-    deep = config_of({**options, "initial_modules": 3})
-    with pytest.raises(ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"):
-        grow.check(prepared(tmp_path / "D", deep), **deep["grow"])
+    # A first temporary net with more modules than the source has, or one of a later iteration.
+    for number, changed in enumerate(({"initial_modules": 3}, {"iterations": 3})):
+        deep = config_of({**options, **changed})
+        with pytest.raises(
+            ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"
+        ):
+            grow.check(prepared(tmp_path / f"D{number}", deep), **deep["grow"])
+    fits = config_of({**options, "iterations": 2})
+    grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
 
 
 def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
@@ -243,6 +310,45 @@ def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
     np.testing.assert_array_equal(big.net.apply(big.variables, images)[0], expected.apply(variables, images)[0])
     others = growth_evaluate.other_members(ready, (str(path),))
     assert [list(one.net.arch.depths) for one in others] == [one["depths"] for one in found["candidates"]]
+    for one, entry in zip(others, found["candidates"], strict=True):
+        assert one.facts == {key: entry[key] for key in ("macs", "params_with_statistics")}
+    (second,) = growth_evaluate.other_members(ready, (str(path),), (2,))
+    assert second.name == others[1].name
+    with pytest.raises(ValueError, match=r"evaluate.also: .* has none of the iterations in evaluate.together, \(3,\)"):
+        growth_evaluate.other_members(ready, (str(path),), (3,))
+
+
+def test_candidates_of_some_iterations_answer_together(runs, tmp_path):
+    """The mean of the probabilities of just these, and of another run's; MACs and params of an ensemble are the sum."""
+    ready, (entry,) = (
+        prepared(runs.grown, config_of(CONTROLLED)),
+        read(runs.grown / "grow" / "growth.json")["candidates"],
+    )
+    for wrong in ((), (0,), (1, 2)):
+        with pytest.raises(ValueError, match=r"evaluate.together is .*, must be iterations of 1 to 1"):
+            growth_evaluate.check(ready, together=wrong)
+    growth_evaluate.check(ready, also=(str(runs.grown),), together=(1,))
+    growth_evaluate.run(ready, tmp_path, also=(str(runs.grown),), together=(1,))
+    told = read(tmp_path / "evaluation.json")
+    alone, joint = told["ensemble"], told["joint_ensemble"]
+    assert joint["networks"] == [entry["name"], "grown 1"]
+    for key in ("macs", "params_with_statistics"):
+        assert (alone[key], joint[key]) == (entry[key], 2 * entry[key])
+    assert joint["accuracy"] == alone["accuracy"] == told["net"]["accuracy"], "twice the same net"
+
+
+def test_the_candidates_can_seed_a_space(runs):
+    """The largest net of a supernet up to the depths that were found is the candidate."""
+    (entry,) = read(runs.grown / "grow" / "growth.json")["candidates"]
+    section = {"network": "elastic_resnet", "deepest": tuple(entry["depths"]), "widths": GROWTH["widths"]}
+    facts = read(runs.grown / "grow" / "data.json")
+    supernet = job.build_supernet(section, facts)
+    net, grown = supernet.largest_net(), job.grown_net(entry, facts)
+    assert net.arch == grown.arch
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    variables = job.load_variables(runs.grown / entry["variables"])
+    np.testing.assert_array_equal(net.apply(variables, images)[0], grown.apply(variables, images)[0])
+    assert len(supernet.space.genes) == sum(depth > 1 for depth in entry["depths"])
 
 
 def test_coins_in_place_of_a_criterion(runs):
@@ -251,32 +357,12 @@ def test_coins_in_place_of_a_criterion(runs):
     grown = []
     for number in range(300):
         both = [
-            growth_nets.Net(f"{role}{number}", None, {}, {"role": role, "depths": [1, 1]})
+            growth_nets.Net(f"{role}{number}", None, {"role": role, "depths": [1, 1]})
             for role in ("candidate", "temporary")
         ]
         grown += stage_growth.decided(*(nets.score(net, {}) for net in both))
         assert nets.score(both[1], {}) == nets.score(both[1], {})
     assert abs(np.mean(grown) - 0.5) < 4 * 0.5 / 600**0.5
-
-
-def test_pooling_by_hand_and_in_parts():
-    maps = np.random.default_rng(0).normal(size=(5, 7, 7, 3)).astype(np.float32)
-    found = np.asarray(stage_features.pooled(maps, 3)).reshape(5, 3, 3, 3)
-    windows = [(0, 3), (2, 5), (4, 7)]
-    for i, (top, bottom) in enumerate(windows):
-        for j, (left, right) in enumerate(windows):
-            np.testing.assert_allclose(
-                found[:, i, j], maps[:, top:bottom, left:right].mean((1, 2)), rtol=1e-5, atol=1e-6
-            )
-    images = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 1)).astype(np.uint8)
-
-    def stage_maps(variables, images):
-        return (images.astype(np.float32) * variables["scale"],)
-
-    bounds = (stage_importance.Bounds(290, 2),)
-    (features,) = stage_features.collected(stage_maps, {"scale": np.float32(2)}, images, bounds)
-    expected = 2 * images[:290].astype(float).reshape(290, 2, 2, 2, 2).mean((2, 4)).reshape(290, 4)
-    np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
 def test_the_energy_of_trainings_adds_up(runs):
@@ -294,6 +380,7 @@ def test_the_energy_of_trainings_adds_up(runs):
         ({"criterion": "random", "choose": {"components": (1,)}}, "'random', which has no options"),
         ({"criterion_options": {"mix": 0.5}}, "the criterion 'pls' has no option 'mix'"),
         ({"choose": {"components": 3}}, "must have a tuple of values"),
+        ({"source": None}, "grow.source is None: give the run whose weights nets begin with"),
         ({"read_off": True}, "grow.read_off does nothing without grow.source"),
         ({"source": "/nowhere"}, "grow.source: /nowhere is no working directory"),
     ],
@@ -302,6 +389,28 @@ def test_what_no_growth_takes(options, message, tmp_path):
     config = config_of(options)
     with pytest.raises(ValueError, match=message):
         grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+@pytest.mark.parametrize("option", ["initial_modules", "growth", "iterations"])
+def test_nothing_to_grow_is_refused_before_any_work(option):
+    config = {**config_of({option: 0}), "target": "x86"}
+    with pytest.raises(ValueError, match=rf"grow.{option} is 0, must be a number of at least 1"):
+        recipe.check(config)
+
+
+def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
+    config = config_of()
+    ready = prepared(tmp_path / "W", config)
+    monkeypatch.setattr(grow.spent.jax, "devices", lambda: [SimpleNamespace(platform="tpu", device_kind="TPU v4")])
+    monkeypatch.setattr(grow.spent.jax, "device_count", lambda: 1)
+    with pytest.raises(
+        ValueError, match=r"grow: energy .*: nothing tells the power of TPU v4; give power_w, in grow.power_w"
+    ):
+        grow.spent.check(None)
+    grow.spent.check(170.0)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="power_w is 0, must be above 0"):
+        grow.check(ready, **{**config["grow"], "power_w": 0})
 
 
 def test_an_answer_needs_no_training(runs):

@@ -63,6 +63,29 @@ def test_settings_are_those_in_use_with_the_defaults_of_what_they_configure(stud
     assert not [key for key in found if key.startswith(("train.mixing", "train.joint_rule", "supernet.image_size"))]
 
 
+def test_settings_without_what_a_growth_searches_or_an_arch_file_says():
+    growth = {"data": {}, "target": "x86", "seed": 0, "growth": {"name": "nasnet", "filters": 4}, "train": {"steps": 1}}
+    for grow, own in (({}, "components"), ({"criterion": "il_fs"}, "tokens"), ({"criterion": "random"}, None)):
+        given = {own: 5} if own else {}
+        found = grid.settings_of({**growth, "grow": {**grow, "criterion_options": given}})
+        assert "growth.cells" not in found
+        assert found["growth.filters"] == 4
+        options = {key: value for key, value in found.items() if key.startswith("grow.criterion_options")}
+        assert options == ({f"grow.criterion_options.{own}": 5} if own else {})
+    network = {"data": {}, "target": "x86", "seed": 0, "train": {"steps": 1}}
+    read = grid.settings_of(
+        {**network, "network": {"name": "cifar_resnet", "arch": "a.json", "shortcut": "projection"}}
+    )
+    assert {key: value for key, value in read.items() if key.startswith("network.")} == {
+        "network.name": "cifar_resnet",
+        "network.arch": "a.json",
+        "network.shortcut": "projection",
+    }
+    plain = grid.settings_of({**network, "network": {"name": "cifar_resnet", "depths": (1, 2, 1)}})
+    assert plain["network.depths"] == (1, 2, 1)
+    assert plain["network.shortcut"] == "option_a"
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -122,6 +122,23 @@ def test_several_steps_a_call_equal_one_a_call_and_resume_exactly(micro, split, 
     jax.tree.map(np.testing.assert_array_equal, fit(micro, split, 1, directory, **options), final)
 
 
+def test_a_rule_is_told_how_far_training_is(micro, split, tmp_path):
+    """The share of the steps that is done before each, of a run that is broken off and resumed."""
+
+    def rule(supernet, axis_name=None, answers=None):
+        def objective(given, images, labels, key):
+            still = jax.tree.map(jnp.zeros_like, given.variables["params"])
+            return rules.Update(still, given.variables["batch_stats"], {"loss": given.progress})
+
+        return objective
+
+    options = {"steps": 5, "batch_size": 16, "log_every": 1, "checkpoint_every": 3, "trackers": ()}
+    for _ in range(2):
+        loop.fit(micro, split, rule, mesh=devices.data_mesh(2), directory=tmp_path, **options)
+        assert [row["loss"] for row in rows(tmp_path)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+        shutil.rmtree(tmp_path / "checkpoints" / "5")
+
+
 def test_the_step_compiles_once_for_each_number_of_steps(micro, split):
     transform, key = state.optimizer(10).transform, jax.random.key(0)
     mesh = devices.data_mesh(8)

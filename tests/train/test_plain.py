@@ -1,5 +1,7 @@
 """The rule of one fixed net, against cross-entropy differentiated directly."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,32 @@ def test_what_it_does_not_do(tiny):
     for given in ({"answers": len}, {"subnet_axis": "subnet"}):
         with pytest.raises(ValueError, match="one fixed net learns labels, alone"):
             plain.rule()(tiny.supernet, **given)
+
+
+def test_paths_are_dropped_more_and_more():
+    """None at the first step; in the middle as the net itself does when it is told so."""
+    nets = [
+        nasnet.nasnet(cells=(1,), filters=2, stem=2, resolution=4, classes=3, keep_path=keep) for keep in (0.3, 1.0)
+    ]
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
+    variables = jax.jit(nets[0].init)(jax.random.key(0), images[:1])
+    labels, key = np.arange(8, dtype=np.int32) % 3, jax.random.key(1)
+    dropping, whole = (jax.jit(plain.rule()(fixed.of_net(net)), compiler_options=QUICK) for net in nets)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def direct(progress):
+        (logits, _), _ = nets[0].apply(
+            variables, images, True, progress, mutable=["batch_stats"], rngs={"drop_path": key}
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    losses = []
+    for progress in (0.0, 0.5, 1.0):
+        made = dropping(Given(variables, progress=jnp.float32(progress)), images, labels, key)
+        losses.append(float(made.metrics["loss"]))
+        assert losses[-1] == pytest.approx(float(direct(jnp.float32(progress))), rel=1e-5)
+    assert losses[0] == pytest.approx(float(whole(Given(variables), images, labels, key).metrics["loss"]), rel=1e-5)
+    assert len(set(losses)) == 3
 
 
 def test_paths_are_dropped_in_training_and_in_nothing_else():
