@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax import networks, relaxed
+from dynnas_jax import networks, relaxed, relaxed_reads
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, load_variables
-from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import gate, gated
 from dynnas_jax.networks.gated_parts import Cut
 from dynnas_jax.train import bootstrapping, sparsification, state
@@ -52,13 +51,17 @@ def trained(job: Job) -> dict:
 
 
 def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray) -> dict:
-    """The variables with the statistics of every path on uint8[batches, b, h, w, c], where the network has batch norm."""
+    """The variables with the statistics of every path on uint8[batches, b, h, w, c], where the network has batch norm.
+
+    Those of channels that a path does without are what they would be: what the gradient of its gate sees of them.
+    """
     if not gated.has_batch_norm(variables):
         return {**variables, gated.PATHS: {}}
-    net = supernet.masked_net()
+    net, plain = supernet.largest_net(), {name: leaves for name, leaves in variables.items() if name != gated.PATHS}
 
     def of_path(genome: jax.Array) -> dict:
-        return recalibrate(net, mask_variables(supernet, variables, genome), images)["batch_stats"]
+        with relaxed_reads.scaled(supernet, relaxed.one_hot(supernet.space, genome)):
+            return recalibrate(net, plain, images)["batch_stats"]
 
     found = jax.jit(lambda genomes: jax.lax.map(of_path, genomes))(jnp.asarray(gates.paths(supernet)))
     # Nothing in front of the gate depends on the path: rounding must not either.
