@@ -172,6 +172,13 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_networks_of_gates_build_and_reach_their_target(name):
     config = settings.as_dict(settings.load([f"--config={FOLDER / name.removesuffix(':')}"]))
+    # What the modes of transfer leave open, one after the other.
+    for stage in [stage for stage in ("train", "gate") if "transfer_from" in config[stage]]:
+        with pytest.raises(ValueError, match=f"{stage}.transfer_from is empty: name the working directory"):
+            recipe.check(config)
+        config[stage]["transfer_from"] = "elsewhere"
+    assert ("transfer" in name) == ("transfer_from" in config["train"])
+    assert ("gate_transfer" in name) == ("transfer_from" in config["gate"])
     recipe.check(config)
     supernet = job.build(config, facts_of(config))
     if config["dynamic"]:

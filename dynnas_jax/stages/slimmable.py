@@ -39,6 +39,13 @@ def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
 
 def check(config: dict) -> None:
     """Raises ValueError for values that make no sense, before anything is built."""
+    for stage in ("train", "gate"):
+        # A recipe that names the key is one that transfers: from scratch it would be another.
+        if "transfer_from" in config[stage] and config[stage]["transfer_from"] is None:
+            raise ValueError(
+                f"{stage}.transfer_from is empty: name the working directory of a finished run, "
+                f"--config.{stage}.transfer_from=DIR"
+            )
     bootstrapping.rule(**config["train"].get("bootstrapping") or {})
     sparsification.check(**config["gate"].get("sparsification") or {})
     state.optimizer(1, **config["gate"].get("optimizer") or {})

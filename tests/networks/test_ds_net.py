@@ -120,7 +120,9 @@ def test_the_other_gates(noisy_variables):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratios": ()}, r"ratios is \(\), must be at least two numbers above 0"),
+        ({"ratios": ()}, r"ratios is \(\), must be at least two finite numbers above 0"),
+        ({"ratios": (0.5, float("inf"))}, "must be at least two finite numbers above 0"),
+        ({"ratios": (0.5, float("nan"))}, "must be at least two finite numbers above 0"),
         ({"ratios": (0.5, 0.25)}, "must ascend without repeats"),
         ({"ratios": (0.3, 1.0)}, "ratio 0.3 of the 32 channels of stage 1 is 9.6, which is not groups of 4 channels"),
         ({"groups": 3}, "groups is 3, which the 16 channels of the stem do not divide into"),

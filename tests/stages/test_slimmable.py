@@ -170,6 +170,11 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
             "the network has 3 gates, whose parts are too many",
         ),
         ({"gate": {"steps": 4, "batch_size": 64, "sparsification": {"hard": "never"}}}, "hard is 'never', choose from"),
+        ({"gate": {"steps": 4, "batch_size": 64, "log_every": 0}}, "gate.log_every is 0, must be a number of at least 1"),
+        ({"gate": {"steps": 4, "batch_size": 64, "checkpoint_every": 0}}, "gate.checkpoint_every is 0, must be"),
+        ({"gate": {"steps": 4, "batch_size": 64, "transfer_from": None}}, "gate.transfer_from is empty: name the"),
+        ({"evaluate": {"timed_batches": 0}}, "evaluate.timed_batches is 0, must be a number of at least 1"),
+        ({"evaluate": {"one_by_one_images": 0}}, "evaluate.one_by_one_images is 0, must be a number of at least 1"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):
