@@ -47,7 +47,6 @@ def get_config(mode: str = "") -> ConfigDict:
     config.train.optimizer.update({"learning_rate": 0.1, "weight_decay": 1e-4})
     optimizer = {"learning_rate": 0.05, "warm_up": 0.0}
     config.gate = {"steps": GATE_EPOCHS * 45_000 // 256, "batch_size": 256, "optimizer": optimizer}
-    config.evaluate = {"one_by_one_images": 1000}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
     config.report.title = "CIFAR-10: a dynamic slimmable network"
     if small:
@@ -68,7 +67,6 @@ def tiny(config: ConfigDict) -> None:
     }
     config.train.steps = 1500
     config.gate.steps, config.gate.batch_size = 300, 128
-    config.evaluate.one_by_one_images = 200
 
 
 def transfer(config: ConfigDict, small: bool, gates: bool) -> None:

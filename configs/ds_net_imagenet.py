@@ -54,7 +54,6 @@ def get_config(mode: str = "") -> ConfigDict:
     }
     optimizer = {"learning_rate": 0.05, "warm_up": 0.0, "factor": 0.9, "factor_every": epoch}
     config.gate = {"steps": GATE_EPOCHS * epoch, "batch_size": BATCH, "optimizer": optimizer, "log_every": 100}
-    config.evaluate.one_by_one_images = 1000
     config.export.precisions = ("fp32",)
     config.report = {"title": "ImageNet: a dynamic slimmable network"}
     if mode == "tiny":
@@ -76,5 +75,4 @@ def tiny(config: ConfigDict) -> None:
     config.train.update({"steps": 600, "precision": "float32", "evaluate_every": 0, **short})
     config.gate.update({"steps": 100, **short})
     config.gate.optimizer.factor_every = 10
-    config.evaluate.one_by_one_images = 200
     config.export.update({"calibration_images": 1000, "runs": 200, "warm_up": 20})

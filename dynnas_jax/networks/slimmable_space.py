@@ -141,7 +141,7 @@ def _blocks(genes: dict[str, tuple[str, ...]], arch: Arch) -> tuple[Block, ...]:
 
 
 def checked_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
-    """The ratios. Raises ValueError for none, one alone, one that is no finite number above 0, or an order that does not ascend."""
+    """The ratios. Raises ValueError for fewer than two, one not finite and above 0, or an order that does not ascend."""
     given = tuple(ratios)
     if len(given) < 2 or not all(
         isinstance(r, (int, float)) and not isinstance(r, bool) and 0 < r < float("inf") for r in given

@@ -19,6 +19,7 @@ from dynnas_jax.networks import gate, gated
 from dynnas_jax.networks.gated_parts import Cut
 from dynnas_jax.train import bootstrapping, sparsification, state
 from dynnas_jax.train.calibration import recalibrate
+from dynnas_jax.workdir import read_json
 
 VARIABLES = "gated.msgpack"  # what the stage `gate` leaves
 
@@ -55,6 +56,18 @@ def check(config: dict) -> None:
 def trained(job: Job) -> dict:
     """The gated network's variables, with every path's statistics."""
     return load_variables(job.workdir.folder("gate") / VARIABLES)
+
+
+def held_out_shares(job: Job) -> list[list[float]]:
+    """Of each gate the share of the held-out images that take each of its choices.
+
+    Raises:
+      ValueError: for a stage `gate` done before that was kept.
+    """
+    found = read_json(job.workdir.folder("gate") / "found.json")["holdout"]
+    if "share" not in found:
+        raise ValueError("gate/found.json does not say which paths held-out images take; run with --redo=gate")
+    return found["share"]
 
 
 def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray) -> dict:

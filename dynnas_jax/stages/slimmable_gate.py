@@ -99,24 +99,30 @@ def _met(job: Job, variables: dict) -> tuple[dict, dict]:
         path = answer(tilted(tilt), split.images).path
         return float(np.mean([table.exact(genome) for genome in path]))
 
-    target, tilt = gate_targets.asked(supernet, **job.dynamic), 0.0
+    target, met = gate_targets.asked(supernet, **job.dynamic), None
     if target is not None:
-        tilt = gate_targets.meet(spent, target).tilt
-    variables = tilted(tilt)
+        met = gate_targets.meet(spent, target)
+    variables = tilted(met.tilt if met else 0.0)
     found = answer(variables, split.images)
     correct = found.logits.argmax(-1) == split.labels
     most = table.exact(supernet.space.largest)
     told = {
         "space": supernet.space.fingerprint,
         "target_macs": target,
-        "tilt": tilt,
+        "target_missed": met is not None and met.average_macs > target,
+        "tilt": met.tilt if met else 0.0,
         "gates": {gene.name: list(gene.choices) for gene in supernet.space.genes},
         "smallest_macs": table.exact(supernet.space.smallest),
         "largest_macs": most,
         "paths": len(gates.paths(supernet)),
     }
     average = float(np.mean([table.exact(genome) for genome in found.path]))
-    return variables, told | {"holdout": {"accuracy": float(correct.mean()), "average_macs": average}}
+    shares = [
+        gates.Spread.of(choice, len(gene.choices)).share.tolist()
+        for choice, gene in zip(found.path.T, supernet.space.genes, strict=True)
+    ]
+    seen = {"accuracy": float(correct.mean()), "average_macs": average, "share": shares}
+    return variables, told | {"holdout": seen}
 
 
 def check(job: Job, *, steps: int, batch_size: int = loop.BATCH_SIZE, transfer_from: str | None = None, **_) -> None:
