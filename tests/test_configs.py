@@ -189,6 +189,16 @@ def test_networks_of_gates_build_and_reach_their_target(name):
         assert float(rate(config[stage]["steps"] - 1)) < 0.5 * config[stage]["optimizer"]["learning_rate"]
 
 
+@pytest.mark.parametrize(("mode", "published"), [("", 0.2), ("mobilenet", 0.08), ("mobilenet18", 0.08)])
+def test_a_step_of_gated_networks_on_imagenet_is_as_long_as_that_of_added_gradients(mode, published):
+    """One step of plain SGD by the recipe on the mean of four gradients, against the paper's rate and decay on their sum."""
+    config = settings.as_dict(settings.load([f"--config={FOLDER / 'ds_net_imagenet.py'}:{mode}".removesuffix(":")]))
+    own, paths = config["train"]["optimizer"], 2 + config["train"]["bootstrapping"]["random_paths"]
+    gradients, weight = np.asarray([0.3, -0.1, 0.25, 0.7])[:paths], 1.7
+    wanted = published * (gradients.sum() + 1e-4 * weight)
+    assert own["learning_rate"] * (gradients.mean() + own["weight_decay"] * weight) == pytest.approx(wanted)
+
+
 GROWTHS = {
     "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random"),
     "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble"),

@@ -262,8 +262,8 @@ def ds_efficientnet_b0(
 ) -> Supernet:
     """EfficientNet-B0, its first eight blocks at half the width, one gate in the ninth for the other eight.
 
-    Its ratios are 0.75, 0.80, ..., 1.75 of the published widths. Neighbouring widths of a layer lie equally far apart, by the whole
-    number nearest to a twentieth, that of 1.25 exact: the ends are off by 0.04 of a layer's channels at most.
+    Its ratios are 0.75, 0.80, ..., 1.75 of the published widths. Neighbouring widths of a layer lie equally far apart, by the
+    whole number nearest to a twentieth, that of 1.25 exact: the ends are off by 0.04 of a layer's channels at most.
     """
     check_head(gate_head)
     published = efficientnet_b0(classes=classes, resolution=resolution).arch

@@ -91,12 +91,18 @@ def test_of_a_network_of_gates_all_kernels_decay_but_theirs():
         resolution=8, stem=4, fixed=((8, 1, 1),), gated=((8, 1, 1),), gate_shared=False
     )
     shapes = jax.eval_shape(supernet.largest_net().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8))
-    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes["params"])
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
     transform = state.optimizer(2, learning_rate=1.0, warm_up=0.0, momentum=0.0, weight_decay=0.5).transform
-    still, at = jax.tree.map(jnp.zeros_like, params), transform.init(params)
-    with jax.numpy_dtype_promotion("standard"):
+
+    @jax.jit
+    def moved(params):
+        still, at = jax.tree.map(jnp.zeros_like, params), transform.init(params)
         for _ in range(2):  # the rate of the first step is 0
             moves, at = transform.update(still, at, params)
+        return moves
+
+    with jax.numpy_dtype_promotion("standard"):
+        moves = moved(params)
     decays = {path for path, move in traverse_util.flatten_dict(moves, sep="/").items() if np.abs(move).max() > 0}
     gates = {path for path in traverse_util.flatten_dict(params, sep="/") if "/gate/" in path}
     assert {path.split("/")[2] for path in gates} == {"reduce_conv", "attend_conv", "choose_conv", "choose_reduce_conv"}
