@@ -29,7 +29,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.train.optimizer.update({"learning_rate": 0.2, "weight_decay": 3e-5})
     config.collect = {"subnets": 1000, "calibration_images": 2048}
     config.predict = {"epochs": 30, "learning_rate": 1e-4, "weight_decay": 1e-5}
-    config.search = {"population": 100, "generations": 500, "calibration_images": 4096}
+    config.search = {"population": 100, "generations": 8000, "calibration_images": 4096}
     targets = (34_000_000, 44_000_000, 56_000_000, 67_000_000)  # the largest net has 134.7 M MACs up to its last exit
     config.dynamic = {"score": "max_softmax", "target_macs": targets, "omega": 0.09, "deployed": 1}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
@@ -47,4 +47,4 @@ def tiny(config: ConfigDict) -> None:
     config.dynamic.target_macs = (650_000, 820_000, 980_000, 1_140_000)
     config.collect.update({"subnets": 200, "calibration_images": 1024})
     config.predict.update({"epochs": 100, "learning_rate": 1e-3, "weight_decay": 1e-4})
-    config.search.update({"generations": 200, "calibration_images": 2048})
+    config.search.update({"generations": 800, "calibration_images": 2048})

@@ -50,13 +50,13 @@ def get_config(mode: str = "") -> ConfigDict:
     }
     config.collect = {"subnets": 200, "calibration_images": 512}
     config.predict = {"epochs": 100}
-    config.search = {"population": 100, "generations": 100, "calibration_images": 1024}
+    config.search = {"population": 100, "generations": 400, "calibration_images": 1024}
     config.evaluate = {}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
     config.report = {"title": "Handwritten digits: networks of three exits"}
     if mode == "tiny":
         config.train.steps, config.train.evaluate_every = 20, 0
         config.collect.subnets, config.collect.calibration_images = 24, 128
-        config.predict.epochs, config.search.generations = 10, 10
+        config.predict.epochs, config.search.generations = 10, 40
         config.export.update({"runs": 20, "warm_up": 5})
     return config

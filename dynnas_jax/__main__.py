@@ -118,7 +118,7 @@ def _cost(known: argparse.Namespace, _: list[str]) -> None:
 def _search(known: argparse.Namespace, _: list[str]) -> None:
     from dynnas_jax.stages import search
 
-    asked = {name: getattr(known, name) for name in ("max_macs", "max_latency_ms", "target", "table", "pair")}
+    asked = {name: getattr(known, name) for name in ("max_macs", "max_latency_ms", "target", "table", "pair", "omega")}
     print(json.dumps(search.best(known.workdir, **asked), indent=1))
 
 

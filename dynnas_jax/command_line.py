@@ -70,6 +70,9 @@ def _search(own: Parser) -> None:
     own.add_argument(
         "--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average"
     )
+    own.add_argument(
+        "--omega", type=float, help="how much the cost weighs, of nets of several exits; else as in the run"
+    )
 
 
 def _export(own: Parser) -> None:

@@ -1,7 +1,7 @@
 """The thresholds of a network of S exits that are best by the reward of `metric`, from scores and hits on held-out images.
 
 Exact for up to three exits: a coarse grid over the distinct thresholds, bounds on what each of its cells can hold, and every
-point of the cells that could beat the best one seen. Up to five exits by coordinate descent, each coordinate exact.
+point of the cells that could beat the best one seen. Of more by coordinate descent, each coordinate exact.
 The paper (ENAS4D, arXiv 2009.09182) searches a grid.
 """
 
@@ -13,7 +13,6 @@ import numpy as np
 
 from dynnas_jax.dynamic import metric, thresholds
 
-MOST_EXITS = 5
 NODES = 200  # of the coarse grid, along each threshold
 RESTARTS = 8  # of the coordinate descent
 
@@ -55,13 +54,11 @@ def best(
       The point; its cost may exceed the target, which the reward then has in it.
 
     Raises:
-      ValueError: as `thresholds.evaluate`; for no exit or more than `MOST_EXITS`, costs that descend, or a target or omega that
-        is not above, or at least, 0.
+      ValueError: as `thresholds.evaluate`; for no exit, costs that descend, or a target or omega that is not above, or at
+        least, 0.
     """
     score, correct, cost = thresholds.checked(score, correct, cost)
     exits = len(cost)
-    if exits > MOST_EXITS:
-        raise ValueError(f"{exits} exits: thresholds are found for at most {MOST_EXITS}")
     if (np.diff(cost) < 0).any() or cost[0] <= 0:
         raise ValueError(f"cost {cost.tolist()}: what is spent up to each exit must be above 0 and must not fall")
     if not target > 0 or not omega >= 0:

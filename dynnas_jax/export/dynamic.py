@@ -6,6 +6,7 @@ Every function of the network becomes a signature: of one file that all share, o
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,10 +44,16 @@ class _Plan(NamedTuple):
 
 @contextlib.contextmanager
 def all_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """A neighbour of `folder` to write to; it takes the folder's place if the block succeeds, and vanishes if not."""
+    """A neighbour of `folder` to write to; it takes the folder's place if the block succeeds, and vanishes if not.
+
+    One that was left behind, since its process was killed, vanishes before.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}_unchecked_", dir=folder.parent) as scratch:
+    prefix = f".{folder.name}_unchecked_"
+    for left in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         unchecked = Path(scratch) / "new"
         unchecked.mkdir()
         yield unchecked

@@ -31,7 +31,9 @@ def transferred(
 ) -> Transferred:
     """The variables of a supernet of several exits with the trained ones of the supernet it was built on in their place.
 
-    Channels are put in the order of their importance first (`channel_sorting`), so that exit 1 has the most important ones.
+    Channels are put in the order of their importance (`channel_sorting`), so that exit 1 has the most important ones (ENAS4D,
+    arXiv 2009.09182): where the source has an expansion to choose, within what its subnets of `least` keep, which
+    stay what they are; else all of them.
 
     Args:
       variables: of the supernet of several exits, fresh.
@@ -59,7 +61,10 @@ def transferred(
             )
         made[path], taken["/".join(path)] = have[origin], "/".join(origin)
     unused = tuple("/".join(path) for path in have if "/".join(path) not in set(taken.values()))
-    return Transferred(traverse_util.unflatten_dict(made), taken, tuple(fresh), unused)
+    made = traverse_util.unflatten_dict(made)
+    if not any(gene.name.endswith(".expand") for gene in source.space.genes):
+        made = channel_sorting.sort(supernet, made["params"], made, supernet.space.largest)
+    return Transferred(made, taken, tuple(fresh), unused)
 
 
 def _origin(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def _records(source: Source) -> str | None:
     found = [(row["macs"], row["holdout_accuracy"]) for row in entries if row["holdout_accuracy"] is not None]
     figure = plots.accuracy_against_macs(macs, accuracy, front, found=found, marks=marks)
     caption = f"{len(macs)} subnets of the supernet, none trained on its own. Stars: what was chosen."
-    if speed := source.found.speed:
+    if (speed := source.found.speed) and speed["subnets_per_s"]:
         on = "one device" if speed["devices"] == 1 else f"{speed['devices']} devices"
         caption += f" They were evaluated at {speed['subnets_per_s']:.3g} subnets a second on {on}."
     if any(accuracy is None for _, accuracy in marks.values()):

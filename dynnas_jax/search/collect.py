@@ -179,7 +179,7 @@ def answer_one(
     genome: jax.Array,
     kept: np.ndarray | None = None,
 ) -> Answers:
-    """The answers of one subnet int32[genes]; pure and traceable.
+    """The answers of one subnet int32[genes]; pure and traceable. One that is no number has score 0 and is wrong.
 
     Args:
       score: of `confidence.SCORES`.
@@ -197,7 +197,9 @@ def answer_one(
         own = jnp.asarray(kept)[labels]
         logits = losses.among(logits, own[:, None] if supernet.exits else own)
     labels = labels[:, None] if supernet.exits else labels
-    return Answers(score(logits).astype(jnp.float32), logits.argmax(-1).astype(jnp.int32) == labels)
+    sure = score(logits).astype(jnp.float32)
+    known = jnp.isfinite(sure)
+    return Answers(jnp.where(known, sure, 0.0), known & (logits.argmax(-1).astype(jnp.int32) == labels))
 
 
 def images_each(calibration: int, held_out: int, calibration_batch: int = CALIBRATION_BATCH) -> int:

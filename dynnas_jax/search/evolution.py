@@ -79,7 +79,8 @@ def run(
             are drawn.
         population: genomes alive at a time.
         generations: steps of the scan.
-        children: genomes born and evaluated in a generation; as many as the population if None.
+        children: genomes born and evaluated in a generation; if None as many as the population, or a quarter of it with `aging`,
+            in which none would see its second generation otherwise.
         tournament: contestants for each parent's place.
         mutation_share: share of the children made by mutation; the others are crossed over.
         mutation_probability: probability of each gene to be redrawn in a mutation.
@@ -88,7 +89,8 @@ def run(
     Raises:
         ValueError: for a setting outside its range.
     """
-    children = population if children is None else children
+    if children is None:
+        children = max(1, population // 4) if aging else population
     _check(population, generations, children, tournament, mutation_share, mutation_probability, aging)
     budget = jnp.asarray(budget, jnp.float32)
     evaluate = evaluator(fitness, cost, mesh, form)

@@ -28,7 +28,7 @@ def run(
     evaluate = evaluator(job, calibration_images, chunk, form=form, width=width)
     cost = multi_costs.spent(job.supernet) if job.supernet.exits else macs.table(job.supernet).exact
     collect.run(evaluate, supernet_variables(job), genomes, cost, folder / "records.zarr")
-    if evaluate.subnets_per_s and processes.is_first():
+    if processes.is_first():
         speed = {"subnets_per_s": evaluate.subnets_per_s, "devices": evaluate.mesh.size, "width": evaluate.width}
         write_json(folder / "speed.json", speed | {"size_bytes": sum(path.stat().st_size for path in _files(folder))})
     return tuple(sorted(str(path.relative_to(folder)) for path in _files(folder)))

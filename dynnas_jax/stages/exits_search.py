@@ -36,12 +36,12 @@ def run(
 ) -> tuple[str, ...]:
     """For every target the best of what evolution finds by the predicted reward, and of the best records; all are evaluated.
 
-    Beside each, the single net that evolution finds by predicted accuracy within the average cost that it came to: a first exit,
-    which is an ordinary subnet.
+    Beside each, the single net for the average cost that it came to, found in the same way: what evolution finds by predicted
+    accuracy within it, and the best records that cost no more, are evaluated as first exits, which are ordinary subnets.
 
     Args:
       calibration_images: for the statistics of the nets.
-      recorded_candidates: of each target, records that compete with what evolution finds.
+      recorded_candidates: of each target, and of each single net, records that compete with what evolution finds.
       aging, options: of `evolution.run`.
     """
     aims, options = exits.of_job(job), options | {"aging": aging}
@@ -55,10 +55,10 @@ def run(
         best = max(range(len(judged)), key=lambda place: judged[place].reward)
         entry = exits.described(job, judged[best], target, aims)
         entry |= {"origin": "evolution" if best == 0 else "records", "predicted_reward": float(predicted[best])}
-        single = _single(search, entry["holdout"][f"average_{aims.targets.unit}"])
+        single = _single(search, entry["holdout"][f"average_{aims.targets.unit}"], recorded_candidates)
         nets.append(entry | {"single": search.described_single(single)})
         kept[str(number)] = _variables(search, judged[best].genome, calibration_images)
-        kept[f"{SINGLE}{number}"] = _variables(search, single, calibration_images)
+        kept[f"{SINGLE}{number}"] = _variables(search, single.genome, calibration_images)
     save_variables(folder / "nets.msgpack", kept)
     write_json(folder / "found.json", exits.found(job, aims, nets))
     return "found.json", "nets.msgpack"
@@ -69,6 +69,16 @@ class _Recorded(NamedTuple):
 
     genomes: np.ndarray  # int32[n, genes]
     rewards: np.ndarray  # float64[targets, n]
+    first_cost: np.ndarray  # float64[n], of the first exit alone, in the unit of the targets
+    first_accuracy: np.ndarray  # float64[n], of the first exit on all held-out images
+
+
+class _Single(NamedTuple):
+    """A net of one exit: the first of a net of several."""
+
+    genome: np.ndarray  # of the net of several
+    origin: str
+    accuracy: float  # on the held-out images
 
 
 def _recorded(job: Job, aims: exits.Aims) -> _Recorded:
@@ -76,7 +86,7 @@ def _recorded(job: Job, aims: exits.Aims) -> _Recorded:
     rows = np.flatnonzero(store.done())
     cost = aims.of_records(job.supernet, store, rows)
     rewards = exit_rewards.of_records(store, rows, cost, aims.targets.costs, aims.targets.omega)
-    return _Recorded(store.read("genome", rows), rewards)
+    return _Recorded(store.read("genome", rows), rewards, cost[:, 0], store.accuracy()[rows, 0])
 
 
 class _Search(NamedTuple):
@@ -99,17 +109,17 @@ class _Search(NamedTuple):
             for genome, score, correct in rows
         ]
 
-    def described_single(self, genome: np.ndarray) -> dict:
+    def described_single(self, single: _Single) -> dict:
         """What `found.json` says of a single net."""
-        answers = self.evaluate(self.variables, genome[None])
-        supernet = self.job.supernet
+        genome, supernet = single.genome, self.job.supernet
         costs = exit_nets.costs(supernet.net(first_alone(supernet.arch(genome))))
         return {
             "genome": supernet.space.to_json(genome),
+            "origin": single.origin,
             "macs": costs.macs[0],
             **{unit: spent[0] for unit, spent in self.aims.others(supernet, genome).items()},
             "params": costs.params[0],
-            "holdout_accuracy": float(answers.correct[0, :, 0].mean()),
+            "holdout_accuracy": single.accuracy,
         }
 
 
@@ -131,11 +141,17 @@ def _candidates(search: _Search, number: int, recorded: int) -> tuple[np.ndarray
     return genomes, np.asarray(jax.jit(jax.vmap(lambda genome: fitted(genome)))(genomes))
 
 
-def _single(search: _Search, most: float) -> np.ndarray:
-    """The first exit that is predicted to be the most accurate within a cost."""
-    job = search.job
+def _single(search: _Search, most: float, recorded: int) -> _Single:
+    """The most accurate first exit within a cost: of what evolution finds, and the best records that cost no more."""
+    job, known = search.job, search.recorded
     fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
-    return search.evolve_single(jax.random.fold_in(job.key(3), len(search.aims.targets.costs)), fitted, most)
+    found = search.evolve_single(jax.random.fold_in(job.key(3), len(search.aims.targets.costs)), fitted, most)
+    within = np.flatnonzero(known.first_cost <= most)
+    best = within[np.argsort(-known.first_accuracy[within], kind="stable")[:recorded]]
+    genomes = np.stack([found, *known.genomes[np.sort(best)]])
+    accuracy = search.evaluate(search.variables, genomes).correct[:, :, 0].mean(axis=1)
+    place = int(accuracy.argmax())
+    return _Single(genomes[place], "evolution" if place == 0 else "records", float(accuracy[place]))
 
 
 def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:
@@ -152,7 +168,7 @@ def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:
     return evolve
 
 
-def best(path: Path, config: dict, wanted: dict, target: str) -> dict:
+def best(path: Path, config: dict, wanted: dict, target: str, omega: float | None = None) -> dict:
     """The net of a finished run for one more target, and the best of the recorded ones, which has thresholds.
 
     Rewards are told anew from the records, a predictor is fitted to them, and evolution asks it; no net is run.
@@ -160,14 +176,16 @@ def best(path: Path, config: dict, wanted: dict, target: str) -> dict:
     Args:
       wanted: as a section `dynamic` has it, one target.
       target: of the latency table.
+      omega: how much the cost weighs; None: as much as in the run.
 
     Raises:
-      ValueError: for a run whose records are not complete, a target below the cheapest net's first exit, or a latency table that
-        does not serve.
+      ValueError: for an omega below 0, a run whose records are not complete, a target below the cheapest net's first exit, or
+        a latency table that does not serve.
     """
     if not (path / "collect" / "manifest.json").is_file():
         raise ValueError(f"{path}: stage 'collect' is not done; `dynnas run` must come to it first")
-    supernet, omega = supernet_of_run(path), config["dynamic"].get("omega", metric.OMEGA)
+    supernet = supernet_of_run(path)
+    omega = config["dynamic"].get("omega", metric.OMEGA) if omega is None else omega
     aims, space = exits.aims(supernet, {**wanted, "omega": omega}, target), supernet.space
     (limit,) = aims.targets.costs
     store = records.open(path / "collect" / "records.zarr", space.fingerprint)

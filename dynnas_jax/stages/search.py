@@ -146,6 +146,7 @@ def best(
     target: str | None = None,
     table: str | Path | None = None,
     pair: bool = False,
+    omega: float | None = None,
 ) -> dict:
     """The best subnet of a trained run within one budget, by predicted accuracy, as a genome and as an arch file.
 
@@ -155,10 +156,11 @@ def best(
       table: a latency table; the run's `search.latency_table` if None.
       pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
         its accuracies are those on the held-out images.
+      omega: of nets of several exits, how much the cost weighs in place of the run's `dynamic.omega`.
 
     Raises:
-      ValueError: for a budget that is no number, a run without its predictor or records, a wrong table, or a budget below the
-        least cost (named).
+      ValueError: for a budget that is no number, an omega where there is none, a run without its predictor or records, a wrong
+        table, or a budget below the least cost (named).
     """
     unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
     if not budget > 0:
@@ -169,7 +171,9 @@ def best(
             raise ValueError(f"{path} is a run of {kind.words}: there are no pairs in it; leave out --pair")
         wanted = {"target_macs": (budget,)} if unit == "macs" else {"target_latency_ms": (budget,)}
         wanted["latency_table"] = _table_for(unit, table or config["dynamic"].get("latency_table"))
-        return exits_search.best(path, config, wanted, target or config["target"])
+        return exits_search.best(path, config, wanted, target or config["target"], omega)
+    if omega is not None:
+        raise ValueError(f"{path} is a run of {kind.words}: --omega is for nets of several exits; leave it out")
     if kind is not kinds.SUPERNET:
         raise ValueError(f"{path} is a run of {kind.words}: there is nothing to search in it")
     for name in ("train", "collect" if pair else "predict"):

@@ -79,6 +79,17 @@ def test_coordinate_descent_comes_near_and_no_single_threshold_improves_on_it(ex
     assert reward >= brute_force(score, correct, cost, target, metric.OMEGA) - 0.02
 
 
+def test_more_exits_than_are_searched_for():
+    """Those of MSDNet for CIFAR: as good as any one threshold for all exits, and as any one exit alone."""
+    score, correct = records(2, 300, 7)
+    cost, target = np.linspace(30, 300, 7), 150
+    reward = reward_of(exit_thresholds.best(score, correct, cost, target=target), target, metric.OMEGA)
+    alone = [(1.0,) * exit + (0.0,) * (6 - exit) for exit in range(7)]
+    for given in (*((value,) * 6 for value in np.linspace(0, 1, 51)), *alone):
+        point = thresholds.evaluate(score, correct, cost, given)
+        assert reward >= reward_of(point, target, metric.OMEGA)
+
+
 @pytest.mark.parametrize("exits", [2, 3])
 def test_quantiles_come_close_for_many_subnets_at_once(exits):
     found = [records(seed, 500, exits) for seed in range(6)]
@@ -98,8 +109,6 @@ def test_quantiles_come_close_for_many_subnets_at_once(exits):
 
 def test_what_cannot_be_asked():
     score, correct = records(0, 10, 3)
-    with pytest.raises(ValueError, match="6 exits: thresholds are found for at most 5"):
-        exit_thresholds.best(*records(0, 10, 6), range(1, 7), target=1)
     with pytest.raises(ValueError, match="must not fall"):
         exit_thresholds.best(score, correct, (3, 2, 4), target=1)
     for wrong in ({"target": 0}, {"target": 1, "omega": -0.1}):

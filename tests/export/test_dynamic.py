@@ -182,6 +182,16 @@ def test_a_single_net(exported, tmp_path):
         assert (found.choice, found.class_index) == (0, int(logits.argmax()))
 
 
+def test_what_a_killed_export_left_vanishes(tmp_path):
+    left, other = tmp_path / ".x86_unchecked_abc" / "new", tmp_path / ".pi4_unchecked_abc"
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+    (left / "model_fp32.tflite").write_bytes(b"half")
+    with dynamic.all_or_nothing(tmp_path / "x86") as unchecked:
+        (unchecked / "whole").touch()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"x86", "x86/whole", other.name}
+
+
 def test_a_failed_export_leaves_the_earlier_one(tmp_path):
     folder = tmp_path / "x86"
     with dynamic.all_or_nothing(folder) as unchecked:

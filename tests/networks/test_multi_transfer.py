@@ -75,6 +75,27 @@ def test_the_most_important_channels_go_to_the_first_exit(made):
     )
 
 
+def test_without_expansions_to_choose_all_channels_are_put_in_order(made, noisy_variables):
+    """Exit 1 with all of them is the same net; with half of them it has those that the projection reads most."""
+    source = ofa.small_images(**{**SMALL, "expands": (4,)})
+    supernet = multi_supernet.build(source)
+    trained = noisy_variables(source.largest_net(), (8, 8, 3))
+    fresh = noisy_variables(supernet.largest_net(), (8, 8, 3), 1)
+    found = transferred(supernet, fresh, source, trained, least=source.space.smallest).variables
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    net, own = extract(supernet, found, supernet.space.largest)
+    single, subnet = extract(source, trained, source.space.largest)
+    answers = jax.jit(net.apply, compiler_options=QUICK)(own, images)[1]["exit1"]
+    wanted = jax.jit(single.apply, compiler_options=QUICK)(subnet, images)[0]
+    np.testing.assert_allclose(answers, wanted, rtol=1e-4, atol=1e-5)
+    for name in ("stage1_block0", "stage1_block1"):
+        block = found["params"][f"exit1_{name}"]
+        readers = (block["project_conv"]["kernel"], block["se"]["reduce_conv"]["kernel"])
+        norms = sum(np.abs(kernel).sum(axis=(0, 1, 3)) for kernel in readers)
+        assert (np.diff(norms) <= 1e-5).all()
+        assert np.ptp(norms) > 0.1
+
+
 def test_what_the_source_lacks_stays_as_it_was(made):
     source, trained, supernet, fresh = made
     head = {name: leaf for name, leaf in trained["params"].items() if name != "head"}

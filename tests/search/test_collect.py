@@ -126,6 +126,17 @@ def test_an_interrupted_run_does_no_row_twice(tiny, evaluate, genomes, collected
     collect.run(evaluate, tiny.variables, genomes, pytest.fail, path)
 
 
+def test_answers_that_are_no_numbers_are_recorded_as_wrong(tiny, evaluate, genomes, tmp_path):
+    """argmax would take the first class for them, and some image is of it."""
+    broken = jax.tree.map(lambda leaf: leaf, tiny.variables)
+    classifier = broken["params"]["head"]["classifier"]
+    classifier["kernel"] = np.full_like(classifier["kernel"], np.nan)
+    store = collect.run(evaluate, broken, genomes[:3], lambda genome: 1, tmp_path / "records.zarr")
+    assert store.done().all()
+    assert not store.read("score").any()
+    assert not store.read("correct").any()
+
+
 def test_records_of_other_genomes(tiny, evaluate, genomes, tmp_path):
     path = tmp_path / "records.zarr"
     collect.run(evaluate, tiny.variables, genomes[:3], lambda genome: 1, path)

@@ -14,6 +14,9 @@ def test_speed_stands_beside_the_records_and_belongs_to_no_result(tiny_run, quic
     speed = read_json(tmp_path / "speed.json")
     assert (speed["devices"], speed["width"]) == (8, 1)  # a chunk of 3 leaves one for each device
     assert speed["subnets_per_s"] > 0
+    assert speed["size_bytes"] == sum(
+        path.stat().st_size for path in tmp_path.rglob("records.zarr/**/*") if path.is_file()
+    )
     assert "speed.json" not in files
     assert {file.split("/")[0] for file in files} == {"records.zarr"}
     # In pieces of other sizes the records are the run's own.
