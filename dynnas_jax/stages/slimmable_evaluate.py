@@ -46,18 +46,15 @@ def run(
       timed_batches: repetitions of what is timed; the median counts.
       one_by_one_images: test images that also run alone, through the switch, and must answer as in the batch; None: all.
 
-    Raises:
-      RuntimeError: for images that do not.
+    Raises: RuntimeError for images that do not.
     """
     supernet, variables, split = job.supernet, slimmable.trained(job), job.images.test
     cut = jax.jit(functools.partial(gated_parts.cut, supernet))(variables)
     answering, switched = slimmable.Answering(supernet), jax.jit(gates.switched(supernet))
     answers, classes = answering(cut, split.images), len(job.images.classes)
     out, cost = _outputs(answers.logits, split.labels), np.asarray(gates.cost(supernet), np.float64)
-    choice = gates.number_of(supernet, answers.path).astype(np.int32)
-    spent = cost[choice]
+    spent = cost[choice := gates.number_of(supernet, answers.path).astype(np.int32)]
     paths, average = _paths(job, cost, calibration_images), float(spent.mean())
-    programs = {"gated": answering.run, "gated_alone": switched}
     summary = {
         "split": "test",
         "images": len(split),
@@ -68,7 +65,7 @@ def run(
         "largest": paths[-1],
         "same_macs": {"macs": average, "accuracy": interpolated(paths, average)},
         "one_by_one": one_by_one(supernet, switched, cut, split.images, answers, one_by_one_images),
-        "seconds": _timed(programs, supernet, (variables, cut), split.images[: answering.batch], timed_batches),
+        "seconds": _timed(answering, switched, supernet, (variables, cut), split.images, timed_batches),
         "calibration": evaluate.calibration({"dynamic": out}),
         "by_class": quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct),
     }
@@ -179,14 +176,20 @@ def _gap(supernet: Supernet, cut: Cut, image: np.ndarray, path: np.ndarray, othe
 
 
 def _timed(
-    programs: dict, supernet: Supernet, variables: tuple[dict, Cut], images: np.ndarray, runs: int
+    answering: slimmable.Answering,
+    switched: Callable,
+    supernet: Supernet,
+    variables: tuple[dict, Cut],
+    images: Any,
+    runs: int,
 ) -> dict[str, float]:
     """Seconds an image, the median of some runs: gated and the widest path, in a batch and one by one."""
     whole, cut = variables
     net, own = gated.path(supernet, whole, supernet.space.largest)
     widest = jax.jit(lambda v, x: net.apply(v, x)[0])
-    ways = {name: (run, cut) for name, run in programs.items()}
+    ways = {"gated": (answering.run, cut), "gated_alone": (switched, cut)}
     ways |= {"largest": (widest, own), "largest_alone": (widest, own)}
+    images = images[: answering.batch]
     batch = jnp.asarray(images)
     singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
     found: dict[str, float] = {"batch": len(batch)}
