@@ -75,18 +75,20 @@ def report(path: Path, benches: tuple[Path, ...] = (), rivals: tuple[Path, ...] 
       rivals: working directories of finished runs, whose measurements on devices are to stand beside this one's.
 
     Raises:
-      ValueError: for no working directory, stages that are not done, a damaged artifact, results of other files, or a baseline
-        of other test images.
+      ValueError: for no working directory, stages that are not done, a damaged artifact, results of other files or of a name
+        that is taken, or a baseline of other test images.
     """
     from dynnas_jax.reports import artifacts, baselines
+    from dynnas_jax.reports import benches as measurements
     from dynnas_jax.stages import report as stage
 
     config = read_config(path)
     workdir = Workdir(path, kinds.of(config).stages, config)
     _check_inputs(workdir, ["report"], ())
-    for results in benches:
-        artifacts.take_in(path, results)
-    baselines.take_in(path, rivals)
+    # All are checked before any is written.
+    results, measured = measurements.checked(path, benches), baselines.checked(path, rivals)
+    measurements.keep(path / measurements.FOLDER, results)
+    measurements.keep(path / artifacts.BASELINES, measured)
     folder = workdir.start("report")
     workdir.finish("report", stage.run(None, folder, **workdir.config["report"]))
     _print_summary(path)

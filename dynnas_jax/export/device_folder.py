@@ -72,6 +72,7 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
         if coral
         else ""
     )
+    results = f"bench_{told.get('target')}.json"  # several boards' results go into one report
     whole = f"; alone, to compare with: {', '.join(told['whole'])}" if told.get("whole") else ""
     return [
         f"# Image classifier of {len(labels)} classes for {target.device if target else told.get('target')}",
@@ -80,7 +81,7 @@ def _readme(folder: Path, models: list[str], told: dict) -> list[str]:
         f"Nets: {_order(told)}{whole}. {_routing(told)}",
         "Copy this folder to the device (64-bit system, Python 3.9 or newer) and install: `pip install -r requirements.txt`",
         f"Classify a picture: `python runtime.py classify photo.jpg{delegate}`",
-        f"Measure it there: `python runtime.py bench --images=FOLDER_OF_PICTURES --output=bench.json{delegate}`",
+        f"Measure it there: `python runtime.py bench --images=FOLDER_OF_PICTURES --output={results}{delegate}`",
         "Other files and thresholds: `--precision=`, `--threshold=`, `--threads=`, `--model=`; all: `python runtime.py --help`",
         "In a program: `from runtime import DynamicClassifier`, then `DynamicClassifier('.').predict(image)`",
         "All else about the nets: `python runtime.py show` (metadata as JSON); `export.json` has what was measured before",

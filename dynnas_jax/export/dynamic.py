@@ -147,9 +147,8 @@ def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: st
     ]
     facts = {}
     for name, file in files.items():
-        counted, promised = flatbuffer.macs(folder / file, name), plan.promise.macs[name]
-        if counted != promised:
-            raise ValueError(f"{file}: {name} counts {counted} MACs, the JAX network {promised}: they must be equal")
+        counted = flatbuffer.macs(folder / file, name)
+        _check_macs(folder / file, name, counted, plan.promise)
         own = [w.line() for w in dict.fromkeys(warnings) if w.file == file and w.signature in (None, name)]
         facts[f"{name}_{precision}"] = {
             "function": name,
@@ -174,14 +173,33 @@ def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, prec
             onnx.convert(source, plain, opset=opset, for_tensorrt=False)
             _check_same(name, source, plain, functions.rows(plan.inputs[name], PARITY_IMAGES), plan.expected[name])
         onnx.convert(source, folder / files[name], opset=opset, metadata=_metadata(plan, precision, files))
+    _check_onnx(folder / files[name], plan, name)
     return {
         "function": name,
         "precision": precision,
         "path": files[name],
         "size_bytes": flatbuffer.size_bytes(folder / files[name]),
-        "macs": plan.promise.macs[name],
+        "macs": onnx.macs(folder / files[name]),
         "ops": onnx.op_counts(folder / files[name]),
     }
+
+
+def _check_onnx(path: Path, plan: _Plan, name: str) -> None:
+    """Holds an ONNX file to the operators that its target reads and to JAX's MACs. Raises ValueError where it breaks one."""
+    known = plan.target.onnx_ops
+    for index, operator in enumerate(onnx.op_list(path)):
+        if known is not None and operator not in known:
+            raise ValueError(
+                f"target {plan.target.name}: {path.name}: operator {index} {operator}: {plan.target.runtime} reads no such one"
+            )
+    _check_macs(path, name, onnx.macs(path), plan.promise)
+
+
+def _check_macs(path: Path, name: str, counted: int, promise: Promise) -> None:
+    if counted != promise.macs[name]:
+        raise ValueError(
+            f"{path.name}: {name} counts {counted} MACs, the JAX network {promise.macs[name]}: they must be equal"
+        )
 
 
 def _metadata(plan: _Plan, precision: str, files: dict[str, str]) -> dict:
@@ -225,7 +243,10 @@ def _order(network: functions.Network) -> dict:
 
 
 def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:
-    """The largest difference of the logits from JAX's. Raises ValueError where a fp32 file's outputs are too far off."""
+    """The largest difference of the logits from JAX's.
+
+    Raises ValueError for outputs that are no numbers, and where a fp32 file's are too far off.
+    """
     name, largest = fact["function"], {}
     model = engines.load(folder / fact["path"])[name]
     for values, expected in zip(functions.rows(plan.inputs[name]), plan.expected[name], strict=False):
@@ -234,6 +255,8 @@ def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:
             difference = np.max(np.abs(found[key].reshape(value.shape) - value))
             largest[key] = float(np.maximum(largest.get(key, 0.0), difference))  # keeps nan
     most = float(np.max(list(largest.values())))
+    if not np.isfinite(most):
+        raise ValueError(f"{fact['path']}: outputs of {name} in {fact['precision']} are not all finite numbers")
     if fact["precision"] == "fp32" and not most <= tolerance:
         raise ValueError(
             f"{fact['path']}: outputs of {name} differ from JAX's by {most:.2g}, more than {tolerance:.2g} allows"

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -200,16 +200,25 @@ def compiled_or_command(paths: list[Path], *, must: bool = False) -> str:
         return f"there is no {COMPILER} here ({INSTALL}); then run\n  {command(paths, Path(paths[0]).parent)}"
     with tempfile.TemporaryDirectory() as folder:
         compiled = run_compiler(paths, Path(folder))
-    left = [f"{name} ({status})" for model in compiled for name, _, status in model.operators if "Mapped" not in status]
-    if any(model.unmapped for model in compiled):
-        raise ValueError(
-            f"{COMPILER} leaves {sum(m.unmapped for m in compiled)} operators to the CPU: {', '.join(left)}"
-        )
+    insist(compiled)
     return "\n".join(
         f"{COMPILER}: {Path(model.input).name}: {model.mapped} operators mapped, parameters "
         f"{model.on_chip_bytes} bytes on chip, {model.off_chip_bytes} off chip"
         for model in compiled
     )
+
+
+def insist(compiled: Sequence[Compiled]) -> None:
+    """Raises ValueError where the compiler left operators to the CPU."""
+    if any(model.unmapped for model in compiled):
+        raise ValueError(
+            f"{COMPILER} leaves {sum(model.unmapped for model in compiled)} operators to the CPU: {', '.join(unmapped(compiled))}"
+        )
+
+
+def unmapped(compiled: Sequence[Compiled]) -> list[str]:
+    """The operators left to the CPU, each with why."""
+    return [f"{name} ({status})" for model in compiled for name, _, status in model.operators if "Mapped" not in status]
 
 
 _REASON = re.compile(r"^(ERROR|Compilation failed|Internal compiler error|Invalid model|Model not quantized).*", re.M)

@@ -40,6 +40,7 @@ class Target(NamedTuple):
     power: Power | None  # None: there is no figure for all of them, so energy needs RAPL or a log
     depthwise: str = "conv"  # the form, of `networks.blocks`, that its files compute depthwise convolutions in
     onnx_opset: int | None = None  # the newest that its runtime reads
+    onnx_ops: frozenset[str] | None = None  # the operators that its runtime reads of ONNX files; None: not held to any
 
 
 EVERYTHING = Space()
@@ -123,6 +124,22 @@ _LITERT = {
 }
 LITERT_OPS = {name: version for version, names in _LITERT.items() for name in names.split()}
 
+# What TensorRT 8.2 reads of ONNX up to opset 13: the operators marked as supported in docs/operators.md of onnx-tensorrt's
+# branch release/8.2-GA.
+_TENSORRT = (
+    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat "
+    "Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal "
+    "Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool GlobalLpPool "
+    "GlobalMaxPool Greater GreaterOrEqual HardSigmoid Identity If ImageScaler InstanceNormalization IsNaN LRN LSTM LeakyRelu "
+    "Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean Min Mul Neg NonMaxSuppression Not "
+    "Or PRelu Pad ParametricSoftplus Pow QuantizeLinear RNN RandomUniform RandomUniformLike Range ReduceL1 ReduceL2 "
+    "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize "
+    "ReverseSequence Round ScaledTanh Scan Scatter ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice "
+    "Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose "
+    "Unsqueeze Upsample Where"
+)
+TENSORRT_OPS = frozenset(_TENSORRT.split())
+
 _ALL = (
     Target(
         name="edgetpu",
@@ -174,7 +191,8 @@ _ALL = (
         memory_bytes=1024 * MIB,  # half of the smallest kit's, which CPU and GPU share
         space=EVERYTHING,
         power=Power(10.0, "Jetson Linux Developer Guide, Power Management: budget of the Nano's mode 0 (MAXN)"),
-        onnx_opset=13,  # onnx-tensorrt's operators.md of release 8.2
+        onnx_opset=13,
+        onnx_ops=TENSORRT_OPS,
     ),
     Target(
         name="android",

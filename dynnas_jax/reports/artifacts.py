@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import kinds, progress, records
-from dynnas_jax.export import bench
-from dynnas_jax.workdir import DIGITS, file_digest, read_arrays, read_config, read_json, write_json
+from dynnas_jax.reports import benches
+from dynnas_jax.workdir import read_arrays, read_config, read_json
 
 # What each JSON artifact must hold for the report to be written; dots descend.
 _EVALUATION = "evaluate/evaluation.json"
@@ -45,7 +45,6 @@ _OF_KIND = {
     **dict.fromkeys((kind.name for kind in kinds.OF_EXITS), _OF_EXITS),
 }
 BASELINES = "baselines"  # folder of what other runs measured
-BENCHES = "bench"  # folder of results that were measured elsewhere
 OUTPUTS = ("score", "correct", "prediction", "choice", "label")
 SAMPLES = ("row", "image")
 
@@ -63,10 +62,11 @@ class Artifacts(NamedTuple):
     samples: dict[int, np.ndarray]  # row of the outputs -> uint8[h, w, c], the test images that are shown
     classes: tuple[str, ...]  # names
     exports: dict[str, dict]  # by name of the target
-    benches: dict[str, dict]  # results of `dynnas bench` that were taken in, by their names
+    benches: dict[str, dict]  # results of `dynnas bench` on files that are here, by their names (see `reports.benches`)
     baselines: dict[str, dict]  # other runs that were taken in, by name: their `exports` and `benches`
     times: dict[str, float]  # seconds that each stage but the report has taken, in order
     growth: dict | None = None  # of a run that grew stage by stage
+    stale_benches: tuple[str, ...] = ()  # names of results on files that have been exported anew since
 
     @property
     def kind(self) -> kinds.Kind:
@@ -92,6 +92,7 @@ def read(workdir: str | Path) -> Artifacts:
     samples = arrays(workdir / "evaluate/samples.npz", SAMPLES) or {name: () for name in SAMPLES}
     exports = sorted((*workdir.glob("export/*/export.json"), *workdir.glob("export/*/*/export.json")))
     growth = _json(workdir, "grow/growth.json", ("initial", "candidates", "iterations"))
+    benched = benches.read(workdir)
     # Of several trainings the last.
     trained = f"grow/{growth['candidates'][-1]['name']}" if growth else "train"
     return Artifacts(
@@ -104,17 +105,13 @@ def read(workdir: str | Path) -> Artifacts:
         outputs=arrays(workdir / "evaluate/outputs.npz", OUTPUTS),
         samples=dict(zip(map(int, samples["row"]), samples["image"], strict=True)),
         classes=tuple(data["classes"]) if data else (),
-        exports={_export_name(workdir, path): _export(workdir, path) for path in exports},
-        benches={path.stem: bench.read(path) for path in sorted(workdir.glob(f"{BENCHES}/*.json"))},
+        exports={benches.export_name(workdir, path): _export(workdir, path) for path in exports},
+        benches=benched.found,
         baselines={path.stem: _baseline(workdir, path.name) for path in sorted(workdir.glob(f"{BASELINES}/*.json"))},
         times=_times(workdir, kind),
         growth=growth,
+        stale_benches=benched.stale,
     )
-
-
-def _export_name(workdir: Path, path: Path) -> str:
-    """The target, and what of a run's several exports it is."""
-    return "_".join(path.parent.relative_to(workdir / "export").parts)
 
 
 def _export(workdir: Path, path: Path) -> dict:
@@ -132,23 +129,6 @@ def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:
 
 def _kind(config: dict | None) -> kinds.Kind:
     return next((kind for name, kind in kinds.KINDS.items() if name in (config or {})), kinds.SUPERNET)
-
-
-def take_in(workdir: Path, path: Path) -> None:
-    """Copies results of `dynnas bench`, of a run's exported files and from whatever board, beside its artifacts.
-
-    Results of the same name take the place of earlier ones.
-
-    Raises:
-      ValueError: for no such results, or results of files that are not this run's.
-    """
-    content = bench.read(path)
-    own = {file_digest(file) for file in (workdir / "export").rglob("*") if file.is_file()}
-    measured = [file["sha256"][:DIGITS] for file in content["model"]["files"].values()]
-    if not measured or not own.issuperset(measured):
-        raise ValueError(f"{path} was measured on other files than those in {workdir / 'export'}")
-    (workdir / BENCHES).mkdir(exist_ok=True)
-    write_json(workdir / BENCHES / f"{path.stem}.json", content)
 
 
 def _baseline(workdir: Path, file: str) -> dict:

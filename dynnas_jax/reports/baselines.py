@@ -8,14 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from dynnas_jax import kinds
-from dynnas_jax.reports import artifacts
-from dynnas_jax.workdir import read_config, read_json, write_json
+from dynnas_jax.reports import artifacts, benches
+from dynnas_jax.workdir import read_config, read_json
 
 
 def take_in(workdir: Path, runs: Sequence[Path]) -> None:
     """Copies what these finished runs measured on devices beside the artifacts of a run; all of them, or none.
 
     A run of the same name takes the place of an earlier one.
+
+    Raises:
+      ValueError: as `checked`.
+    """
+    benches.keep(workdir / artifacts.BASELINES, checked(workdir, runs))
+
+
+def checked(workdir: Path, runs: Sequence[Path]) -> dict[str, dict]:
+    """What finished runs measured, by the names of their folders; nothing is written.
 
     Raises:
       ValueError: for a directory that is no finished run, two of one name, or a run that was tested on other images.
@@ -30,8 +39,7 @@ def take_in(workdir: Path, runs: Sequence[Path]) -> None:
         _check_same_test(workdir, path)
         found = artifacts.read(path)
         taken[name] = {"evaluation": found.evaluation, "exports": found.exports, "benches": found.benches}
-    for name, content in taken.items():
-        write_json(workdir / artifacts.BASELINES / f"{name}.json", content)
+    return taken
 
 
 def _check_finished(path: Path) -> None:

@@ -12,6 +12,7 @@ from dynnas_jax.dynamic import thresholds
 from dynnas_jax.reports import (
     artifacts,
     devices,
+    edgetpu_compiler,
     exit_sections,
     gate_sections,
     growth_sections,
@@ -65,6 +66,8 @@ def _records(source: Source) -> str | None:
     if (speed := source.found.speed) and speed["subnets_per_s"]:
         on = "one device" if speed["devices"] == 1 else f"{speed['devices']} devices"
         caption += f" They were evaluated at {speed['subnets_per_s']:.3g} subnets a second on {on}."
+    if told := (source.found.found or {}).get("latency_device"):
+        caption += f" Budgets in milliseconds are of {markup.escape(told['board'])}, {markup.escape(told['runtime'])}."
     if any(accuracy is None for _, accuracy in marks.values()):
         caption += " A dashed line: chosen too, but measured in another stage only."
     body = _figure(source, "accuracy_against_macs", figure, caption)
@@ -155,6 +158,7 @@ def _exports(source: Source) -> str | None:
         body += _table(source, f"export_{target}", tables.exported_files(export), tables.FILES)
         for warning in dict.fromkeys(line for file in export["files"].values() for line in file.get("warnings", ())):
             body += f"<p>{markup.escape(warning)}</p>"
+        body += _compiled(source, target, export.get("compiler", {}))
         cascades = tables.cascades(export)
         if cascades:
             body += "<p>The whole decision, little first and big where little is unsure:</p>"
@@ -162,12 +166,24 @@ def _exports(source: Source) -> str | None:
     return body or None
 
 
+def _compiled(source: Source, target: str, compiler: dict) -> str:
+    """What the Edge TPU compiler says of the nets, or the command that has not been run."""
+    if "command" in compiler:
+        command = markup.escape(compiler["command"])
+        return f"<p>Not compiled, since the Edge TPU compiler was not there. Where it is: <code>{command}</code></p>"
+    if not (rows := edgetpu_compiler.rows(compiler)):
+        return ""
+    said = "<p>What the Edge TPU compiler says of the nets, which share the cache:</p>"
+    return said + _table(source, f"compiler_{target}", rows, edgetpu_compiler.COLUMNS)
+
+
 def _devices(source: Source) -> str | None:
     rows = devices.rows(source.found)
     if not rows:
         return None
     tables.write_csv(source.folder / "tables" / "devices.csv", rows)
-    return tables.html(rows, devices.COLUMNS, "not measured")
+    notes = "".join(f"<p>{markup.escape(note)}</p>" for note in devices.notes(source.found))
+    return tables.html(rows, devices.COLUMNS, "not measured") + notes
 
 
 def _settings(source: Source) -> str | None:

@@ -22,14 +22,12 @@ from dynnas_jax.stages import slimmable
 from dynnas_jax.workdir import read_arrays, read_json, write_json
 
 if TYPE_CHECKING:
-    from dynnas_jax.export import dynamic, functions
+    from dynnas_jax.export import dynamic, functions, measuring
 
 CALIBRATION_IMAGES = 256
-LAYERS_FILE = "int8_layers.json"  # which layers lose most, where int8 loses too much
 _STEPS, _CARRIES, _WHOLE = ("little", "big_after_stem"), ("stem",), "big"
 _ROUTER, _ROUTED = "router", ("little_after_stem", "big_after_stem")  # where one is chosen before little has run
 _SEPARATE_PATHS = 3  # of a gated network, where each is a file
-_LINES = 3  # layers that a message names
 
 
 def run(
@@ -52,25 +50,25 @@ def run(
       precisions: of `metadata.PRECISIONS`; () for the target's own.
       onnx: ONNX files too, where the target does not ask for them itself.
       calibration_images: training images, of every class in its share, that set the int8 scales.
-      max_accuracy_loss: how much less accurate on the test split a net may be in int8 than in JAX.
+      max_accuracy_loss: by how much a net, or the whole decision, may be less accurate on the test split than in JAX (see
+        `measuring.losses`).
       threads: of LiteRT and onnxruntime; runs, warm_up: of each latency.
 
-    Raises: ValueError if a file breaks a promise of the target's or of JAX's, or int8 loses more.
+    Raises: ValueError if a file breaks a promise of the target's or of JAX's, or one loses more.
     """
     from dynnas_jax.export import device_folder, dynamic, measuring
 
     network, promise = promised(job)
     resolution, where = network.image_shape[0], folder / job.target
-    calibration = np.asarray(resized(_calibration(job, calibration_images), resolution))
+    scales = np.asarray(resized(calibration(job, calibration_images), resolution))
     test = at_resolution(job.images.test, resolution)
     timing = {"threads": threads, "runs": runs, "warm_up": warm_up}
     with dynamic.all_or_nothing(where) as unchecked:
         options = {"target": job.target, "precisions": tuple(precisions), "onnx_too": onnx or None}
-        facts = dynamic.export(network, promise, unchecked, calibration=calibration, **options)
-        measured = measuring.measure(unchecked, facts, test.images, test.labels, _reference(job), **timing)
-        if lossy := measuring.losses(measured, max_accuracy_loss):
-            layers = measuring.lossy_layers(network, [loss.function for loss in lossy], calibration)
-            raise ValueError(_too_lossy(lossy, layers, max_accuracy_loss, where))
+        facts = dynamic.export(network, promise, unchecked, calibration=scales, **options)
+        reference = _reference(job, promise.cost)
+        measured = measuring.measure(unchecked, facts, test.images, test.labels, reference, **timing)
+        measuring.insist(measured, max_accuracy_loss, network, scales, where)
         own = {"kept": kept(job)} if job.kind is kinds.SLIMMABLE else {}
         write_json(unchecked / "export.json", measured | own | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
@@ -90,18 +88,22 @@ def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> Non
     """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
     if job.kind is kinds.SLIMMABLE:
         _check_gates(job)
-    classes, labels = job.images.classes, job.images.train.labels
-    absent = np.setdiff1d(np.arange(len(classes)), labels)
+    check_calibration(job, np.arange(len(job.images.classes)), calibration_images)
+
+
+def check_calibration(job: Job, wanted: np.ndarray, count: int) -> None:
+    """Raises ValueError where so many training images cannot be of all the wanted classes."""
+    absent = np.setdiff1d(wanted, job.images.train.labels)
     if len(absent):
-        names = ", ".join(map(str, (classes[i] for i in absent[:3])))
+        names = ", ".join(str(job.images.classes[i]) for i in absent[:3])
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise ValueError(
             f"export: no training image is of class {names}{more}, but int8 scales need images of every class; "
             "give more training images, or leave the stage out of --stages"
         )
-    if calibration_images < len(classes):
+    if count < len(wanted):
         raise ValueError(
-            f"export.calibration_images is {calibration_images}, but must be at least {len(classes)}: one of every class"
+            f"export.calibration_images is {count}, but must be at least {len(wanted)}: one of every class"
         )
 
 
@@ -124,15 +126,20 @@ def _check_gates(job: Job) -> None:
         )
 
 
-def _calibration(job: Job, count: int) -> np.ndarray:
-    """uint8[n, h, w, c]: training images, each class in its share and at least once, in random order."""
-    check(job, calibration_images=count)
+def calibration(job: Job, count: int, classes: np.ndarray | None = None) -> np.ndarray:
+    """uint8[n, h, w, c]: training images, each of these classes (None: all) in its share and at least once, in random order."""
+    wanted = np.arange(len(job.images.classes)) if classes is None else classes
+    check_calibration(job, wanted, count)
     train, generator = job.images.train, np.random.default_rng([job.seed, 1, 2])
-    if count < len(train):
-        train = train[np.flatnonzero(splits.stratified(train.labels, count, generator))]
-    else:
-        train = train[np.arange(len(train))]
-    return train.images[generator.permutation(len(train))]
+    labels = np.asarray(train.labels)
+    rows = np.flatnonzero(np.isin(labels, wanted))
+    if count < len(rows):
+        # A stratified split leaves one image of each class to others: of a class that has no more it would take none.
+        alone = rows[np.bincount(labels[rows])[labels[rows]] == 1]
+        rows = np.setdiff1d(rows, alone)
+        drawn = rows[splits.stratified(labels[rows], count - len(alone), generator)]
+        rows = np.union1d(alone, drawn)
+    return train[rows].images[generator.permutation(len(rows))]
 
 
 def _single(job: Job) -> tuple[functions.Network, dynamic.Promise]:
@@ -239,36 +246,24 @@ def _macs(function: functions.Function) -> int:
     return macs.macs(function.call, shapes)
 
 
-def _reference(job: Job):
-    """What JAX answered on the test split when it was evaluated."""
+def _reference(job: Job, cost: tuple[int, ...]) -> measuring.Reference:
+    """What JAX answered on the test split when it was evaluated; `cost`: the MACs of each choice."""
     from dynnas_jax.export import functions, measuring
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
-    if job.kind is kinds.SLIMMABLE:  # which has run the path of the choice alone
-        return measuring.Reference(slimmable.predictions(job), prediction[:, 0])
+    if job.kind is kinds.SLIMMABLE:
+        # It has run the path of the choice alone; the files may hold fewer ways than it chose from.
+        return measuring.Reference(slimmable.predictions(job), prediction[:, 0], float(saved["macs"].mean()))
     answers = prediction[np.arange(len(choice)), choice]
+    macs = float(np.asarray(cost)[choice].mean())
     if job.kind in kinds.OF_NET:
-        return measuring.Reference({functions.SINGLE: answers}, answers)
+        return measuring.Reference({functions.SINGLE: answers}, answers, macs)
     if job.kind in kinds.OF_EXITS:
-        return measuring.Reference(dict(zip(job.supernet.exits, prediction.T, strict=True)), answers)
+        return measuring.Reference(dict(zip(job.supernet.exits, prediction.T, strict=True)), answers, macs)
     little, big = prediction.T
     known = {"little": little, "big": big} | dict(zip(_ROUTED, (little, big), strict=True))
-    return measuring.Reference(known, answers)
-
-
-def _too_lossy(lossy: list, layers: list, limit: float, where: Path) -> str:
-    """What int8 loses and which layers are to blame; the table of all goes where the files would have stood."""
-    from dynnas_jax.export import sqnr
-
-    found = [loss._asdict() for loss in lossy]
-    write_json(where / LAYERS_FILE, {"max_accuracy_loss": limit, "files": found, "layers": sqnr.facts(layers)})
-    first, lines = lossy[0], "; ".join(map(sqnr.line, sqnr.worst(layers, _LINES)))
-    more = f" (as {len(lossy) - 1} more do)" if len(lossy) > 1 else ""
-    return (
-        f"{first.key} loses {100 * first.accuracy_loss:.2f} points of accuracy on the test split{more}, more than "
-        f"export.max_accuracy_loss={limit} allows; most noise is added by {lines}; all layers: {where / LAYERS_FILE}"
-    )
+    return measuring.Reference(known, answers, macs)
 
 
 def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: Path) -> dict:
@@ -281,4 +276,5 @@ def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: P
     if not edgetpu.is_installed():
         return {"compiler": {"command": edgetpu.command([where / file for file in files], where)}}
     compiled = edgetpu.run_compiler([unchecked / file for file in files], unchecked)
+    edgetpu.insist(compiled)
     return {"compiler": {"models": [model._asdict() for model in compiled]}}

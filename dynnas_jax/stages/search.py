@@ -56,7 +56,7 @@ def run(
     else:
         own = {"effort_images": effort_images, "cost_weight": cost_weight, "options": sections.get(strategy)}
         pair, told = strategies.run(seen, strategy, calibration_images, **own)
-    content = {"space": space.fingerprint, "cost": unit}
+    content = {"space": space.fingerprint, "cost": unit} | ({"latency_device": table.device} if table else {})
     content |= {"subnets": space.size(), "pairs": PairSpace(space).size()}
     for name in dict.fromkeys(("macs", unit)):
         content |= {f"{end}_{name}": costs[name].exact(getattr(space, end)) for end in ("smallest", "largest")}
@@ -171,7 +171,8 @@ def best(
             raise ValueError(f"{path} is a run of {kind.words}: there are no pairs in it; leave out --pair")
         wanted = {"target_macs": (budget,)} if unit == "macs" else {"target_latency_ms": (budget,)}
         wanted["latency_table"] = _table_for(unit, table or config["dynamic"].get("latency_table"))
-        return exits_search.best(path, config, wanted, target or config["target"], omega)
+        found = exits_search.best(path, config, wanted, target or config["target"], omega)
+        return _on_device(found, wanted["latency_table"], supernet_of_run(path), target or config["target"])
     if omega is not None:
         raise ValueError(f"{path} is a run of {kind.words}: --omega is for nets of several exits; leave it out")
     if kind is not kinds.SUPERNET:
@@ -183,7 +184,12 @@ def best(
     supernet = supernet_of_run(path)
     costs = cost_tables(supernet, table, target or config["target"])
     run = _Trained(path, config, supernet, costs, unit, budget)
-    return _best_pair(run) if pair else _best_subnet(run)
+    return _on_device(_best_pair(run) if pair else _best_subnet(run), table, supernet, target or config["target"])
+
+
+def _on_device(found: dict, table: str | Path | None, supernet: Supernet, target: str) -> dict:
+    """What was found, with the device whose milliseconds it has: machines of one target are not alike."""
+    return {**found, "latency_device": read_latency_table(table, supernet, target).device} if table else found
 
 
 def _table_for(unit: str, table: str | Path | None) -> str | Path | None:

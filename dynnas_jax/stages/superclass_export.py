@@ -120,16 +120,12 @@ def write(job: Job, subnet: Subnet, where: Path, options: dict) -> dict[str, Any
     answers = np.concatenate([np.asarray(jax.jit(net.apply)(variables, part)[0]).argmax(1) for part in _parts(own)])
     with dynamic.all_or_nothing(where) as unchecked:
         chosen = {"precisions": tuple(options["precisions"]), "onnx_too": options["onnx"] or None, "target": job.target}
-        scales = _scales(job, classes, options["calibration_images"])
+        scales = export.calibration(job, options["calibration_images"], classes)
         facts = dynamic.export(network, _promise(job, net, shape, classes), unchecked, calibration=scales, **chosen)
         timing = {key: options[key] for key in ("threads", "runs", "warm_up")}
         reference = measuring.Reference({functions.SINGLE: answers}, answers)
         measured = measuring.measure(unchecked, facts, own.images, own.labels, reference, **timing)
-        if lossy := measuring.losses(measured, options["max_accuracy_loss"]):
-            raise ValueError(
-                f"{subnet.name}: {lossy[0].key} loses {100 * lossy[0].accuracy_loss:.2f} points of accuracy, more than "
-                f"export.max_accuracy_loss allows; give it another value, or leave int8 out of export.precisions"
-            )
+        measuring.insist(measured, options["max_accuracy_loss"], network, scales, where, of=f"{subnet.name}: ")
         told = {"superclass": job.superclasses.title(subnet.members), "images": len(own)}
         told |= {"genome": job.supernet.space.to_json(subnet.genome), **measured}
         write_json(unchecked / "export.json", told)
@@ -169,10 +165,3 @@ def _of_classes(split: Split, classes: np.ndarray) -> Split:
 
 def _parts(split: Split, most: int = 512) -> list[np.ndarray]:
     return [split.images[start : start + most] for start in range(0, len(split), most)]
-
-
-def _scales(job: Job, classes: np.ndarray, count: int) -> np.ndarray:
-    """uint8[n, h, w, c]: training images of the classes, which set the int8 scales."""
-    labels = np.asarray(job.images.train.labels)
-    mine = np.random.default_rng([job.seed, 1, 2]).permutation(np.flatnonzero(np.isin(labels, classes)))[:count]
-    return np.asarray(job.images.train[np.sort(mine)].images)

@@ -43,7 +43,8 @@ def build(
 ) -> latency.LatencyTable:
     """Times every distinct block of the config's space, and its routers, and writes the table to `output`.
 
-    What is done stands in `output` + ".partial" meanwhile; the same call goes on from there.
+    What is done stands in `output` + ".partial" meanwhile; the same call goes on from there, on the same machine with the same
+    versions.
 
     Args:
       target: whose table it is; this machine must be one.
@@ -124,7 +125,8 @@ def of_supernet(
     parts += [part for genome in genomes for part in net_parts(supernet, genome, form)]
     partial = output.with_name(f"{output.name}.partial")
     how = {"runtime": runtime, "precision": precision, "threads": threads}
-    plan = {"space": supernet.space.fingerprint, "target": target, **how}
+    device = _device(in_jax)
+    plan = {"space": supernet.space.fingerprint, "target": target, "device": device, **how}
     samples = latency_table.timed(parts, partial, plan=plan, rounds=rounds, **how, **measurement)
     fit = latency_table.fit(parts, samples)
     rows = tuple(
@@ -135,20 +137,22 @@ def of_supernet(
         latency.Row(tuple(part.function.shapes.values()), latency.router_spec(router.to_json()), *fit.block_ms[name])
         for name, (part, router) in beside.items()
     )
-    device = {**_device(in_jax), "threads": threads, "precision": precision}
-    table = latency.LatencyTable(target, device, supernet.space.fingerprint, fit.overhead_ms, fit.how, rows)
+    told = {**device, "threads": threads, "precision": precision}
+    table = latency.LatencyTable(target, told, supernet.space.fingerprint, fit.overhead_ms, fit.how, rows)
     latency.save(table, output)
     shutil.rmtree(partial)
     return table
 
 
 def _device(in_jax: bool) -> dict:
-    """What the table was measured on, in words."""
+    """What the table is measured on, in words; rounds of another machine, or other versions, do not go on."""
     facts, versions = machine.facts(), machine.versions()
-    if in_jax:
-        device, versions = jax.devices()[0], {**versions, "jax": jax.__version__}
-        return {"board": device.device_kind, "runtime": f"JAX on {device.platform}", "versions": versions}
-    return {"board": facts["board"] or facts["cpu"] or "unknown", "runtime": "LiteRT", "versions": versions}
+    board = facts["board"] or facts["cpu"] or "unknown"
+    if not in_jax:
+        return {"board": board, "runtime": "LiteRT", "versions": versions}
+    device, versions = jax.devices()[0], {**versions, "jax": jax.__version__}
+    kind = board if device.platform == "cpu" else device.device_kind  # JAX calls every processor "cpu"
+    return {"board": kind, "runtime": f"JAX on {device.platform}", "versions": versions}
 
 
 def _block_part(name: str, built: macs.Built, form: str) -> Part:

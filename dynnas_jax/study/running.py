@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from dynnas_jax import pipeline, progress
-from dynnas_jax.reports import artifacts
+from dynnas_jax.reports import benches
 from dynnas_jax.study.grid import Row, run_folder
 from dynnas_jax.study.times import Times
 from dynnas_jax.train import preemption
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     @property
     def bench(self) -> Path:
         """What `dynnas bench` measured of its export."""
-        return self.path / artifacts.BENCHES / "here.json"
+        return self.path / benches.FOLDER / "here.json"
 
     @property
     def taken(self) -> bool:
@@ -201,7 +201,7 @@ def _measured(run: Run, log, lock: int, stop: Callable[[], bool], tell: _Teller)
         return _STOPPED
     if code:
         return f"dynnas bench: {_last_line(run.log)} (exit code {code}, all of it: {run.log})"
-    artifacts.take_in(run.path, made)
+    benches.take_in(run.path, made)
     made.unlink()
     return None
 

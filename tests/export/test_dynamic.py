@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import onnx
 import pytest
 
 from dynnas_jax.export import dynamic, engines, flatbuffer, functions, metadata, runtime
@@ -101,6 +102,52 @@ def test_a_broken_promise_leaves_nothing(exported, tmp_path, changes, message):
 def test_a_file_that_breaks_one_leaves_nothing(exported, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         export(exported, tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        ("IsInf", r"^target jetson_nano: little_fp32.onnx: operator \d+ IsInf: TensorRT 8.2 [^\n]* reads no such one$"),
+        ("Conv", r"^little_fp32.onnx: little counts \d+ MACs, the JAX network \d+: they must be equal$"),
+    ],
+)
+def test_onnx_files_are_held_to_their_target(exported, tmp_path, monkeypatch, operator, message):
+    """One more operator at the end of what tf2onnx made: nothing else notices it."""
+    convert = dynamic.onnx.convert
+
+    def and_one_more(source, path, **options):
+        convert(source, path, **options)
+        model = onnx.load(path)
+        read = [model.graph.output[0].name]
+        if operator == "Conv":
+            read = ["extra_x", "extra_w"]
+            for name, shape in (("extra_x", (1, 2, 4, 4)), ("extra_w", (3, 2, 1, 1))):
+                constant = onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name)
+                model.graph.initializer.append(constant)
+        model.graph.node.append(onnx.helper.make_node(operator, read, ["extra"]))
+        onnx.save(model, path)
+
+    export(exported, tmp_path, target="jetson_nano")
+    (tmp_path / "export").rename(tmp_path / "earlier")
+    monkeypatch.setattr(dynamic.onnx, "convert", and_one_more)
+    with pytest.raises(ValueError, match=message):
+        export(exported, tmp_path, target="jetson_nano")
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
+
+
+def test_outputs_that_are_no_numbers_are_refused_in_every_precision(exported, tmp_path, monkeypatch):
+    load = dynamic.engines.load
+
+    def broken(path, **options):
+        nets = load(path, **options)
+        run = nets["big"].run
+        nets["big"].run = lambda values: {name: value * np.nan for name, value in run(values).items()}
+        return nets
+
+    monkeypatch.setattr(dynamic.engines, "load", broken)
+    with pytest.raises(ValueError, match=r"^model_fp16.tflite: outputs of big in fp16 are not all finite numbers$"):
+        export(exported, tmp_path, precisions=("fp16",))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,9 +1,11 @@
 """What is measured of an export, against JAX; and which files lose too much."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from hand_made import tell
 
 from dynnas_jax.export import measuring
 
@@ -19,7 +21,8 @@ def in_jax(exported):
     probability = np.exp(little) / np.exp(little).sum(-1, keepdims=True)
     first = probability.max(-1) > exported.promise.thresholds[0]
     predictions = {"little": little.argmax(-1), "big_after_stem": big, "big": big}
-    return measuring.Reference(predictions, np.where(first, little.argmax(-1), big)), first
+    spent = np.where(first, *exported.promise.cost).mean()
+    return measuring.Reference(predictions, np.where(first, little.argmax(-1), big), spent), first
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,8 @@ def test_measuring_agrees_with_jax(exported, in_jax, measured):
         assert cascade["agreement_with_jax"] == 1.0
         assert cascade["accuracy"] == np.mean(reference.answers == labels)
         assert cascade["exit_rate"] == [np.mean(first), np.mean(~first)]
+        assert cascade["accuracy_loss"] == 0
+        assert cascade["macs"] == pytest.approx(reference.macs)
     assert all(cascade["agreement_with_jax"] >= 0.85 for cascade in found["cascade"].values())
     for name, fact in found["files"].items():
         assert 0 < fact["latency_spread_ms"][0] <= fact["latency_ms"] <= fact["latency_spread_ms"][1]
@@ -48,19 +53,80 @@ def test_measuring_agrees_with_jax(exported, in_jax, measured):
             assert fact["accuracy_loss"] == 0, name
 
 
-def test_losses_are_of_int8_alone_and_above_the_limit():
-    def fact(function, precision, loss):
-        return {"function": function, "precision": precision, "accuracy": 0.9 - loss, "accuracy_loss": loss}
+def fact(function, precision, loss):
+    return {"function": function, "precision": precision, "accuracy": 0.9 - loss, "accuracy_loss": loss}
 
+
+def decision(loss, macs=5e6, exit_rate=(0.6, 0.4)):
+    told = {"macs": macs, "macs_in_jax": 4e6, "most_macs": 8_000_000}
+    return {"accuracy": 0.9 - loss, "accuracy_loss": loss, "exit_rate": list(exit_rate), **told}
+
+
+def test_losses_are_of_all_that_rounds_and_above_the_limit():
     files = {
-        "little_fp16": fact("little", "fp16", 0.5),
+        "little_fp32": fact("little", "fp32", 0.5),  # its outputs are compared one by one
+        "little_fp16": fact("little", "fp16", 0.02),
+        "big_dynamic_range": fact("big", "dynamic_range", 0.03),
         "little_int8": fact("little", "int8", 0.011),
         "big_int8": fact("big", "int8", 0.01),
         "big_int8_onnx": fact("big", "int8", 0.05),
+        "router_int8": {"function": "router", "precision": "int8"},
     }
-    found = measuring.losses({"files": files}, 0.01)
-    assert [loss.key for loss in found] == ["big_int8_onnx", "little_int8"]
+    cascade = {"fp32": decision(0.02), "int8": decision(0.01), "int8_onnx": decision(0.03)}
+    found = measuring.losses({"files": files, "cascade": cascade}, 0.01)
+    keys = ["big_int8_onnx", "big_dynamic_range", "little_fp16", "little_int8", "int8_onnx", "fp32"]
+    assert [loss.key for loss in found] == keys
+    assert [loss.function == measuring.DECISION for loss in found] == [False] * 4 + [True] * 2
     assert found[0].accuracy == pytest.approx(0.85)
+    assert found[4].text == "the whole decision in int8_onnx loses 3.00 points of accuracy on the test split"
+    assert measuring.losses({"files": files, "cascade": cascade}, 1) == []
+    alone = {"int8": decision(0.5, exit_rate=(1.0,))}  # the net's own accuracy tells it already
+    assert measuring.losses({"files": {}, "cascade": alone}, 0.01) == []
+
+
+@pytest.mark.parametrize(("macs", "too_many"), [(5.9e6, False), (6.1e6, True), (8e6, True), (1e6, False)])
+def test_a_decision_may_not_lose_most_of_what_it_saves(macs, too_many):
+    """In JAX 4 of 8 million are saved."""
+    found = measuring.losses({"files": {}, "cascade": {"int8": decision(0.0, macs)}}, 0.01)
+    assert bool(found) == too_many
+    assert measuring.losses({"files": {}, "cascade": {"int8": decision(0.0, macs)}}, 1) == []
+
+
+def test_some_images_of_a_routing_that_saves_little_are_no_collapse():
+    told = decision(0.0, 7.99e6) | {"macs_in_jax": 7.95e6}
+    assert measuring.losses({"files": {}, "cascade": {"int8": told}}, 0.01) == []
+    assert measuring.losses({"files": {}, "cascade": {"int8": told | {"macs_in_jax": None}}}, 0.01) == []
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (
+            1.0,
+            r"^the whole decision in int8 costs [\d.]+ M MACs an image, .* save is lost; in int8 .*int8_layers.json$",
+        ),
+        (
+            0.0,
+            r"^the whole decision in int8 loses [\d.]+ points of accuracy on the test split, more than .*int8_layers",
+        ),
+    ],
+    ids=["all to big", "all to little"],
+)
+def test_a_routing_that_has_collapsed_is_found(exported, in_jax, tmp_path, threshold, said):
+    """As by a router whose int8 score is the same for all images, on either side; the nets are right all the same."""
+    folder, (reference, _) = shutil.copytree(exported.folder, tmp_path / "x86"), in_jax
+    facts = {key: fact for key, fact in exported.facts.items() if key.endswith("_int8")}
+    # To big: no net ever answers rightly, so that none loses.
+    labels = np.full(len(exported.images), -1) if threshold else reference.answers
+    measure = lambda: measuring.measure(folder, facts, exported.images, labels, reference, runs=2, warm_up=0)  # noqa: E731
+    whole = [loss for loss in measuring.losses(measure(), 0.2) if loss.function == measuring.DECISION]
+    assert whole == []
+    tell(folder / "model_int8.tflite", thresholds=[threshold])
+    measured = measure()
+    measured["files"] = {key: fact | {"accuracy_loss": 0.0} for key, fact in measured["files"].items()}
+    with pytest.raises(ValueError, match=said):
+        measuring.insist(measured, 0.2, exported.network, exported.images[:4], tmp_path / "none")
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["int8_layers.json"]
 
 
 def test_layers_of_lossy_functions(exported):

@@ -33,6 +33,26 @@ def test_coral_by_its_published_figures():
     assert (coral.ops["CONV_2D"], coral.ops["DEPTHWISE_CONV_2D"], coral.ops["FULLY_CONNECTED"]) == (3, 3, 5)
 
 
+def test_jetson_by_the_support_matrix_of_its_parser():
+    """What onnx-tensorrt's matrix of release 8.2 marks as supported, and as not."""
+    jetson = targets.TARGETS["jetson_nano"]
+    assert jetson.onnx_opset == 13
+    assert len(jetson.onnx_ops) == 129
+    assert {"Conv", "MatMul", "Gemm", "QuantizeLinear", "DequantizeLinear", "HardSigmoid", "Clip"} <= jetson.onnx_ops
+    refused = {
+        "BitShift",
+        "ConvInteger",
+        "Hardmax",
+        "IsInf",
+        "MatMulInteger",
+        "Mod",
+        "NonZero",
+        "OneHot",
+        "QLinearConv",
+    }
+    assert not (refused | {"HardSwish", "LayerNormalization", "Xor"}) & jetson.onnx_ops
+
+
 @pytest.mark.parametrize("name", ["pi3", "", None, ["x86"]])
 def test_an_unknown_target_is_one_plain_line(name):
     with pytest.raises(ValueError, match=r"^target is .*, choose from \['edgetpu', 'pi4', 'pi5', [^\n]*\]$"):

@@ -34,7 +34,12 @@ def test_rows_of_rivals_follow_the_run_s_own(finished):
     baselines.take_in(workdir, [rival])
     shutil.rmtree(rival)
     found = devices.rows(artifacts.read(workdir))
-    assert [row for row in found if row["run"] == devices.OWN] == before
+    mine = [row for row in found if row["run"] == devices.OWN]
+    assert [row for row in mine if row["target"] == "x86"] == before
+    # It was not exported for the rival's other target.
+    assert {(row["target"], row["where"], row["accuracy"]) for row in mine if row not in before} == {
+        ("pi4", None, None)
+    }
     assert [{**row, "run": devices.OWN} for row in found if row["run"] == rival.name] == alone
     assert {row["target"] for row in found if row["run"] != devices.OWN} == {"pi4", "x86"}
     same = [(row["network"], row["run"]) for row in found if row["target"] == "x86" and row["precision"] == "int8"]

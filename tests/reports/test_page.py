@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dynnas_jax import kinds
-from dynnas_jax.reports import chapters, page, sections
+from dynnas_jax.reports import artifacts, chapters, page, sections
 
 FIGURES = {"accuracy_against_macs", "archs", "predictor", "samples", "threshold_curve", "training"}
 FIGURES |= {"cases", "exits", "reliability"}
@@ -127,3 +127,12 @@ def test_samples_that_are_not_those_of_the_outputs_leave_the_earlier_report(work
         **before,
         workdir / "evaluate" / "samples.npz": None,
     }
+
+
+def test_the_device_of_the_milliseconds_is_named(workdir, records_store, coarse, tmp_path):
+    path = workdir / "search" / "found.json"
+    found, device = json.loads(path.read_text()), {"board": "an <old> computer", "runtime": "JAX on gpu"}
+    for told, named in ((found, False), (found | {"latency_device": device}, True)):
+        path.write_text(json.dumps(told))
+        body = sections.BUILDERS["records"](sections.Source(workdir, tmp_path / "made", artifacts.read(workdir)))
+        assert ("Budgets in milliseconds are of an &lt;old&gt; computer, JAX on gpu." in body) == named

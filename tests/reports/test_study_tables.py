@@ -1,7 +1,10 @@
 """The tables of a study from artifacts written by hand, with means and deviations that are known."""
 
+import hashlib
 import json
+import shutil
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from dynnas_jax.reports import study_rows, study_tables
 from dynnas_jax.reports.study_rows import Asked
 
+EXPORTED = Path(__file__).parents[1] / "export" / "data" / "one_file" / "model_fp32.tflite"
 SEEDS = (0, 1, 2)
 DYNAMIC = {0: 0.95, 1: 0.97, 2: 0.96}
 SETTINGS = {"supernet.network": "small_images", "train.steps": 1000, "train.batch_size": 128, "data.name": "digits"}
@@ -167,6 +171,10 @@ def test_energies_of_a_decision_come_of_its_files(made, tmp_path):
         "machine": {"board": "x"},
         "settings": {"delegate": None},
     }
+    # Results count where the files that they are of are there.
+    file = Path(shutil.copy(EXPORTED, row.asked.paths[0] / "export" / "x86"))
+    bench["settings"] |= {"threads": 1, "images": "noise"}
+    bench["model"]["files"] = {file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}}
     write(row.asked.paths[0] / "bench" / "here.json", bench)
     found = study_rows.measured(study_rows.read(row.asked), 0)
     assert found["little"]["energy_mj"] == 2.0

@@ -46,6 +46,11 @@ def test_the_exported_cascade_is_the_searched_pair(tiny_run, prepared):
     assert [answer.class_index for answer in found] == answers.tolist()
     measured = read_json(folder / "export.json")
     assert measured["cascade"]["fp32"]["agreement_with_jax"] == 1.0
+    spent = read_json(tiny_run.workdir / "evaluate" / "evaluation.json")["dynamic"]["macs"]
+    for cascade in measured["cascade"].values():
+        assert cascade["macs_in_jax"] == pytest.approx(spent)
+        assert cascade["macs"] == pytest.approx(np.dot(cascade["exit_rate"], cost.cumulative))
+    assert measured["cascade"]["fp32"]["macs"] == pytest.approx(spent)
     for fact in measured["files"].values():
         exact = saved["correct"][:, 0 if fact["function"] == "little" else 1].mean()
         assert fact["accuracy_loss"] == pytest.approx(exact - fact["accuracy"])
@@ -53,15 +58,34 @@ def test_the_exported_cascade_is_the_searched_pair(tiny_run, prepared):
 
 def test_calibration_images_are_of_all_classes_in_their_shares(prepared):
     train = prepared.images.train
-    images = export._calibration(prepared, 100)
+    images = export.calibration(prepared, 100)
     known = {image.tobytes(): label for image, label in zip(train.images, train.labels, strict=True)}
     labels = np.array([known[image.tobytes()] for image in images])
     share = np.bincount(train.labels, minlength=10) / len(train)
     assert len(images) == 100
     assert np.abs(np.bincount(labels, minlength=10) - 100 * share).max() <= 1
-    assert set(export._calibration(prepared, 10).shape[:1]) == {10}
+    assert set(export.calibration(prepared, 10).shape[:1]) == {10}
     assert len(set(labels[:16].tolist())) > 4  # not class after class
-    assert len(export._calibration(prepared, 10**6)) == len(train)
+    assert len(export.calibration(prepared, 10**6)) == len(train)
+
+
+def test_calibration_images_of_some_classes_leave_none_of_them_out(prepared):
+    """Of one class there is a single image, which hardly any other drawing takes."""
+    train, wanted = prepared.images.train, np.array([2, 3, 5])
+    rare = np.flatnonzero(train.labels == 5)[1:]
+    scarce = with_train(prepared, train[np.setdiff1d(np.arange(len(train)), rare)])
+    known = {image.tobytes(): label for image, label in zip(train.images, train.labels, strict=True)}
+    for count in (3, 12):
+        labels = [known[image.tobytes()] for image in export.calibration(scarce, count, wanted)]
+        assert len(labels) == count
+        assert set(labels) == {2, 3, 5}
+    with pytest.raises(
+        ValueError, match=r"^export.calibration_images is 2, but must be at least 3: one of every class$"
+    ):
+        export.calibration(scarce, 2, wanted)
+    lacking = with_train(prepared, train[train.labels != 5])
+    with pytest.raises(ValueError, match=f"no training image is of class {prepared.images.classes[5]},"):
+        export.calibration(lacking, 12, wanted)
 
 
 def test_a_class_without_an_image_is_one_line(prepared):
@@ -81,7 +105,7 @@ def test_int8_that_loses_too_much_names_the_layers_and_leaves_a_table(prepared, 
     reference = dict.fromkeys(("little", "big_after_stem", "big"), right)
     from dynnas_jax.export import measuring
 
-    monkeypatch.setattr(export, "_reference", lambda _: measuring.Reference(reference, right))
+    monkeypatch.setattr(export, "_reference", lambda *_: measuring.Reference(reference, right))
     options = {"precisions": ("int8",), "calibration_images": 16, "runs": 2, "warm_up": 0}
     with pytest.raises(
         ValueError, match=r"^\w+_int8 loses \d+\.\d\d points .*max_accuracy_loss=0.01.*SQNR[^\n]*$"
@@ -92,7 +116,37 @@ def test_int8_that_loses_too_much_names_the_layers_and_leaves_a_table(prepared, 
     table = read_json(tmp_path / "x86" / "int8_layers.json")
     worst = max(table["layers"], key=lambda layer: layer["added_noise"])
     assert f"{worst['signature']} operator {worst['index']} {worst['operator']}" in str(caught.value)
-    assert {row["function"] for row in table["files"]} == {layer["signature"] for layer in table["layers"]}
+    named = {row["function"] for row in table["files"]}
+    assert named == {layer["signature"] for layer in table["layers"]} | {measuring.DECISION}
+
+
+def test_float16_that_loses_too_much_leaves_nothing(prepared, tmp_path, monkeypatch):
+    from dynnas_jax.export import measuring
+
+    right = prepared.images.test.labels
+    reference = measuring.Reference(dict.fromkeys(("little", "big_after_stem", "big"), right), right)
+    monkeypatch.setattr(export, "_reference", lambda *_: reference)
+    options = {"precisions": ("fp16",), "calibration_images": 16, "runs": 2, "warm_up": 0}
+    with pytest.raises(ValueError, match=r"^\w+_fp16 loses \d+\.\d\d points .*; leave fp16 out of export.precisions$"):
+        export.run(prepared, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_compiler_leaves_to_the_cpu_fails_the_export(tmp_path, monkeypatch):
+    from dynnas_jax.export import edgetpu, functions
+
+    network = functions.Network({"little": None, "big_after_stem": None}, {})
+    facts = {name: {"function": name, "path": f"{name}_int8.tflite"} for name in network.steps}
+    row = ("CONV_2D", 3, "Mapped to Edge TPU")
+    mapped = edgetpu.Compiled("in", "out", 1, 1, 0, 1, 3, 0, (row,))
+    partly = mapped._replace(unmapped=2, operators=(row, ("HARD_SWISH", 2, "Operation not supported")))
+    monkeypatch.setattr(edgetpu, "is_installed", lambda: True)
+    monkeypatch.setattr(edgetpu, "run_compiler", lambda paths, folder: (mapped, mapped))
+    told = export._compiled(tmp_path, facts, network, tmp_path / "edgetpu")
+    assert told == {"compiler": {"models": [mapped._asdict()] * 2}}
+    monkeypatch.setattr(edgetpu, "run_compiler", lambda paths, folder: (mapped, partly))
+    with pytest.raises(ValueError, match=r"leaves 2 operators to the CPU: HARD_SWISH \(Operation not supported\)$"):
+        export._compiled(tmp_path, facts, network, tmp_path / "edgetpu")
 
 
 def test_another_target_of_a_finished_run(tiny_run, tmp_path, capsys):

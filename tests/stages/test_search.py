@@ -60,7 +60,9 @@ def test_the_best_subnet_within_a_latency(tiny_run, supernet, table_file, cost, 
 def test_latencies_stand_beside_macs_where_a_table_is_given(tiny_run, table_file, supernet, cost, capsys):
     found = asked(capsys, f"--workdir={tiny_run.workdir}", f"--table={table_file}", "--max_macs=1e7")
     assert found["latency_ms"] == cost.exact(supernet.space.from_json(found["genome"]))
-    assert "latency_ms" not in asked(capsys, f"--workdir={tiny_run.workdir}", "--max_macs=1e7")
+    assert found["latency_device"] == latency.load(table_file).device
+    without = asked(capsys, f"--workdir={tiny_run.workdir}", "--max_macs=1e7")
+    assert not {"latency_ms", "latency_device"} & set(without)
 
 
 def shared_ms(supernet, cost, genome):
@@ -145,6 +147,7 @@ def test_a_run_that_searches_by_latency(by_latency, supernet, cost, table_file, 
     pipeline.run(by_latency, copy, names=("train", "collect", "predict", "search"), redo="search")
     found = json.loads((copy / "search/found.json").read_text())
     assert found["cost"] == "latency_ms"
+    assert found["latency_device"] == latency.load(table_file).device
     assert found["smallest_latency_ms"] == cost.exact(supernet.space.smallest)
     for entry in found["front"]:
         genome = supernet.space.from_json(entry["genome"])

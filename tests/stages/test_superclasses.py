@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from dynnas_jax import job, pipeline, records, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import latency, macs
-from dynnas_jax.export import specialists
+from dynnas_jax.export import dynamic, specialists
 from dynnas_jax.reports import page
-from dynnas_jax.stages import superclass_generator, superclass_predict
+from dynnas_jax.stages import superclass_export, superclass_generator, superclass_predict
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir
 
@@ -194,6 +194,41 @@ def test_the_exported_files_know_their_classes_alone(run, ready):
     with pytest.raises(ValueError, match="'rond' is not here, did you mean 'round'"):
         nets.switch("rond")
     assert nets.current == "round"
+
+
+EXPORT = {"precisions": ("int8",), "onnx": False, "calibration_images": 6, "threads": 1, "runs": 2, "warm_up": 0}
+
+
+def test_scales_are_of_every_class_of_the_superclass(ready, tmp_path, monkeypatch):
+    """Also of one with a single image, which hardly any other drawing takes."""
+    train, seen = ready.images.train, []
+    rare = np.flatnonzero(train.labels == 3)[1:]
+    scarce = ready._replace(images=ready.images._replace(train=train[np.setdiff1d(np.arange(len(train)), rare)]))
+
+    class SeenError(Exception):
+        pass
+
+    def export(*_, calibration, **__):
+        seen.append(calibration)
+        raise SeenError
+
+    monkeypatch.setattr(dynamic, "export", export)
+    subnet = superclass_export.Subnet("open", ready.superclasses.members(["open"]), ready.supernet.space.smallest)
+    with pytest.raises(SeenError):
+        superclass_export.write(scarce, subnet, tmp_path / "open", EXPORT | {"max_accuracy_loss": 0.01})
+    known = {image.tobytes(): int(label) for image, label in zip(train.images, train.labels, strict=True)}
+    labels = [known[image.tobytes()] for image in seen[0]]
+    assert len(labels) == 6
+    assert set(labels) == {2, 3, 5}
+
+
+def test_a_superclass_that_loses_too_much_names_the_layers(ready, tmp_path):
+    """Less than nothing may be lost here."""
+    subnet = superclass_export.Subnet("open", ready.superclasses.members(["open"]), ready.supernet.space.smallest)
+    said = r"^open: net_int8 loses -?\d+\.\d\d points .*max_accuracy_loss=-1.0 allows; .* SQNR .*int8_layers.json$"
+    with pytest.raises(ValueError, match=said):
+        superclass_export.write(ready, subnet, tmp_path / "open", EXPORT | {"max_accuracy_loss": -1.0})
+    assert [path.name for path in tmp_path.rglob("*")] == ["open", "int8_layers.json"]
 
 
 def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):

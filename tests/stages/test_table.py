@@ -141,6 +141,29 @@ def test_a_folder_that_was_begun_for_something_else(supernet, subnets, tmp_path)
         table.of_supernet(supernet, tmp_path / "table.json", "x86", **device.options())
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"facts": lambda: {"board": "Raspberry Pi 5", "cpu": None, "architecture": "aarch64"}},
+        {"versions": lambda: {"python": "3.11.2", "ai-edge-litert": "9.9.9"}},
+    ],
+    ids=["another machine", "another LiteRT"],
+)
+def test_rounds_of_another_device_do_not_go_on(supernet, subnets, tmp_path, monkeypatch, other):
+    """A folder on a shared disk, or begun before LiteRT was upgraded: two devices would be one table."""
+    device, output = Device(supernet, subnets, tmp_path, breaks_after=1), tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        table.of_supernet(supernet, output, "x86", **device.options())
+    device.breaks_after = None
+    with monkeypatch.context() as patched:
+        for name, function in other.items():
+            patched.setattr(table.machine, name, function)
+        with pytest.raises(ValueError, match=r"was begun for another table"):
+            table.of_supernet(supernet, output, "x86", **device.options())
+    table.of_supernet(supernet, output, "x86", **device.options())
+    assert latency.load(output).device["versions"] == table.machine.versions()
+
+
 def test_nets_spread_evenly_over_the_cost(supernet):
     cost = macs.table(supernet)
     genomes = table.stratified(supernet, cost, 5, table.jax.random.key(0))
@@ -158,6 +181,7 @@ def test_jax_times_the_blocks_where_there_is_no_litert(supernet, tmp_path):
     table.of_supernet(supernet, tmp_path / "table.json", "x86", **OPTIONS | {"runtime": "jax", "nets": 4, "rounds": 1})
     found = latency.load(tmp_path / "table.json")
     assert found.device["runtime"] == "JAX on cpu"
+    assert found.device["board"] == (table.machine.facts()["board"] or table.machine.facts()["cpu"])
     assert "jax" in found.device["versions"]
     assert len(found.rows) == len(latency.distinct(supernet))
     assert found.of(supernet).exact(supernet.space.largest) > 0
