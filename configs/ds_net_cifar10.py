@@ -5,8 +5,8 @@ ratios, group norm and losses are the paper's, which trains on ImageNet for 150 
     dynnas run --config=configs/ds_net_cifar10.py --workdir=runs/ds_net_cifar10                     # one GPU
     dynnas run --config=configs/ds_net_cifar10.py:tiny --workdir=runs/ds_net_cifar10_tiny           # 2 CPU cores
 From a run of configs/ds_net_imagenet100_at32.py (Table 3: 70 epochs, 15 of them warm-up, from 0.7 at batches of 1024; of the mean
-of four paths' gradients, which the authors add, so that steps are a quarter of theirs), gates trained anew, or gates that start
-from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
+of four paths' gradients, which the authors add, so that steps are a quarter of theirs), gates trained anew, or gates that
+start from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
     dynnas run --config=configs/ds_net_cifar10.py:transfer --config.train.transfer_from=runs/ds_net_at32 \
         --workdir=runs/ds_net_transfer
     dynnas run --config=configs/ds_net_cifar10.py:gate_transfer --config.train.transfer_from=runs/ds_net_at32 \

@@ -7,7 +7,7 @@ their learning rate, and a quarter of their decay. Warm-up is taken to be five e
 which it names, is left out.
     dynnas run --config=configs/ds_net_imagenet.py --workdir=runs/ds_resnet50                           # several GPUs
     dynnas run --config=configs/ds_net_imagenet.py:mobilenet --workdir=runs/ds_mobilenet                # 14 paths
-    dynnas run --config=configs/ds_net_imagenet.py:mobilenet18 --workdir=runs/ds_mobilenet18            # the paper's 18
+    dynnas run --config=configs/ds_net_imagenet.py:mobilenet18 --workdir=runs/ds_mobilenet18            # 18, near the paper's
     dynnas run --config=configs/ds_net_imagenet.py:efficientnet --workdir=runs/ds_efficientnet
     dynnas run --config=configs/ds_net_imagenet.py:tiny --workdir=runs/ds_net_imagenet_tiny             # 2 CPU cores
 The data are those of configs/imagenet_ofa.py. The losses decide what an image costs, unless --config.dynamic.target_macs=N does.
