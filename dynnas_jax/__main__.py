@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     except preemption.Preempted as ended:
         print(f"dynnas: {ended}", file=sys.stderr)
         sys.exit(ended.code)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("DYNNAS_TRACEBACK"):
             raise
         print(f"dynnas: {_line(error)}", file=sys.stderr)
@@ -41,6 +41,8 @@ def parsed(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return " ".join(["there is not enough memory", *str(error).split()])
     text = str(error).strip() or type(error).__name__
     # Checkpoints and records meet a full disk in tensorstore, which knows no errno.
     if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.ENOSPC:

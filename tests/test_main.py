@@ -411,6 +411,15 @@ def test_a_full_disk_as_checkpoints_and_records_report_it(refused, monkeypatch, 
     assert line == "dynnas: no space left on the disk; what was complete is kept"
 
 
+@pytest.mark.parametrize(("text", "said"), [("", ""), ("Unable to allocate 9 GiB", " Unable to allocate 9 GiB")])
+def test_too_little_memory(refused, monkeypatch, tmp_path, text, said):
+    def run(*_, **__):
+        raise MemoryError(text)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert refused("run", f"--workdir={tmp_path}", f"--config={DIGITS}") == f"dynnas: there is not enough memory{said}"
+
+
 # Costs.
 
 ARCH = {

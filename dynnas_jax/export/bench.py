@@ -28,6 +28,35 @@ _SETS = 20  # of a net's inputs: stem tensors are large
 _BOARDS = {"pi4": "Raspberry Pi 4", "pi5": "Raspberry Pi 5", "jetson_nano": "Jetson Nano"}
 
 
+# What results must hold to be read: kinds by key, several in a tuple, of each element in a list.
+_ABSENT, _EACH = object(), "*"
+_NONE, _NUMBER = type(None), (int, float)
+_WINDOW = {"start_s": _NUMBER, "end_s": _NUMBER, "calls": int, "rapl_j": (int, float, _NONE)}
+_SECTION = {
+    "latency_ms": dict.fromkeys(("median_ms", "p95_ms", "mean_ms"), _NUMBER),
+    "throughput_per_s": _NUMBER,
+    "window": (_NONE, _WINDOW),
+}
+_RESULTS = {
+    "started": str,
+    "model": {
+        **dict.fromkeys(("target", "precision"), (str, _NONE)),
+        "steps": [str],
+        "thresholds": [_NUMBER],
+        "files": {_EACH: {"sha256": str}},
+    },
+    "machine": {
+        **dict.fromkeys(("board", "cpu", "governor"), (str, _NONE)),
+        "architecture": str,
+        "temperature_c": [(int, float, _NONE)],
+    },
+    "settings": {**dict.fromkeys(("runs", "threads", "image_count"), int), "images": str, "delegate": (str, _NONE)},
+    **dict.fromkeys(("before_opening_bytes", "peak_memory_bytes"), int),
+    "exit_rate": [_NUMBER],
+    "sections": {DECISION: _SECTION, _EACH: _SECTION},
+}
+
+
 class Latency(NamedTuple):
     """Milliseconds of one call, over the runs of a benchmark."""
 
@@ -64,6 +93,24 @@ def timed(call: Callable, inputs: Sequence, *, runs: int = RUNS, warm_up: int = 
             durations[step] = time.perf_counter() - start
     median, p10, p90, p95 = (float(value) for value in np.percentile(durations * 1e3, (50, 10, 90, 95)))
     return Latency(median, p10, p90, p95, float(durations.mean() * 1e3))
+
+
+def net_alone(model: Any, inputs: Sequence[dict[str, np.ndarray]]) -> tuple[Callable, list]:
+    """(a call, its inputs): a net's part of a decision, from what it finds when its turn comes to its logits and score.
+
+    The image is scaled to the file's input in the call; what other nets left stands ready as the file stores it, and what this
+    one leaves for them stays as it is.
+
+    Args: model: an `engines.Model`; inputs: of each call the real values by name.
+    """
+
+    def part(given):
+        ready = {**given, "image": model.store("image", given["image"])} if "image" in given else given
+        found = model.invoke(ready)
+        return {name: model.real(name, found[name]) for name in ("logits", "score") if name in found}
+
+    keep = lambda name, value: value if name == "image" else model.store(name, value)  # noqa: E731
+    return part, [{name: keep(name, value) for name, value in given.items()} for given in inputs]
 
 
 def repeated(call: Callable, inputs: Sequence, seconds: float, energy: Any) -> Window:
@@ -115,7 +162,8 @@ def measure(
     facts = {**_exits(counted, len(classifier.cost)), "peak_memory_bytes": machine.peak_memory_bytes()}
     nets = [*classifier.in_turn, *classifier.whole.values()]
     for model in nets if len(nets) > 1 else ():
-        sections[model.name] = section(model.run, [classifier.inputs_of(model.name, image) for image in images[:_SETS]])
+        given = [classifier.inputs_of(model.name, image) for image in images[:_SETS]]
+        sections[model.name] = section(*net_alone(model, given))
     return {"sections": sections, **facts}
 
 
@@ -141,7 +189,7 @@ def add_energy(content: dict, energy: Any, log: Any = None) -> dict:
 
 
 def _energy(section: dict, content: dict, energy: Any, log: Any) -> dict | None:
-    window = Window(**section["window"]) if section["window"] else None
+    window = Window(*(section["window"][name] for name in Window._fields)) if section["window"] else None
     if log is not None:
         if window is None:
             raise ValueError("these results were taken without a time for energy: measure again, with --energy_s=30")
@@ -179,4 +227,24 @@ def read(path: str | Path) -> dict:
         raise ValueError(f"{path} is not JSON") from error
     if not isinstance(content, dict) or content.get("kind") != KIND or content.get("version") != VERSION:
         raise ValueError(f"{path} holds no results of bench, version {VERSION}")
+    if wrong := _first_wrong(content, _RESULTS):
+        raise ValueError(f"{path} is damaged (its {wrong!r} is absent or of another kind): measure again")
     return content
+
+
+def _first_wrong(content: Any, wanted: Any, where: str = "") -> str | None:
+    """Where content first differs from the kinds that are wanted, as `_RESULTS` has them; None if it does not."""
+    if isinstance(wanted, tuple):
+        return where if all(_first_wrong(content, kind, where) for kind in wanted) else None
+    if isinstance(wanted, list):
+        right = isinstance(content, list) and not any(_first_wrong(part, wanted[0], where) for part in content)
+        return None if right else where
+    if not isinstance(wanted, dict):
+        return None if isinstance(content, wanted) else where
+    if not isinstance(content, dict):
+        return where
+    for key, kind in wanted.items():
+        for name in content if key == _EACH else [key]:
+            if wrong := _first_wrong(content.get(name, _ABSENT), kind, f"{where}.{name}" if where else str(name)):
+                return wrong
+    return None

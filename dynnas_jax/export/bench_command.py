@@ -102,7 +102,10 @@ def _log(known: argparse.Namespace, content: dict, energy: Any) -> Any:
     """The log that the arguments name, or None; its dates are those of the machine that was measured."""
     if not known.energy_log:
         return None
-    offset_s = datetime.datetime.fromisoformat(content["started"]).utcoffset().total_seconds()
+    started = datetime.datetime.fromisoformat(content["started"])
+    if started.tzinfo is None:
+        raise ValueError(f"the results started {content['started']}, of no time zone: measure again")
+    offset_s = started.utcoffset().total_seconds()
     begun_s = _moment(known.energy_log_start, offset_s) if known.energy_log_start else None
     return energy.power_log.read_log(
         known.energy_log, start_s=begun_s, utc_offset_s=offset_s, column=known.energy_column
@@ -182,7 +185,7 @@ def lines(content: dict) -> list[str]:
     threads = f"{settings['threads']} thread" + ("s" if settings["threads"] > 1 else "")
     extra = [f"delegate {settings['delegate']}"] if settings["delegate"] else []
     extra += [f"governor {where['governor']}"] if where["governor"] else []
-    extra += [f"{where['temperature_c'][1]:.0f} °C"] if where["temperature_c"][1] is not None else []
+    extra += [f"{degrees:.0f} °C" for degrees in where["temperature_c"][-1:] if degrees is not None]
     pictures = f"{settings['image_count']} images of {settings['images']}"
     if settings["images"] == "noise":
         pictures = f"{settings['image_count']} images of noise, so the exits are not those of photos"

@@ -18,6 +18,7 @@ MODULES = (
         for name in (
             "bench",
             "bench_command",
+            "confined",
             "engines",
             "flatbuffer",
             "handover",

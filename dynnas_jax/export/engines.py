@@ -5,24 +5,24 @@ A copy of this module lies in every export folder. Files are data: they are chec
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 if __package__:
-    from dynnas_jax.export import flatbuffer, metadata, soundness
+    from dynnas_jax.export import confined, flatbuffer, metadata, soundness
 else:  # lying alone in an export folder
+    import confined
     import flatbuffer
     import metadata
     import soundness
 
 UNNAMED = "net"  # what the one net of a file without signatures is called
+_EDGETPU = "edgetpu"  # stands in the name of its library
 EDGETPU_OPERATOR = "edgetpu-custom-op"
 _CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -110,9 +110,12 @@ def load(path: str | Path, threads: int = 1, delegate: str | None = None) -> dic
     path = Path(path)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads={threads}: give a whole number of at least 1")
-    if path.suffix == ".onnx":
-        return {name: _checked(model) for name, model in _onnx(path, threads, delegate).items()}
-    return {name: _checked(model) for name, model in _litert(path, threads, delegate).items()}
+    opening = _onnx if path.suffix == ".onnx" else _litert
+    bound_bytes = 4 * soundness.MOST_VALUES + threads * confined.THREAD_BYTES
+    if delegate is None or _EDGETPU in delegate:
+        return opening(path, threads, delegate, bound_bytes)
+    opening(path, threads, None, bound_bytes)  # first without it: drivers of GPUs reserve more than any bound
+    return opening(path, threads, delegate, None)
 
 
 def renamed(model: Model, name: str, inputs: dict, outputs: dict) -> Model:
@@ -136,24 +139,39 @@ def renamed(model: Model, name: str, inputs: dict, outputs: dict) -> Model:
         found = model.invoke({old_in[key]: value for key, value in stored.items()})
         return {key: found[old] for key, old in old_out.items()}
 
-    tensors = (
-        {key: model.inputs[old] for key, old in old_in.items()},
-        {k: model.outputs[o] for k, o in old_out.items()},
-    )
-    return Model(model.path, name, *tensors, invoke)
+    taken = {key: model.inputs[old] for key, old in old_in.items()}
+    given = {key: model.outputs[old] for key, old in old_out.items()}
+    return Model(model.path, name, taken, given, invoke)
 
 
 def _checked(model: Model) -> Model:
-    """The same model, if its inputs and outputs are of kinds that are understood."""
+    """The same model, if its inputs and outputs are of kinds that are understood, and there is memory for it."""
     for name, tensor in (*model.inputs.items(), *model.outputs.items()):
         if tensor.dtype not in ("float32", "int8"):
             raise ValueError(f"{model.label} has {name} of {tensor.dtype}: this runtime knows float32 and int8")
         if tensor.dtype == "int8" and not 0 < tensor.scale < float("inf"):
             raise ValueError(f"{model.label} does not say what its int8 {name} means (scale {tensor.scale})")
+    try:  # some of the memory is taken only as it runs
+        model.invoke({name: np.full(tensor.shape, 100, tensor.dtype) for name, tensor in model.inputs.items()})
+    except (ValueError, MemoryError) as error:
+        if confined.is_of_memory(error.__cause__ or error):  # not a division by 0, say, which these values may lead to
+            raise ValueError(str(error) or f"there is not enough memory for {model.label}") from error
     return model
 
 
-def _litert(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
+def _plainly(invoke: Callable, wrong: str) -> Callable:
+    """The same call, whose mistakes are one plain line: some are only found out when a net first runs."""
+
+    def called(stored):
+        try:
+            return invoke(stored)
+        except Exception as error:  # onnxruntime's have no base of their own
+            raise ValueError(f"{wrong}: {confined.first_line(error)}") from error
+
+    return called
+
+
+def _litert(path: Path, threads: int, delegate: str | None, bound_bytes: int | None) -> dict[str, Model]:
     model = flatbuffer.load(path)  # LiteRT itself may crash on a damaged file
     if wrong := soundness.problem(model):
         raise ValueError(f"{path} is damaged, or no file for this runtime: {wrong}")
@@ -164,16 +182,15 @@ def _litert(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
     except ImportError as error:
         raise ValueError(f"{path.name} needs ai-edge-litert: pip install ai-edge-litert ({error})") from error
     delegates = [_delegate(delegate)] if delegate is not None else None
-    try:
-        with _quiet():
+    with confined.confined(path, bound_bytes):
+        try:
             interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
             interpreter.allocate_tensors()
-        signatures = list(interpreter.get_signature_list())
-        if not signatures:
-            return {UNNAMED: _plain_graph(path, interpreter)}
-        return {name: _signature(path, interpreter, name) for name in signatures}
-    except (RuntimeError, ValueError) as error:  # RuntimeError: an operator that this LiteRT or delegate lacks
-        raise ValueError(f"LiteRT cannot run {path.name}: {_first_line(error)}") from error
+        except (RuntimeError, ValueError, MemoryError) as error:  # an operator that it or the delegate lacks, too
+            raise ValueError(f"LiteRT cannot run {path.name}: {confined.first_line(error)}") from error
+        if not (signatures := list(interpreter.get_signature_list())):
+            return {UNNAMED: _checked(_plain_graph(path, interpreter))}
+        return {name: _checked(_signature(path, interpreter, name)) for name in signatures}
 
 
 def _delegate(library: str):
@@ -186,21 +203,16 @@ def _delegate(library: str):
             getattr(exports, name)
         return load_delegate(library)
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"cannot load the delegate {library}: {_first_line(error)}") from error
+        raise ValueError(f"cannot load the delegate {library}: {confined.first_line(error)}") from error
 
 
 def _signature(path: Path, interpreter, name: str) -> Model:
     runner = interpreter.get_signature_runner(name)
     inputs = {key: _tensor(details) for key, details in runner.get_input_details().items()}
     outputs = {key: _tensor(details) for key, details in runner.get_output_details().items()}
-
-    def invoke(stored):
-        try:
-            return runner(**stored)
-        except (RuntimeError, ValueError) as error:  # what is only found out when a net first runs
-            raise ValueError(f"LiteRT cannot run {name} of {path.name}: {_first_line(error)}") from error
-
-    return Model(path, name, inputs, outputs, invoke)
+    return Model(
+        path, name, inputs, outputs, _plainly(lambda stored: runner(**stored), f"LiteRT cannot run {path.name}")
+    )
 
 
 def _plain_graph(path: Path, interpreter) -> Model:
@@ -214,7 +226,7 @@ def _plain_graph(path: Path, interpreter) -> Model:
         return {name: interpreter.get_tensor(details["index"]) for name, details in outputs.items()}
 
     tensors = [{name: _tensor(details) for name, details in side.items()} for side in (inputs, outputs)]
-    return Model(path, UNNAMED, *tensors, invoke)
+    return Model(path, UNNAMED, *tensors, _plainly(invoke, f"LiteRT cannot run {path.name}"))
 
 
 def _tensor(details: dict) -> Tensor:
@@ -223,7 +235,7 @@ def _tensor(details: dict) -> Tensor:
     return Tensor(shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point))
 
 
-def _onnx(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
+def _onnx(path: Path, threads: int, delegate: str | None, bound_bytes: int | None) -> dict[str, Model]:
     told = metadata.read_onnx(path)  # also sees whether the file is whole
     try:
         import onnxruntime
@@ -233,47 +245,34 @@ def _onnx(path: Path, threads: int, delegate: str | None) -> dict[str, Model]:
     if delegate is not None and delegate not in providers:
         raise ValueError(f"delegate {delegate!r} is no execution provider of this onnxruntime: {', '.join(providers)}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+    confined.bound_onnx(options, 8 * soundness.MOST_VALUES)
     names = [_CPU_PROVIDER] if delegate in (None, _CPU_PROVIDER) else [delegate, _CPU_PROVIDER]
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=names)
-    except Exception as error:  # its exceptions have no base of their own
-        raise ValueError(f"onnxruntime cannot run {path.name}: {_first_line(error)}") from error
     # The exporter names each file by its one net: NET_PRECISION.onnx.
     name = next((net for net, file in told.get("files", {}).items() if file == path.name), path.stem.rpartition("_")[0])
+    with confined.confined(path, bound_bytes):
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=names)
+        except Exception as error:
+            raise ValueError(f"onnxruntime cannot run {path.name}: {confined.first_line(error)}") from error
+        if names[0] not in session.get_providers():  # it goes on by the other, and says so on descriptor 2 alone
+            why = "its libraries or its device are not there"
+            raise ValueError(f"{delegate} does not start ({why}): onnxruntime would run {path.name} by {_CPU_PROVIDER}")
+        return {name: _checked(_session(path, name, session))}
+
+
+def _session(path: Path, name: str, session) -> Model:
     inputs = {node.name: _onnx_tensor(path, node) for node in session.get_inputs()}
     outputs = {node.name: _onnx_tensor(path, node) for node in session.get_outputs()}
     order = list(outputs)
-    return {
-        name: Model(path, name, inputs, outputs, lambda stored: dict(zip(order, session.run(order, stored))))  # noqa: B905
-    }
+    invoke = lambda stored: dict(zip(order, session.run(order, stored)))  # noqa: B905, E731
+    return Model(path, name, inputs, outputs, _plainly(invoke, f"onnxruntime cannot run {path.name}"))
 
 
 def _onnx_tensor(path: Path, node) -> Tensor:
     if not all(isinstance(size, int) and size > 0 for size in node.shape):
         raise ValueError(f"{path.name} has {node.name} of shape {node.shape}: this runtime needs static shapes")
     return Tensor(tuple(node.shape), "float32" if node.type == "tensor(float)" else node.type, 0.0, 0)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what LiteRT writes to descriptor 2 of its delegates; what is wrong comes as an exception too."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed, as some services have it
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def passing(given: Tensor, taken: Tensor) -> Callable[[np.ndarray], np.ndarray]:

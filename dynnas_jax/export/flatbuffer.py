@@ -7,6 +7,7 @@ a copy of this module lies beside `runtime.py` in every export folder.
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,15 +42,15 @@ def load(path: str | Path) -> SimpleNamespace:
     return model
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> mmap.mmap:
+    """The file's bytes, of which only those that are looked at come into memory."""
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            if start[4:] != IDENTIFIER:
+            if file.read(8)[4:] != IDENTIFIER:
                 raise ValueError(f"{path} is not a TFLite file: no {IDENTIFIER.decode()} mark in its first 8 bytes")
             if size_bytes(path) > MAX_FILE_BYTES:
                 raise ValueError(f"{path} is not a TFLite file: those have at most {MAX_FILE_BYTES} bytes")
-            return start + file.read()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
 

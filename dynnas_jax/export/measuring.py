@@ -92,7 +92,7 @@ def measure(
                 if name in reference.predictions:  # a router has none
                     accuracy, exact = right[name] / len(images), float(np.mean(reference.predictions[name] == labels))
                     fact |= {"accuracy": accuracy, "accuracy_loss": exact - accuracy}
-                fact |= _timed(group.nets[name].run, _inputs(group, name, timed), runs, warm_up)
+                fact |= _timed(*bench.net_alone(group.nets[name], _inputs(group, name, timed)), runs, warm_up)
     about = {"threads": threads, "runs": runs, "warm_up": warm_up, "machine": machine.facts(), "versions": _versions()}
     return {"files": files, "cascade": cascade, **about}
 
@@ -105,10 +105,10 @@ def _groups(folder: Path, files: dict[str, dict], threads: int) -> Iterator[_Gro
         yield _Group(key, own, runtime.DynamicClassifier(first, threads=threads))
 
 
-def _inputs(group: _Group, name: str, images: list[np.ndarray]) -> list:
+def _inputs(group: _Group, name: str, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
     """What a net reads for these images; of one that reads what others made, fewer."""
     if set(group.nets[name].inputs) == {functions.IMAGE}:
-        return images
+        return [{functions.IMAGE: image} for image in images]
     return [group.classifier.inputs_of(name, image) for image in images[:TIMED_INPUTS]]
 
 

@@ -90,8 +90,8 @@ class DynamicClassifier:
 
     @property
     def whole(self) -> dict[str, engines.Model]:
-        """The nets that answer alone, by name: what the steps are compared with."""
-        return {name: self._open(name) for name in self.metadata.get("whole", [])}
+        """The nets that answer alone, by name: what the steps are compared with. They need not be there, nor compiled."""
+        return {name: self._open(name) for name in self.metadata.get("whole", []) if self.files[name].exists()}
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -100,7 +100,7 @@ class DynamicClassifier:
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
-        values = list(values)
+        values = [values] if np.ndim(values) == 0 else list(values)
         wanted = 0 if self._gates else len(self.steps) - 1
         if len(values) != wanted:
             raise ValueError(f"{len(values)} thresholds: {len(self.steps)} steps need {wanted}")
@@ -112,8 +112,8 @@ class DynamicClassifier:
     @property
     def threshold(self) -> float:
         """The one threshold of two steps; may be changed between predictions."""
-        if len(self.steps) != 2:
-            raise ValueError(f"{len(self.steps)} steps have {len(self.steps) - 1} thresholds: use `thresholds`")
+        if len(self._thresholds) != 1:
+            raise ValueError(f"{len(self.steps)} steps have {len(self._thresholds)} thresholds: use `thresholds`")
         return self.thresholds[0]
 
     @threshold.setter
@@ -165,8 +165,8 @@ class DynamicClassifier:
         return logits, scores, choice
 
     def warm_up(self) -> None:
-        """Runs every net once, so that the first answer does not pay for what is set up on first use."""
-        known: dict[str, np.ndarray] = {"image": np.zeros(self.image_shape, np.uint8)}
+        """Runs every net once, on noise, so that the first answer does not pay for what is set up on first use."""
+        known = {"image": np.random.default_rng(0).integers(0, 256, self.image_shape, np.uint8)}
         for model in self.in_turn:
             known.update(model.run({name: known[name] for name in model.inputs}))
 
@@ -287,8 +287,8 @@ def main(arguments: list[str] | None = None) -> None:
         import energy  # beside this file: this command line is of the folder alone
 
         bench_command.run(known, lambda: open_as(known, known.model), energy)
-    except (ValueError, OSError) as error:
-        print(f"runtime.py: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"runtime.py: {' '.join(str(error).split()) or 'there is not enough memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,6 +6,7 @@ A copy of this module lies beside `flatbuffer.py` in every export folder; numpy 
 from __future__ import annotations
 
 import functools
+import mmap
 import struct
 from types import SimpleNamespace
 
@@ -103,7 +104,7 @@ def _fields(table: str) -> list[tuple[int, str, str, int]]:
 class Content:
     """The bytes of a file, and how much may still be read of them: what many others point at is not taken without end."""
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes | mmap.mmap):
         self.content = content
         self.left_bytes, self.left_tables = 2 * len(content), MAX_TABLES
 

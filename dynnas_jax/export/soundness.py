@@ -5,6 +5,7 @@ A copy of this module lies in every export folder. `flatbuffer.load` has seen to
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from types import SimpleNamespace
 
@@ -19,6 +20,25 @@ _WEIGHTED = (3, 4, 9)  # CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED
 _LARGEST_RATIO, _LARGEST_WEIGHTED_RATIO = 2.0**18, 2.0**29
 
 
+# Operators whose output has the size that an input names, and which inputs those are.
+_SIZES = {
+    "ARG_MAX ARG_MIN BROADCAST_TO EXPAND_DIMS MEAN MIRROR_PAD MULTINOMIAL ONE_HOT PAD PADV2 REDUCE_ALL REDUCE_ANY "
+    "REDUCE_MAX REDUCE_MIN REDUCE_PROD RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RFFT2D SEGMENT_SUM "
+    "SPARSE_TO_DENSE SUM TILE TOPK_V2 TRANSPOSE": (1,),
+    "CONV_3D_TRANSPOSE FILL RANDOM_STANDARD_NORMAL RANDOM_UNIFORM SPLIT TRANSPOSE_CONV": (0,),
+    "SCATTER_ND UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM": (2,),
+    "BATCH_TO_SPACE_ND SLICE SPACE_TO_BATCH_ND SPLIT_V": (1, 2),
+    "RANGE": (0, 1, 2),
+    "STRIDED_SLICE": (1, 2, 3),
+}
+_SIZES = {name: places for names, places in _SIZES.items() for name in names.split()}
+# And those whose output's size follows from values, or grows from step to step.
+_OPEN_SIZES = {
+    *("EMBEDDING_LOOKUP_SPARSE", "IF", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "READ_VARIABLE"),
+    *("STABLEHLO_CASE", "UNIQUE", "WHERE", "WHILE"),
+}
+
+
 def problem(model: SimpleNamespace) -> str | None:
     """What is wrong with a `flatbuffer.load`ed file, in words, or None."""
     for graph in model.subgraphs:
@@ -28,6 +48,19 @@ def problem(model: SimpleNamespace) -> str | None:
         found = _misplaced(model, graph) or _badly_scaled(model, graph)
         if found:
             return found
+    return _of_open_size(model)
+
+
+def _of_open_size(model: SimpleNamespace) -> str | None:
+    """Every size stands in the file, so that LiteRT takes the memory of a net when it opens it, and no more as it runs."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return None  # nothing will run
+    for number, graph in enumerate(model.subgraphs):
+        for place, (name, operator, _) in enumerate(flatbuffer.operators(model, number)):
+            sizes = [operator.inputs[at] for at in _SIZES.get(name, ()) if at < len(operator.inputs)]
+            known = all(at == -1 or len(model.buffers[graph.tensors[at].buffer].data) for at in sizes)
+            if name in _OPEN_SIZES or not known:
+                return f"the size of what operator {place}, {name}, gives is known only as it runs"
     return None
 
 

@@ -1,5 +1,6 @@
 """Measurements: what is counted, what energy is made of, and the command from arguments to JSON."""
 
+import copy
 import hashlib
 import json
 import re
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import energy
-from dynnas_jax.export import bench, machine, runtime, targets
+from dynnas_jax.export import bench, engines, machine, runtime, targets
 
 
 def test_the_counted_runs_only():
@@ -58,6 +59,37 @@ def test_the_time_for_energy(monkeypatch):
     assert window.rapl_j == pytest.approx(2 * (window.end_s - window.start_s), rel=0.1)
     assert abs(window.end_s - time.time()) < 5
     assert bench.repeated(calls.append, [1, 2, 3], 0.0, meter).calls == 3  # each input once at least
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_net_alone_does_what_it_does_in_a_decision(hand_made, monkeypatch, precision):  # noqa: F811
+    """It scales the image and reads its logits; what is passed on is neither scaled nor read."""
+    classifier, asked = runtime.DynamicClassifier(hand_made.one_file, precision), []
+    for model in (*classifier.in_turn, *classifier.whole.values()):
+        real = classifier.inputs_of(model.name, hand_made.images[0])
+        expected = model.run(real)
+        call, (given,) = bench.net_alone(model, [real])
+        with monkeypatch.context() as patch:
+            for name in ("store", "real"):
+                own = getattr(model, name)
+                patch.setattr(model, name, lambda key, value, own=own: asked.append(key) or own(key, value))
+            found = call(given)
+        assert asked == [*(["image"] if "image" in model.inputs else []), "logits"]
+        assert list(found) == ["logits"]
+        np.testing.assert_array_equal(found["logits"], expected["logits"])
+        asked.clear()
+
+
+def test_scaling_of_all_that_flows_is_not_timed(hand_made, monkeypatch):  # noqa: F811
+    """`run` scales and reads everything: it prepares the inputs, however many calls are timed."""
+    classifier, runs, own = runtime.DynamicClassifier(hand_made.one_file, "int8"), [], engines.Model.run
+    monkeypatch.setattr(engines.Model, "run", lambda self, values: runs.append(self.name) or own(self, values))
+    counts = []
+    for timed in (1, 50):
+        bench.measure(classifier, list(hand_made.images[:3]), energy, runs=timed, warm_up=0)
+        counts.append(len(runs))
+        runs.clear()
+    assert counts[0] == counts[1]
 
 
 # Energy of results.
@@ -200,6 +232,57 @@ def test_a_log_may_come_later(folder, tmp_path, capsys):
         assert own["energy"]["energy_mj"] == pytest.approx(expected, rel=1e-6)
         assert own["energy"]["source"] == "log"
     assert "energy: log, log.csv (power_mw)" in capsys.readouterr().out
+
+
+def without(content, keys):
+    """A copy of the results without the value at these keys."""
+    content = copy.deepcopy(content)
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    del place[keys[-1]]
+    return content
+
+
+def exit_code(*arguments):
+    try:
+        main([*map(str, arguments)])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def all_keys(content, before=()):
+    for key, value in content.items():
+        yield (*before, key)
+        yield from all_keys(value, (*before, key)) if isinstance(value, dict) else ()
+
+
+def test_results_without_a_part_are_one_plain_line_or_do_without(folder, tmp_path, capsys):
+    """Whatever is taken out of the JSON: what is printed and computed of it needs it, or it is not asked for."""
+    output, csv = tmp_path / "bench.json", tmp_path / "log.csv"
+    main(["bench", str(folder), "--energy_s=0.02", f"--output={output}", *QUICK])
+    content = bench.read(output)
+    begun = content["sections"][bench.DECISION]["window"]["start_s"] - 1
+    ended = max(own["window"]["end_s"] for own in content["sections"].values()) + 1
+    csv.write_text("time_s,power_w\n" + "".join(f"{step:.3f},4\n" for step in np.arange(0, ended - begun, 0.002)))
+    arguments = [f"--energy_log={csv}", f"--energy_log_start={begun}", f"--output={tmp_path / 'new.json'}"]
+    wrong, keys = [], list(all_keys(content))
+    for place in keys:
+        output.write_text(json.dumps(without(content, place)))
+        code, told = exit_code("bench", output, *arguments), capsys.readouterr().err
+        assert (code, told.count("\n")) in ((0, 0), (2, 1)), told
+        if code:
+            assert told.startswith("dynnas: ")
+            wrong.append(".".join(place))
+    assert {"started", "model", "model.steps", "sections.decision.latency_ms.mean_ms", "settings.threads"} <= set(wrong)
+    assert {"version", "machine.temperature_c", "model.files.model_int8.tflite.sha256"} <= set(wrong)
+    assert len(wrong) < len(keys)
+    for place, other in ((("started",), "2026-01-31T12:00:00"), (("exit_rate",), ["none"]), (("sections",), [])):
+        changed = without(content, place) | {place[0]: other}
+        output.write_text(json.dumps(changed))
+        assert exit_code("bench", output, *arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_mistakes_leave_nothing(folder, tmp_path, capsys):

@@ -5,15 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as objects
 from ai_edge_litert.interpreter import Interpreter
-from hand_made import OUTPUTS, SHAPES, hand_made, metadata  # noqa: F401 (a fixture)
+from hand_made import OUTPUTS, SHAPES, STEPS, hand_made, metadata  # noqa: F401 (a fixture)
 
-from dynnas_jax.export import engines, flatbuffer, runtime, soundness
+from dynnas_jax.__main__ import main
+from dynnas_jax.export import bench, engines, flatbuffer, runtime, soundness
 
 
 def rewritten(path, target, change):
@@ -134,6 +136,31 @@ def test_an_absurd_file_is_refused_before_memory_is_taken(hand_made, tmp_path, m
         engines.load(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (RuntimeError("tflite/kernels/div.cc:262 data[i] != zero_point was not true."), True),
+        (RuntimeError(""), False),
+        (ValueError("Cannot set tensor: Tensor is unallocated. Try calling allocate_tensors() first"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_a_net_opens_that_fails_for_some_image_but_not_one_without_memory(hand_made, monkeypatch, error, opens):  # noqa: F811
+    """When it is opened, a net runs once on values of no meaning, for the memory that it takes then."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.SignatureRunner.__call__", fail)
+    path = hand_made.one_file / "model_fp32.tflite"
+    if not opens:
+        with pytest.raises(ValueError, match=r"^LiteRT cannot run model_fp32\.tflite: \S[^\n]*$"):
+            engines.load(path)
+        return
+    with pytest.raises(ValueError, match=r"^LiteRT cannot run model_fp32\.tflite: tflite/kernels/div\.cc"):
+        engines.load(path)["first"].run(hand_made.images[0])
+
+
 def test_a_compiled_file_asks_for_its_delegate(hand_made, tmp_path):  # noqa: F811
     change = with_operator(engines.EDGETPU_OPERATOR)
     path = rewritten(hand_made.own_files / "first_int8.tflite", tmp_path / "first_int8_edgetpu.tflite", change)
@@ -192,20 +219,41 @@ def test_a_delegate_is_shown_every_graph(library, hand_made):  # noqa: F811
     np.testing.assert_array_equal(found.run(image)["logits"], expected.run(image)["logits"])
 
 
-def test_the_edge_tpu_s_files_need_a_delegate_and_get_it(library, hand_made, tmp_path):  # noqa: F811
-    """The compiler's output stands beside the files it was made of, without our metadata."""
-    folder = shutil.copytree(hand_made.own_files, tmp_path / "edgetpu")
-    for net in SHAPES:
-        drop = lambda model: setattr(model, "metadata", None)  # noqa: E731
-        rewritten(folder / f"{net}_int8.tflite", folder / f"{net}_int8_edgetpu.tflite", drop)
+@pytest.fixture
+def compiled_folder(hand_made, tmp_path):  # noqa: F811
+    """compiled_folder(nets): the compiler's output beside the files it was made of, without our metadata."""
+
+    def make(nets):
+        folder = shutil.copytree(hand_made.own_files, tmp_path / "edgetpu")
+        for net in nets:
+            drop = lambda model: setattr(model, "metadata", None)  # noqa: E731
+            rewritten(folder / f"{net}_int8.tflite", folder / f"{net}_int8_edgetpu.tflite", drop)
+        return folder
+
+    return make
+
+
+def test_the_edge_tpu_s_files_need_a_delegate_and_get_it(library, hand_made, compiled_folder):  # noqa: F811
+    folder = compiled_folder(SHAPES)
     compiled = runtime.DynamicClassifier(folder, delegate=str(library))
     assert {model.path.name for model in compiled.steps} == {
         f"{net}_int8_edgetpu.tflite" for net in compiled.metadata["steps"]
     }
+    assert [model.path.name for model in compiled.whole.values()] == ["large_int8_edgetpu.tflite"]
     plain = runtime.DynamicClassifier(folder)
     assert [compiled.predict(image)[:6] for image in hand_made.images] == [
         plain.predict(image)[:6] for image in hand_made.images
     ]
+
+
+def test_nets_that_were_not_compiled_are_not_measured(library, compiled_folder, tmp_path):
+    """The documented call of the compiler names the steps alone."""
+    folder, output = compiled_folder(STEPS), tmp_path / "bench.json"
+    main(["bench", str(folder), f"--delegate={library}", f"--output={output}", "--runs=2", "--warm_up=0"])
+    assert list(bench.read(output)["sections"]) == [bench.DECISION, *STEPS]
+    (folder / "second_int8_edgetpu.tflite").unlink()
+    with pytest.raises(ValueError, match=r"no second_int8_edgetpu\.tflite: run the Edge TPU compiler first"):
+        runtime.DynamicClassifier(folder, delegate=str(library))
 
 
 def test_a_library_that_is_no_delegate(hand_made):  # noqa: F811
@@ -279,6 +327,21 @@ def test_damaged_onnx_files_are_named(onnx_folder):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="'libedgetpu' is no execution provider of this onnxruntime: .*CPU"):
         engines.load(path, delegate="libedgetpu")
+
+
+def test_a_provider_that_does_not_start_is_named(onnx_folder, monkeypatch):
+    """onnxruntime goes on by the CPU where the libraries of its GPU are absent; here it has never heard of them."""
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *known])
+    path = onnx_folder / "first_fp32.onnx"
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(ValueError, match=r"^CUDAExecutionProvider does not start [^\n]* first_fp32\.onnx by CPU"),
+    ):
+        engines.load(path, delegate="CUDAExecutionProvider")
+    assert engines.load(path, delegate="CPUExecutionProvider")
 
 
 def test_onnx_files_of_open_shapes_are_refused(tmp_path):

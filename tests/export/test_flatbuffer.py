@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from hand_made import DATA
 
-from dynnas_jax.export import flatbuffer, tflite
+from dynnas_jax.export import flatbuffer, machine, tflite
 
 
 @pytest.fixture
@@ -60,6 +61,18 @@ def test_every_truncation_is_one_plain_line(copy):
         copy.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"^[^\n]*(truncated|not a TFLite)[^\n]*$"):
             flatbuffer.load(copy)
+
+
+def test_a_large_file_stays_on_the_disk(tmp_path):
+    """It may be larger than the memory of a board, and its weights are LiteRT's to read."""
+    path = shutil.copyfile(DATA / "one_file" / "model_fp32.tflite", tmp_path / "large.tflite")
+    with path.open("r+b") as file:
+        file.truncate(2**29)
+    before_bytes = machine.resident_bytes()
+    model = flatbuffer.load(path)
+    assert machine.resident_bytes() - before_bytes < 2**25
+    assert flatbuffer.read_metadata(path)["labels"]
+    assert model.subgraphs
 
 
 def test_foreign_and_absent_files_are_one_plain_line(tmp_path):

@@ -1,13 +1,15 @@
 """What lint says of files: of one that the Edge TPU runs whole nothing, of broken ones the right rule and operator."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 
-from dynnas_jax.export import flatbuffer, lint, targets
+from dynnas_jax.export import device_folder, flatbuffer, lint, targets
 
 OPS = ["MUL", "SUB", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"]
 FIRST, DEPTHWISE, SECOND, POOL, DENSE = 2, 3, 4, 5, 6
@@ -321,26 +323,58 @@ def test_unknown_targets_and_files(int8_file, tmp_path):
         lint.lint(tmp_path / "absent.tflite", "pi4")
 
 
-def test_litert_knows_the_versions_that_targets_promise():
-    """An operator code that LiteRT has no kernel for stops it before anything runs."""
-    import flatbuffers
+ASK = """
+import json, sys
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
-    def accepted(builtin, version):
-        model = schema.ModelT(version=3, buffers=[schema.BufferT()])
-        model.operatorCodes = [schema.OperatorCodeT(min(builtin, 127), version=version, builtinCode=builtin)]
-        tensor = schema.TensorT(shape=[1], type=0, buffer=0, name="x")
-        model.subgraphs = [schema.SubGraphT(tensors=[tensor], inputs=[0], outputs=[0], operators=[])]
-        builder = flatbuffers.Builder(64)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        try:
-            Interpreter(model_content=bytes(builder.Output()))
-        except (RuntimeError, ValueError):
-            return False
-        return True
+def accepted(builtin, version):
+    model, code, tensor, graph = schema.ModelT(), schema.OperatorCodeT(), schema.TensorT(), schema.SubGraphT()
+    model.version, model.buffers, model.operatorCodes, model.subgraphs = 3, [schema.BufferT()], [code], [graph]
+    code.deprecatedBuiltinCode, code.version, code.builtinCode = min(builtin, 127), version, builtin
+    tensor.shape, tensor.type, tensor.buffer, tensor.name = [1], 0, 0, "x"
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = [tensor], [0], [0], []
+    builder = flatbuffers.Builder(64)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    try:
+        Interpreter(model_content=bytes(builder.Output()))
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
-    builtins = vars(schema.BuiltinOperator)
-    wrong = [name for name, version in targets.LITERT_OPS.items() if not accepted(builtins[name], version)]
-    assert wrong == []
-    assert not accepted(builtins["CONV_2D"], 99)
-    assert set(targets.EDGETPU_OPS) <= set(targets.LITERT_OPS)
-    assert all(version <= targets.LITERT_OPS[name] for name, version in targets.EDGETPU_OPS.items())
+found = {}
+for name, builtin in vars(schema.BuiltinOperator).items():
+    if isinstance(builtin, int):
+        found[name] = max((version for version in range(1, 20) if accepted(builtin, version)), default=0)
+print(json.dumps(found))
+"""
+
+
+def newest(place=None):
+    """The newest version of each operator that a LiteRT has a kernel for: else it stops before anything runs."""
+    environment = {**os.environ, **({"PYTHONPATH": str(place)} if place else {})}
+    command = [sys.executable, "-c", ASK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return {name: version for name, version in json.loads(done.stdout).items() if version}
+
+
+@pytest.mark.parametrize(
+    ("version", "ops"),
+    [(device_folder._LITERT.partition(">=")[2] + ".0", targets.LITERT_OPS), ("1.4.0", targets.TARGETS["android"].ops)],
+)
+def test_the_oldest_litert_knows_the_versions_that_targets_promise(version, ops, tmp_path):
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={tmp_path}"]
+    done = subprocess.run([*install, f"ai-edge-litert=={version}"], capture_output=True, text=True, check=False)
+    unmade = "No matching distribution" in done.stderr  # for this Python
+    if done.returncode and (unmade or not os.environ.get("CI")):
+        pytest.skip(f"ai-edge-litert {version} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
+    assert done.returncode == 0, done.stderr
+    assert newest(tmp_path) == ops
+
+
+def test_the_litert_here_knows_them_too():
+    here = newest()
+    assert {name for name, version in targets.LITERT_OPS.items() if version > here.get(name, 0)} == set()
+    for ops in (targets.EDGETPU_OPS, targets.ANDROID_OPS):
+        assert {name for name, version in ops.items() if version > targets.LITERT_OPS.get(name, 0)} == set()

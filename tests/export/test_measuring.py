@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from hand_made import tell
+from hand_made import SHAPES, hand_made, tell  # noqa: F401 (a fixture)
 
-from dynnas_jax.export import measuring
+from dynnas_jax.export import engines, measuring
 
 GROUPS = ("fp32", "fp16", "dynamic_range", "int8", "fp32_onnx", "int8_onnx")
 
@@ -139,3 +139,19 @@ def test_one_answer_an_image(exported, in_jax):
     labels = np.zeros(39, int)
     with pytest.raises(ValueError, match="40 images, 39 labels"):
         measuring.measure(exported.folder, exported.facts, exported.images, labels, in_jax[0])
+
+
+def test_a_net_s_time_is_that_of_its_part_in_a_decision(hand_made, monkeypatch):  # noqa: F811
+    """As `bench` takes it: `run`, which scales and reads all that flows, is called for accuracies alone."""
+    images, labels, runs, own = hand_made.images[:3], np.zeros(3, int), [], engines.Model.run
+    monkeypatch.setattr(engines.Model, "run", lambda self, values: runs.append(self.name) or own(self, values))
+    reference = measuring.Reference(dict.fromkeys(SHAPES, labels), labels)
+    path = "model_int8.tflite"
+    facts = {f"{name}_int8": {"function": name, "path": path, "precision": "int8"} for name in SHAPES}
+    counts = []
+    for timed in (3, 60):
+        found = measuring.measure(hand_made.one_file, facts, images, labels, reference, runs=timed, warm_up=0)
+        counts.append(len(runs))
+        runs.clear()
+    assert counts[0] == counts[1]
+    assert all(fact["latency_ms"] > 0 for fact in found["files"].values())

@@ -10,7 +10,7 @@ from hand_made import LABELS, SHAPES, STEPS, THRESHOLDS, hand_made, tell  # noqa
 from PIL import Image
 
 from dynnas_jax.dynamic import routers
-from dynnas_jax.export import runtime
+from dynnas_jax.export import engines, runtime
 
 
 @pytest.fixture
@@ -144,6 +144,31 @@ def test_there_is_a_threshold_for_each_step_but_the_last(hand_made):  # noqa: F8
         classifier.threshold = 0.5
     with pytest.raises(ValueError, match="3 steps have 2 thresholds"):
         _ = classifier.threshold
+    for alone in (0.5, np.float32(0.5), np.array(0.5), None):
+        with pytest.raises(ValueError, match="1 thresholds: 3 steps need 2"):
+            classifier.thresholds = alone
+    classifier.thresholds = np.array([0.25, 0.5], np.float32)
+    assert classifier.thresholds == (0.25, 0.5)
+
+
+def test_two_steps_that_scores_pick_have_no_threshold(folder, edited):
+    """What `first` takes for logits are scores here: of two nets, each named twice."""
+
+    def scores_for_logits(model):
+        (first,) = (each for each in model.signatureDefs if each.signatureKey == b"first")
+        (logits,) = (each for each in first.outputs if each.name == b"logits")
+        logits.name = "score"
+
+    path = edited(folder / "model_fp32.tflite", scores_for_logits)
+    told = {"router": "first", "steps": ["second", "large"], "routes": {"first": ["second", "large"] * 2}}
+    told["files"] = dict.fromkeys(["first", "second", "large"], path.name)
+    tell(path, **told, policy={"rule": "picked", "score": "margin"}, whole=[], thresholds=[], cost=[1, 2, 3, 4])
+    classifier = runtime.DynamicClassifier(path)
+    assert classifier.thresholds == ()
+    with pytest.raises(ValueError, match="2 steps have 0 thresholds: use `thresholds`"):
+        _ = classifier.threshold
+    with pytest.raises(ValueError, match="1 thresholds: 2 steps need 0"):
+        classifier.threshold = 0.5
 
 
 def test_the_one_threshold_of_a_pair(folder):
@@ -152,6 +177,15 @@ def test_the_one_threshold_of_a_pair(folder):
     assert classifier.threshold == 0.25
     classifier.threshold = 0.75
     assert classifier.thresholds == (0.75,)
+
+
+def test_warm_up_runs_no_black_image(hand_made, monkeypatch):  # noqa: F811
+    """An int8 net that divides by what it sees of an image may fail there, and there alone."""
+    classifier, seen, own = runtime.DynamicClassifier(hand_made.one_file), [], engines.Model.run
+    monkeypatch.setattr(engines.Model, "run", lambda self, values: seen.append(values) or own(self, values))
+    classifier.warm_up()
+    assert len(seen) == len(STEPS)
+    assert np.std(seen[0]["image"]) > 50
 
 
 # Images.
@@ -283,6 +317,20 @@ def test_mistakes_are_one_plain_line(command, tmp_path):
         assert said in wrong
         assert wrong.startswith("runtime.py")
         assert wrong.count("\n") == 1, wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "there is not enough memory"), ("Unable to allocate 9 GiB", "allocate 9 GiB")]
+)
+def test_too_little_memory_is_one_plain_line(command, monkeypatch, text, said):
+    def taken(*_):
+        raise MemoryError(text)
+
+    monkeypatch.setattr(runtime, "DynamicClassifier", taken)
+    code, _, wrong = command("bench")
+    assert (code, wrong.count("\n")) == (2, 1)
+    assert wrong.startswith("runtime.py: ")
+    assert said in wrong
 
 
 def test_one_bad_image_does_not_stop_the_others(command, tmp_path):

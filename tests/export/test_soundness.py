@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as objects
 from hand_made import DATA
 
 from dynnas_jax.export import flatbuffer, soundness
@@ -66,6 +67,33 @@ def test_scales_of_an_operator_fit(model):
     weights = model.subgraphs[0].tensors[operator(model, 2).inputs[1]]
     weights.quantization.scale = weights.quantization.scale * np.float32(1e12)
     assert "the scales of operator 2 are" in soundness.problem(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "open_size"),
+    [
+        ("FILL", 0, True),
+        ("TILE", 1, True),
+        ("TILE", 0, False),
+        ("STRIDED_SLICE", 2, True),
+        ("WHERE", 0, True),
+        ("ADD", 1, False),
+    ],
+)
+def test_no_size_follows_from_what_flows(model, name, place, open_size):
+    """The second operator becomes another one, of constants but for the input at one place: that flows."""
+    second = operator(model, 1)
+    code = model.operator_codes[second.opcode_index]
+    code.builtin_code = code.deprecated_builtin_code = getattr(objects.BuiltinOperator, name)
+    graph, flowing = model.subgraphs[0], operator(model, 0).outputs[0]
+    constant = next(i for i, tensor in enumerate(graph.tensors) if len(model.buffers[tensor.buffer].data))
+    graph.operators[:] = graph.operators[:2]
+    graph.outputs = second.outputs
+    second.inputs = np.full(max(place + 1, 2), constant, np.int32)
+    assert name == "WHERE" or soundness._of_open_size(model) is None
+    second.inputs[place] = flowing
+    said = f"the size of what operator 1, {name}, gives is known only as it runs"
+    assert soundness._of_open_size(model) == (said if open_size else None)
 
 
 def test_too_large_a_net(model, monkeypatch):

@@ -156,20 +156,24 @@ def test_energies_of_a_decision_come_of_its_files(made, tmp_path):
     bench = {
         "kind": "dynnas bench",
         "version": 1,
+        "started": "2026-01-31T12:00:00+00:00",
         "model": {
             "precision": "fp32",
             "target": "x86",
             "steps": ["little", "big_after_stem"],
-            "files": {"m.tflite": {}},
+            "thresholds": [0.5],
+            "files": {"m.tflite": {"sha256": "0"}},
         },
         "sections": {
-            name: {"energy": {"energy_mj": mj, "source": "rapl"}, "latency_ms": {"median_ms": 1, "p95_ms": 1}}
-            | {"throughput_per_s": 1.0}
+            name: {"energy": {"energy_mj": mj, "source": "rapl"}, "throughput_per_s": 1.0, "window": None}
+            | {"latency_ms": {"median_ms": 1, "p95_ms": 1, "mean_ms": 1}}
             for name, mj in energies.items()
         },
+        "exit_rate": [0.75, 0.25],
+        "before_opening_bytes": 2**19,
         "peak_memory_bytes": 2**20,
-        "machine": {"board": "x"},
-        "settings": {"delegate": None},
+        "machine": {"board": "x", "cpu": None, "architecture": "x86_64", "governor": None, "temperature_c": []},
+        "settings": {"runs": 1, "threads": 1, "image_count": 1, "images": "noise", "delegate": None},
     }
     # Results count where the files that they are of are there.
     file = Path(shutil.copy(EXPORTED, row.asked.paths[0] / "export" / "x86"))
