@@ -3,9 +3,10 @@
     python benchmarks/slicing.py [--resolution=224] [--ratio=0.25] [--batch=1] [--repeats=30] [--small] [--only=slicing,ideal]
 
 ds_resnet50, untrained: `full` is the widest path; the others compute the path whose gates all pick the ratio. `masking` has the
-widest net with norms zeroed; `indexing` gathers the filters in use, by indices that are not known beforehand; `slicing` has the
-gates and the switch, on variables that were cut for every part once; `slicing_each_call` slices them as it runs; `ideal` is a net
-of that width alone, without gates, `attention` the same with their attention heads. Ratios are of `ideal`, turn by turn. --small
+widest net, its norms zeroed as it runs, by a path that is not known beforehand; `indexing` gathers the filters in use, by such
+indices; `slicing` has the gates and the switch, on variables that were cut for every part once, and copied so;
+`slicing_each_call` slices them as it runs, where they are: what is claimed of slicing is to hold for both; `ideal` is a net of
+that width alone, without gates, `attention` the same with their attention heads. Ratios are of `ideal`, turn by turn. --small
 takes a net of 32 pixels, to try it; the whole one's 52 parts compile for minutes.
 """
 
@@ -71,8 +72,8 @@ def ways(supernet, variables: dict, path: np.ndarray, images: np.ndarray) -> dic
         return jax.jit(lambda v, x: net.apply(v, x)[0]), own, images
 
     def masking_it() -> tuple:
-        masked = jax.jit(lambda v, p: masking.mask_variables(supernet, v, p))(plain, jnp.asarray(path))
-        return jax.jit(lambda v, x: supernet.masked_net().apply(v, x)[0]), masked, images
+        run = jax.jit(lambda v, p, x: supernet.masked_net().apply(masking.mask_variables(supernet, v, p), x)[0])
+        return run, plain, jnp.asarray(path), images
 
     def indexing() -> tuple:
         net, _ = gated.path(supernet, variables, path)

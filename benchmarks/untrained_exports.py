@@ -251,8 +251,12 @@ def _found_exits(supernet: elastic.Supernet, genome: np.ndarray) -> Artifacts:
 def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
     """As if the gates chose every ratio equally often."""
     variables = slimmable.with_path_statistics(supernet, _variables(supernet, images), images.train.images[None])
-    share = [{"share": [1 / len(gene.choices)] * len(gene.choices)} for gene in supernet.space.genes]
-    return {f"gate/{slimmable.VARIABLES}": variables, "evaluate/evaluation.json": {"gates": share}}
+    share = [[1 / len(gene.choices)] * len(gene.choices) for gene in supernet.space.genes]
+    return {
+        f"gate/{slimmable.VARIABLES}": variables,
+        "gate/found.json": {"holdout": {"share": share}},
+        "evaluate/evaluation.json": {"gates": [{"share": own} for own in share]},
+    }
 
 
 def _grown(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:

@@ -4,8 +4,9 @@ Lineage: DS-Net (arXiv 2103.13258): in-place ensemble bootstrapping, then sandwi
 ratios, group norm and losses are the paper's, which trains on ImageNet for 150 epochs and gates for 10; here 100 and 10.
     dynnas run --config=configs/ds_net_cifar10.py --workdir=runs/ds_net_cifar10                     # one GPU
     dynnas run --config=configs/ds_net_cifar10.py:tiny --workdir=runs/ds_net_cifar10_tiny           # 2 CPU cores
-From a run of configs/ds_net_imagenet100_at32.py (Table 3: 70 epochs, 15 of them warm-up, from 0.7 at batches of 1024), gates
-trained anew, or gates that start from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
+From a run of configs/ds_net_imagenet100_at32.py (Table 3: 70 epochs, 15 of them warm-up, from 0.7 at batches of 1024; of the mean
+of four paths' gradients, which the authors add, so that steps are a quarter of theirs), gates trained anew, or gates that
+start from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
     dynnas run --config=configs/ds_net_cifar10.py:transfer --config.train.transfer_from=runs/ds_net_at32 \
         --workdir=runs/ds_net_transfer
     dynnas run --config=configs/ds_net_cifar10.py:gate_transfer --config.train.transfer_from=runs/ds_net_at32 \
@@ -47,7 +48,6 @@ def get_config(mode: str = "") -> ConfigDict:
     config.train.optimizer.update({"learning_rate": 0.1, "weight_decay": 1e-4})
     optimizer = {"learning_rate": 0.05, "warm_up": 0.0}
     config.gate = {"steps": GATE_EPOCHS * 45_000 // 256, "batch_size": 256, "optimizer": optimizer}
-    config.evaluate = {"one_by_one_images": 1000}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
     config.report.title = "CIFAR-10: a dynamic slimmable network"
     if small:
@@ -68,7 +68,6 @@ def tiny(config: ConfigDict) -> None:
     }
     config.train.steps = 1500
     config.gate.steps, config.gate.batch_size = 300, 128
-    config.evaluate.one_by_one_images = 200
 
 
 def transfer(config: ConfigDict, small: bool, gates: bool) -> None:

@@ -44,11 +44,9 @@ def get_config(mode: str = "") -> ConfigDict:
         "optimizer": {"learning_rate": 0.5, "warm_up": 0.0},
         "log_every": 20,
     }
-    config.evaluate = {"one_by_one_images": 360}
     config.export = {"precisions": ("fp32",), "runs": 1000, "warm_up": 100}
     config.report = {"title": "Handwritten digits: a dynamic slimmable network"}
     if mode == "tiny":
         config.train.steps, config.train.evaluate_every, config.gate.steps = 20, 0, 10
-        config.evaluate.one_by_one_images = 16
         config.export.update({"runs": 20, "warm_up": 5})
     return config

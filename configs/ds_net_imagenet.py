@@ -2,10 +2,12 @@
 
 Lineage: DS-Net (arXiv 2103.13258), whose values these are: batches of 512; 150 epochs of the supernet at 0.2 (MobileNetV1: 0.08)
 at first, a cosine that ends at 1 %, decay 1e-4, no label smoothing; 10 epochs of the gates from 0.05 on, times 0.9 after each;
-losses weighed 1, 0.5, 1. Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it names, is left out.
+losses weighed 1, 0.5, 1. A step takes the mean of its four paths' gradients where the authors' code adds them: hence four times
+their learning rate, and a quarter of their decay. Warm-up is taken to be five epochs, as in the work it cites; AutoAugment,
+which it names, is left out.
     dynnas run --config=configs/ds_net_imagenet.py --workdir=runs/ds_resnet50                           # several GPUs
     dynnas run --config=configs/ds_net_imagenet.py:mobilenet --workdir=runs/ds_mobilenet                # 14 paths
-    dynnas run --config=configs/ds_net_imagenet.py:mobilenet18 --workdir=runs/ds_mobilenet18            # the paper's 18
+    dynnas run --config=configs/ds_net_imagenet.py:mobilenet18 --workdir=runs/ds_mobilenet18            # 18, near the paper's
     dynnas run --config=configs/ds_net_imagenet.py:efficientnet --workdir=runs/ds_efficientnet
     dynnas run --config=configs/ds_net_imagenet.py:tiny --workdir=runs/ds_net_imagenet_tiny             # 2 CPU cores
 The data are those of configs/imagenet_ofa.py. The losses decide what an image costs, unless --config.dynamic.target_macs=N does.
@@ -19,7 +21,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 EPOCHS, GATE_EPOCHS, WARM_UP_EPOCHS, BATCH = 150, 10, 5, 512
-NETWORKS = {  # network and learning rate of the supernet
+RANDOM_PATHS = 2
+ADDED = 2 + RANDOM_PATHS  # gradients of a step, which the authors add
+NETWORKS = {  # network and learning rate of the supernet, of added gradients
     "": ({"network": "ds_resnet50"}, 0.2),
     "mobilenet": ({"network": "ds_mobilenet_v1", "paths": 14}, 0.08),
     "mobilenet18": ({"network": "ds_mobilenet_v1", "paths": 18}, 0.08),
@@ -41,12 +45,12 @@ def get_config(mode: str = "") -> ConfigDict:
         "batch_size": BATCH,
         "ema_decay": 0.9999,
         "optimizer": {
-            "learning_rate": learning_rate,
-            "weight_decay": 1e-4,
+            "learning_rate": ADDED * learning_rate,
+            "weight_decay": 1e-4 / ADDED,
             "warm_up": WARM_UP_EPOCHS / EPOCHS,
             "final": 0.01,
         },
-        "bootstrapping": {"random_paths": 2},
+        "bootstrapping": {"random_paths": RANDOM_PATHS},
         "precision": "bfloat16",
         "evaluate_every": 10_000,
         "checkpoint_every": 2000,
@@ -54,7 +58,6 @@ def get_config(mode: str = "") -> ConfigDict:
     }
     optimizer = {"learning_rate": 0.05, "warm_up": 0.0, "factor": 0.9, "factor_every": epoch}
     config.gate = {"steps": GATE_EPOCHS * epoch, "batch_size": BATCH, "optimizer": optimizer, "log_every": 100}
-    config.evaluate.one_by_one_images = 1000
     config.export.precisions = ("fp32",)
     config.report = {"title": "ImageNet: a dynamic slimmable network"}
     if mode == "tiny":
@@ -76,5 +79,4 @@ def tiny(config: ConfigDict) -> None:
     config.train.update({"steps": 600, "precision": "float32", "evaluate_every": 0, **short})
     config.gate.update({"steps": 100, **short})
     config.gate.optimizer.factor_every = 10
-    config.evaluate.one_by_one_images = 200
     config.export.update({"calibration_images": 1000, "runs": 200, "warm_up": 20})

@@ -127,6 +127,11 @@ def joint(position: Position, genome: jax.Array) -> jax.Array:
     return found
 
 
+def kept_chances(position: Position, kept: np.ndarray, genome: jax.Array) -> jax.Array:
+    """float[channels]: the chance that each is there, of what every joint choice keeps, bool[joint choices, channels]."""
+    return _weighted(joint(position, genome), kept)
+
+
 def exists(position: Position, genome: jax.Array) -> jax.Array:
     """float[]: the chance that a position is not skipped."""
     if position.depth is None:

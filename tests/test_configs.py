@@ -173,6 +173,13 @@ def test_a_recipe_of_superclasses_builds_and_its_budgets_are_in_the_space(path):
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_networks_of_gates_build_and_reach_their_target(name):
     config = settings.as_dict(settings.load([f"--config={FOLDER / name.removesuffix(':')}"]))
+    # What the modes of transfer leave open, one after the other.
+    for stage in [stage for stage in ("train", "gate") if "transfer_from" in config[stage]]:
+        with pytest.raises(ValueError, match=f"{stage}.transfer_from is empty: name the working directory"):
+            recipe.check(config)
+        config[stage]["transfer_from"] = "elsewhere"
+    assert ("transfer" in name) == ("transfer_from" in config["train"])
+    assert ("gate_transfer" in name) == ("transfer_from" in config["gate"])
     recipe.check(config)
     supernet = job.build(config, facts_of(config))
     if config["dynamic"]:
@@ -181,6 +188,16 @@ def test_networks_of_gates_build_and_reach_their_target(name):
     for stage in ("train", "gate"):
         rate = state.optimizer(config[stage]["steps"], **config[stage]["optimizer"]).learning_rate
         assert float(rate(config[stage]["steps"] - 1)) < 0.5 * config[stage]["optimizer"]["learning_rate"]
+
+
+@pytest.mark.parametrize(("mode", "published"), [("", 0.2), ("mobilenet", 0.08), ("mobilenet18", 0.08)])
+def test_a_step_of_gated_networks_on_imagenet_is_as_long_as_that_of_added_gradients(mode, published):
+    """One step of plain SGD by the recipe on the mean of four gradients, against the paper's rate and decay on their sum."""
+    config = settings.as_dict(settings.load([f"--config={FOLDER / 'ds_net_imagenet.py'}:{mode}".removesuffix(":")]))
+    own, paths = config["train"]["optimizer"], 2 + config["train"]["bootstrapping"]["random_paths"]
+    gradients, weight = np.asarray([0.3, -0.1, 0.25, 0.7])[:paths], 1.7
+    wanted = published * (gradients.sum() + 1e-4 * weight)
+    assert own["learning_rate"] * (gradients.mean() + own["weight_decay"] * weight) == pytest.approx(wanted)
 
 
 GROWTHS = {

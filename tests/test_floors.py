@@ -17,6 +17,7 @@ FLOORS = {
             "elastic",
             "masking",
             "relaxed",
+            "relaxed_reads",
             "devices",
             "processes",
             "progress",

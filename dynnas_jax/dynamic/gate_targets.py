@@ -11,7 +11,8 @@ from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
 
 HALVINGS = 20  # of the interval of the tilt
-_WIDEST_TILT = 64.0  # with which no score of a gate can compete
+_MOST_WIDE = 64.0  # of a tilt to the wide: to spend less than asked for is no fault
+_MOST_NARROW = 2.0**20  # of one to the narrow, beside which float32 tells no scores of a gate apart
 
 
 def check(*, target_macs: float | None = None, target_macs_fraction: float | None = None) -> None:
@@ -66,22 +67,23 @@ class Met(NamedTuple):
     """A tilt of all gates and the average MACs that it leads to."""
 
     tilt: float
-    average_macs: float
+    average_macs: float  # above the target where no tilt meets it
 
 
 def meet(average_macs: Callable[[float], float], target: float) -> Met:
     """The tilt whose average MACs are nearest to the target from below, of those that halving an interval comes by.
 
     Args:
-      average_macs: of some images by the tilt; falls as the tilt grows.
+      average_macs: of some images by the tilt; falls as the tilt grows. Where it stays above the target, of scores that are no
+        numbers, the largest tilt is returned with what it leads to.
     """
     low, high = 0.0, 1.0
     if average_macs(0.0) > target:
-        while average_macs(high) > target and high < _WIDEST_TILT:
+        while average_macs(high) > target and high < _MOST_NARROW:
             low, high = high, 2 * high
     else:
         low, high = -1.0, 0.0
-        while average_macs(low) <= target and low > -_WIDEST_TILT:
+        while average_macs(low) <= target and low > -_MOST_WIDE:
             low, high = 2 * low, low
     for _ in range(HALVINGS):
         middle = (low + high) / 2

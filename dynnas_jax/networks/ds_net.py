@@ -24,6 +24,7 @@ PATHS = {
     14: (224, 736, 32),
     18: (232, 464, 24),
 }  # of ds_mobilenet_v1: narrowest layers of 512 and 1024, first of the steps
+EFFICIENTNET_RATIOS = tuple(round(0.75 + 0.05 * i, 2) for i in range(21))
 _GENE = "gate.ratio"  # where there is one gate
 _REDUCTION = 4  # input channels of a gate for one unit of its dense layer
 
@@ -252,7 +253,6 @@ def _divided(link: Link, decides: bool) -> list[Link]:
 
 def ds_efficientnet_b0(
     *,
-    paths: int = 14,
     gate_head: str = "one_hot",
     gate_shared: bool = True,
     classes: int = 1000,
@@ -262,38 +262,31 @@ def ds_efficientnet_b0(
 ) -> Supernet:
     """EfficientNet-B0, its first eight blocks at half the width, one gate in the ninth for the other eight.
 
-    Widths of the last blocks are `paths` equal steps of a multiple of 8, from about 0.75 of the published ones to 1.75.
-
-    Raises:
-      ValueError: for fewer than 2 paths, or more than such steps there are.
+    Its ratios are 0.75, 0.80, ..., 1.75 of the published widths. Neighbouring widths of a layer lie equally far apart, by the
+    whole number nearest to a twentieth, that of 1.25 exact: the ends are off by 0.04 of a layer's channels at most.
     """
-    if type(paths) is not int or not 2 <= paths <= 15:
-        raise ValueError(f"paths is {paths!r}, must be 2 to 15")
     check_head(gate_head)
     published = efficientnet_b0(classes=classes, resolution=resolution).arch
     stem = {"stem_out": 16, "stem_kernel": 3, "stem_stride": 2, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, **options}
     base = Arch(**stem, **shared, stem_group=0, blocks=(), act="swish", head_conv=published.head_conv)
     links, before = [], Width((16,))
-    ratios: tuple[float, ...] = ()
     for number, (name, spec) in enumerate(published.named_blocks()):
-        out = Width((make_divisible(spec.out / 2),)) if number < 8 else _equal_steps(spec.out, paths)
-        ratios = ratios or (tuple(width / spec.out for width in out.choices) if number >= 8 else ())
+        out = Width((make_divisible(spec.out / 2),)) if number < 8 else _equal_steps(spec.out)
         inner = before.times(6) if spec.expand else before
         decides = number == 8
-        gate = GateSpec(max(1, before.choices[-1] // _REDUCTION), paths if decides else 0, gate_head, gate_shared)
+        gate = GateSpec(
+            max(1, before.choices[-1] // _REDUCTION), len(EFFICIENTNET_RATIOS) if decides else 0, gate_head, gate_shared
+        )
         made = BlockSpec("inverted", 1, 1, spec.stride, spec.kernel, gate, expand=spec.expand)
         made = replace(made, shortcut="identity" if spec.shortcut and before == out else "none")
         links += _divided(Link(name, made, inner, out), decides)
         before = out
-    return build(Template(base, tuple(links), ((_GENE, ratios),)), depthwise)
+    return build(Template(base, tuple(links), ((_GENE, EFFICIENTNET_RATIOS),)), depthwise)
 
 
-def _equal_steps(channels: int, paths: int) -> Width:
-    """`paths` widths that end near 1.75 of the channels, their distance the multiple of 8 that starts nearest to 0.75."""
-    last = round(1.75 * channels / 8) * 8
-    step = min(
-        (s for s in range(8, channels, 8) if last > s * (paths - 1)),
-        key=lambda s: abs(last - s * (paths - 1) - 0.75 * channels),
-    )
-    return Width(tuple(last - step * (paths - 1 - i) for i in range(paths)), _GENE)
+def _equal_steps(channels: int) -> Width:
+    """The widths of `EFFICIENTNET_RATIOS`, equally far apart, the middle one exact."""
+    step, count = round(channels / 20), len(EFFICIENTNET_RATIOS)
+    middle = round(1.25 * channels)
+    return Width(tuple(middle + step * (i - count // 2) for i in range(count)), _GENE)

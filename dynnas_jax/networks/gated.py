@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dynnas_jax import relaxed
+from dynnas_jax import relaxed, relaxed_reads
 from dynnas_jax.elastic import Supernet, slice_block, traced_blocks
 from dynnas_jax.networks import gate
 
@@ -40,17 +40,16 @@ def with_statistics(variables: dict, path: Any) -> dict:
     return {**plain, "batch_stats": jax.tree.map(lambda leaf: leaf[path], stats)} if stats else plain
 
 
-def masked(supernet: Supernet, variables: dict, images: jax.Array, key: jax.Array | None, temperature: float) -> Ran:
-    """The images uint8[b, h, w, c], each on the widest net with the norms' scales and biases masked to its own width.
+def masked(supernet: Supernet, variables: dict, images: jax.Array, keys: jax.Array | None, temperature: float) -> Ran:
+    """The images uint8[b, h, w, c], each on the widest net with the channels that its layers read masked to its own width.
 
     Args:
-      key: of the Gumbel noise that is added to the scores; None for none, which takes the highest score.
+      keys: key[b], of the Gumbel noise that is added to the scores; None for none, which takes the highest score.
       temperature: of the chances, whose gradient the choices have (straight through; Jang et al. 2017, arXiv 1611.01144).
     """
-    keys = None if key is None else jax.random.split(key, len(images))
 
-    def one(image: jax.Array, own_key: jax.Array | None) -> Ran:
-        return _masked_one(supernet, variables, image, own_key, temperature)
+    def one(image: jax.Array, key: jax.Array | None) -> Ran:
+        return _masked_one(supernet, variables, image, key, temperature)
 
     found = jax.vmap(one, in_axes=(0, None if keys is None else 0))(images, keys)
     return Ran(found.logits[:, 0], tuple(score[:, 0] for score in found.scores), found.genome)
@@ -63,18 +62,20 @@ def _masked_one(
     genome, carry, scores = relaxed.one_hot(supernet.space, jnp.asarray(supernet.space.largest)), image[None], []
     for segment in supernet.arch.segments:
         if segment.gate:
-            told = gate.scores(segment.gate, variables["params"][segment.blocks[0]][gate.NAME], carry)
+            first = segment.blocks[0]
+            with relaxed_reads.scaled(supernet, genome, (first, gate.NAME)):
+                told = gate.scores(segment.gate, variables["params"][first][gate.NAME], carry)
             own_key = None if key is None else jax.random.fold_in(key, segment.gene)
             picked = straight_through(told[0], own_key, temperature)
             missing = genome.shape[1] - len(picked)
             genome = genome.at[segment.gene].set(jnp.pad(picked, (0, missing)))
             scores.append(told)
         # Blocks in front of a gate have the same statistics whatever it picks.
-        path = genome[0].argmax() if segment.gate else 0
-        own = relaxed.mask_variables(supernet, with_statistics(variables, path), genome)
+        own = with_statistics(variables, genome[0].argmax() if segment.gate else 0)
         for name in segment.blocks:
             leaves = {part: own[part][name] for part in ("params", "batch_stats") if name in own[part]}
-            carry = chain[name].apply(leaves, carry, False)
+            with relaxed_reads.scaled(supernet, genome, (name,)):
+                carry = chain[name].apply(leaves, carry, False)
     return Ran(carry, tuple(scores), genome)
 
 

@@ -141,10 +141,12 @@ def _blocks(genes: dict[str, tuple[str, ...]], arch: Arch) -> tuple[Block, ...]:
 
 
 def checked_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
-    """The ratios. Raises ValueError for none, one alone, one that is not above 0, or an order that does not ascend."""
+    """The ratios. Raises ValueError for fewer than two, one not finite and above 0, or an order that does not ascend."""
     given = tuple(ratios)
-    if len(given) < 2 or not all(isinstance(r, (int, float)) and not isinstance(r, bool) and r > 0 for r in given):
-        raise ValueError(f"ratios is {given}, must be at least two numbers above 0")
+    if len(given) < 2 or not all(
+        isinstance(r, (int, float)) and not isinstance(r, bool) and 0 < r < float("inf") for r in given
+    ):
+        raise ValueError(f"ratios is {given}, must be at least two finite numbers above 0")
     if list(given) != sorted(set(given)):
         raise ValueError(f"ratios is {given}, must ascend without repeats")
     return tuple(float(ratio) for ratio in given)

@@ -69,7 +69,7 @@ def run(
         reference = _reference(job, promise.cost)
         measured = measuring.measure(unchecked, facts, test.images, test.labels, reference, **timing)
         measuring.insist(measured, max_accuracy_loss, network, scales, where)
-        own = {"kept": _kept(job)} if job.kind is kinds.SLIMMABLE else {}
+        own = {"kept": kept(job)} if job.kind is kinds.SLIMMABLE else {}
         write_json(unchecked / "export.json", measured | own | _compiled(unchecked, facts, network, where))
         device_folder.write(unchecked)
     return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
@@ -108,9 +108,18 @@ def check_calibration(job: Job, wanted: np.ndarray, count: int) -> None:
 
 
 def _check_gates(job: Job) -> None:
-    """Raises ValueError for parts that are too many for files of their own, where a target wants them so."""
+    """Raises ValueError for what a target with a file for each part does not take: several gates, whose parts are too many, or
+    group norm.
+    """
+    if targets.target(job.target).one_file:
+        return
     count = len(job.supernet.space.genes)
-    if count > 1 and not targets.target(job.target).one_file:
+    if count == 1 and job.supernet.arch(job.supernet.space.largest).stem_group:
+        raise ValueError(
+            f"export: the network has group norm, and {job.target} takes batch norm, which is none at inference; take a network "
+            "with that, or leave the stage out of --stages"
+        )
+    if count > 1:
         raise ValueError(
             f"export: the network has {count} gates, whose parts are too many for files of their own, as {job.target} wants "
             "them; take a network with one gate, or leave the stage out of --stages"
@@ -166,22 +175,25 @@ def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     supernet = job.supernet
     form = targets.target(job.target).depthwise
     whole = supernet._replace(net=lambda arch: supernet.net(arch).clone(depthwise=form))
-    kept = _kept(job)["paths"]
-    parts = gates.parts(whole, kept if len(supernet.space.genes) == 1 else None)
+    paths = kept(job)["paths"]
+    parts = gates.parts(whole, paths if len(supernet.space.genes) == 1 else None)
     arch = supernet.arch(supernet.space.largest)
     shape = (arch.resolution, arch.resolution, arch.channels)
     network = functions.gated(parts, slimmable.trained(job), shape)
     costs = gates.cost(supernet)
-    return network, _promise(job, network, tuple(costs[path] for path in kept), (), DEFAULT_SCORE)
+    return network, _promise(job, network, tuple(costs[path] for path in paths), (), DEFAULT_SCORE)
 
 
-def _kept(job: Job) -> dict:
-    """Which paths are exported, and the share of the test images that take them: of separate files the ones used most."""
+def kept(job: Job) -> dict:
+    """Which paths are exported, and the share of the test images that take them: of separate files those that held-out
+    images use most.
+    """
     if len(job.supernet.space.genes) > 1:
         return {"paths": list(range(len(gates.paths(job.supernet)))), "share": 1.0}
+    (share,) = slimmable.held_out_shares(job)
+    most = len(share) if targets.target(job.target).one_file else _SEPARATE_PATHS
+    paths = sorted(sorted(range(len(share)), key=lambda path: -share[path])[:most])
     (gate,) = read_json(job.workdir.folder("evaluate") / "evaluation.json")["gates"]
-    most = len(gate["share"]) if targets.target(job.target).one_file else _SEPARATE_PATHS
-    paths = sorted(sorted(range(len(gate["share"])), key=lambda path: -gate["share"][path])[:most])
     return {"paths": paths, "share": sum(gate["share"][path] for path in paths)}
 
 
@@ -240,11 +252,11 @@ def _reference(job: Job, cost: tuple[int, ...]) -> measuring.Reference:
 
     saved = read_arrays(job.workdir.folder("evaluate") / "outputs.npz")
     prediction, choice = saved["prediction"], saved["choice"]
-    answers = prediction[np.arange(len(choice)), choice]
-    # Of a gated network the files may hold fewer ways than JAX chose from.
-    macs = float((saved["macs"] if job.kind is kinds.SLIMMABLE else np.asarray(cost)[choice]).mean())
     if job.kind is kinds.SLIMMABLE:
-        return measuring.Reference(slimmable.predictions(job), answers, macs)
+        # It has run the path of the choice alone; the files may hold fewer ways than it chose from.
+        return measuring.Reference(slimmable.predictions(job), prediction[:, 0], float(saved["macs"].mean()))
+    answers = prediction[np.arange(len(choice)), choice]
+    macs = float(np.asarray(cost)[choice].mean())
     if job.kind in kinds.OF_NET:
         return measuring.Reference({functions.SINGLE: answers}, answers, macs)
     if job.kind in kinds.OF_EXITS:

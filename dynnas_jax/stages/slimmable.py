@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynnas_jax import networks, relaxed
+from dynnas_jax import networks, relaxed, relaxed_reads
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, load_variables
-from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import gate, gated
 from dynnas_jax.networks.gated_parts import Cut
 from dynnas_jax.train import bootstrapping, sparsification, state
 from dynnas_jax.train.calibration import recalibrate
+from dynnas_jax.workdir import read_json
 
 VARIABLES = "gated.msgpack"  # what the stage `gate` leaves
 
@@ -40,6 +40,13 @@ def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
 
 def check(config: dict) -> None:
     """Raises ValueError for values that make no sense, before anything is built."""
+    for stage in ("train", "gate"):
+        # A recipe that names the key is one that transfers: from scratch it would be another.
+        if "transfer_from" in config[stage] and config[stage]["transfer_from"] is None:
+            raise ValueError(
+                f"{stage}.transfer_from is empty: name the working directory of a finished run, "
+                f"--config.{stage}.transfer_from=DIR"
+            )
     bootstrapping.rule(**config["train"].get("bootstrapping") or {})
     sparsification.check(**config["gate"].get("sparsification") or {})
     state.optimizer(1, **config["gate"].get("optimizer") or {})
@@ -51,14 +58,30 @@ def trained(job: Job) -> dict:
     return load_variables(job.workdir.folder("gate") / VARIABLES)
 
 
+def held_out_shares(job: Job) -> list[list[float]]:
+    """Of each gate the share of the held-out images that take each of its choices.
+
+    Raises:
+      ValueError: for a stage `gate` done before that was kept.
+    """
+    found = read_json(job.workdir.folder("gate") / "found.json")["holdout"]
+    if "share" not in found:
+        raise ValueError("gate/found.json does not say which paths held-out images take; run with --redo=gate")
+    return found["share"]
+
+
 def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray) -> dict:
-    """The variables with the statistics of every path on uint8[batches, b, h, w, c], where the network has batch norm."""
+    """The variables with the statistics of every path on uint8[batches, b, h, w, c], where the network has batch norm.
+
+    Those of channels that a path does without are what they would be: what the gradient of its gate sees of them.
+    """
     if not gated.has_batch_norm(variables):
         return {**variables, gated.PATHS: {}}
-    net = supernet.masked_net()
+    net, plain = supernet.largest_net(), {name: leaves for name, leaves in variables.items() if name != gated.PATHS}
 
     def of_path(genome: jax.Array) -> dict:
-        return recalibrate(net, mask_variables(supernet, variables, genome), images)["batch_stats"]
+        with relaxed_reads.scaled(supernet, relaxed.one_hot(supernet.space, genome)):
+            return recalibrate(net, plain, images)["batch_stats"]
 
     found = jax.jit(lambda genomes: jax.lax.map(of_path, genomes))(jnp.asarray(gates.paths(supernet)))
     # Nothing in front of the gate depends on the path: rounding must not either.

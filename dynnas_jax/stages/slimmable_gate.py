@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from dynnas_jax import devices, processes
-from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.job import Job, load_variables, save_variables, trained_file
 from dynnas_jax.networks import gate
@@ -88,7 +87,7 @@ def _learned(
 def _met(job: Job, variables: dict) -> tuple[dict, dict]:
     """The variables with the gates tilted to the target, if there is one, and what held-out images then come to."""
     supernet, split = job.supernet, job.images.holdout
-    answer, table = slimmable.Answering(supernet), macs.table(supernet)
+    answer, cost = slimmable.Answering(supernet), np.asarray(gates.cost(supernet), np.float64)
     heads, unit = gate.trained(variables["params"]), gate_targets.tilts(supernet)
 
     def tilted(tilt: float) -> dict:
@@ -97,26 +96,34 @@ def _met(job: Job, variables: dict) -> tuple[dict, dict]:
 
     def spent(tilt: float) -> float:
         path = answer(tilted(tilt), split.images).path
-        return float(np.mean([table.exact(genome) for genome in path]))
+        return float(cost[gates.number_of(supernet, path)].mean())
 
-    target, tilt = gate_targets.asked(supernet, **job.dynamic), 0.0
-    if target is not None:
-        tilt = gate_targets.meet(spent, target).tilt
-    variables = tilted(tilt)
-    found = answer(variables, split.images)
-    correct = found.logits.argmax(-1) == split.labels
-    most = table.exact(supernet.space.largest)
+    target = gate_targets.asked(supernet, **job.dynamic)
+    met = None if target is None else gate_targets.meet(spent, target)
+    variables = tilted(met.tilt if met else 0.0)
     told = {
         "space": supernet.space.fingerprint,
         "target_macs": target,
-        "tilt": tilt,
+        "target_missed": met is not None and met.average_macs > target,
+        "tilt": met.tilt if met else 0.0,
         "gates": {gene.name: list(gene.choices) for gene in supernet.space.genes},
-        "smallest_macs": table.exact(supernet.space.smallest),
-        "largest_macs": most,
-        "paths": len(gates.paths(supernet)),
+        "smallest_macs": int(cost[0]),
+        "largest_macs": int(cost[-1]),
+        "paths": len(cost),
+        "holdout": _seen(job, cost, answer(variables, split.images)),
     }
-    average = float(np.mean([table.exact(genome) for genome in found.path]))
-    return variables, told | {"holdout": {"accuracy": float(correct.mean()), "average_macs": average}}
+    return variables, told
+
+
+def _seen(job: Job, cost: np.ndarray, answers: gates.Answers) -> dict:
+    """What held-out images come to, by the cost[paths] of each path, and the share that takes each choice of each gate."""
+    supernet, labels = job.supernet, job.images.holdout.labels
+    shares = [
+        gates.Spread.of(choice, len(gene.choices)).share.tolist()
+        for choice, gene in zip(answers.path.T, supernet.space.genes, strict=True)
+    ]
+    average = float(cost[gates.number_of(supernet, answers.path)].mean())
+    return {"accuracy": float((answers.logits.argmax(-1) == labels).mean()), "average_macs": average, "share": shares}
 
 
 def check(job: Job, *, steps: int, batch_size: int = loop.BATCH_SIZE, transfer_from: str | None = None, **_) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 from flax import traverse_util
 
 from dynnas_jax import kinds
+from dynnas_jax.dynamic import gate_targets
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, load_variables, supernet_of_run, trained_file
 from dynnas_jax.networks import gate
 from dynnas_jax.stages import slimmable
+from dynnas_jax.workdir import read_json
 
 
 class Transferred(NamedTuple):
@@ -50,12 +52,17 @@ def supernet(job: Job, path: str, fresh: dict) -> Transferred:
 
 
 def heads(job: Job, path: str, fresh: dict) -> Transferred:
-    """Params with the slimming heads of a run whose gates are trained, all else fresh."""
-    source(job, path, "gate")
-    trained = load_variables(Path(str(path)).expanduser() / "gate" / slimmable.VARIABLES)
-    taken = gate.trained(trained["params"])
+    """Params with the slimming heads of a run whose gates are trained, all else fresh.
+
+    They are taken as they were trained: what met the average MACs of that run's target, the tilt, is taken off again.
+    """
+    other, folder = source(job, path, "gate"), Path(str(path)).expanduser() / "gate"
+    tilt = read_json(folder / "found.json")["tilt"]
+    back = {block: np.float32(-tilt) * unit for block, unit in gate_targets.tilts(other).items()}
+    taken = gate.tilted(gate.trained(load_variables(folder / slimmable.VARIABLES)["params"]), back)
     names = ["/".join(("params", block, gate.NAME, *rest)) for block, own in taken.items() for rest in _paths(own)]
-    return Transferred({**fresh, "params": gate.with_trained(fresh["params"], taken)}, {"taken": names, "fresh": []})
+    listed = {"taken": names, "fresh": [], "tilt_taken_off": tilt}
+    return Transferred({**fresh, "params": gate.with_trained(fresh["params"], taken)}, listed)
 
 
 def _paths(tree: dict) -> list[tuple[str, ...]]:

@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
     heads: Callable[[dict], Any]  # params -> the slimming heads'
     with_heads: Callable[[dict, Any], dict]  # (params, slimming heads) -> params
-    # (frozen, images, key, temperature) -> (logits[b, classes], of each gate scores[b, choices], relaxed genome[b, ...])
+    # (frozen, images, key[b], temperature) -> (logits[b, classes], of each gate scores[b, choices], relaxed genome[b, ...])
     masked: Callable
     ends: Callable[[dict, jax.Array], tuple[jax.Array, jax.Array]]  # logits of the narrowest and of the widest path
     macs: Callable[[jax.Array], jax.Array]  # relaxed genome -> float32[]
@@ -58,7 +58,7 @@ class Rule(rules.Rule):
     ) -> Objective:
         if subnet_axis is not None:
             raise ValueError("gates learn on devices with other images each; leave out subnet_devices")
-        return _Step(self.network, self.options).update
+        return _Step(self.network, self.options, axis_name).update
 
 
 def rule(
@@ -125,6 +125,7 @@ class _Step(NamedTuple):
 
     network: Network
     options: _Options
+    axis: str | None = None  # of the devices that have other images of the batch
 
     def update(self, given: Any, images, labels, key, targets=None) -> Update:
         params, network = given.variables["params"], self.network
@@ -141,8 +142,8 @@ class _Step(NamedTuple):
     def _loss(self, heads, given, batch, key, target):
         options, network, (images, labels, learned) = self.options, self.network, batch
         frozen = {**given.teacher, "params": network.with_heads(given.teacher["params"], heads)}
-        logits, scores, genome = network.masked(frozen, images, key, options.temperature)
-        spent = jax.vmap(network.macs)(genome).mean() / network.most_macs
+        logits, scores, genome = network.masked(frozen, images, self._keys(key, len(images)), options.temperature)
+        spent = self._of_all(jax.vmap(network.macs)(genome).mean() / network.most_macs)
         wanted = 0.0 if options.target_macs is None else options.target_macs / network.most_macs
         classification = losses.cross_entropy(logits, learned)
         complexity, sandwich = jnp.square(spent - wanted), sandwich_loss(scores, target)
@@ -155,6 +156,19 @@ class _Step(NamedTuple):
         metrics = {"loss_classification": classification, "loss_complexity": complexity, "loss_sandwich": sandwich}
         metrics |= {"macs_share": spent, "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32).mean()}
         return loss, metrics | _shares(scores, genome)
+
+    def _keys(self, key: jax.Array, count: int) -> jax.Array:
+        """key[count]: one for each image here, drawn for the whole batch: on any number of devices each image has the same."""
+        if self.axis is None:
+            return jax.random.split(key, count)
+        every = jax.random.split(key, count * jax.lax.axis_size(self.axis))
+        return jax.lax.dynamic_slice_in_dim(every, count * jax.lax.axis_index(self.axis), count)
+
+    def _of_all(self, mean: jax.Array) -> jax.Array:
+        """The mean over the whole batch, with the gradient of the images here: that of a square is not the squares' mean."""
+        if self.axis is None:
+            return mean
+        return mean + jax.lax.stop_gradient(jax.lax.pmean(mean, self.axis) - mean)
 
 
 def _shares(scores: tuple[jax.Array, ...], genome: jax.Array) -> dict[str, jax.Array]:

@@ -6,6 +6,7 @@ import pytest
 
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import cascade, gate_targets, gates
+from dynnas_jax.elastic import init
 from dynnas_jax.networks import ds_net, gate, gated, gated_parts
 
 FACTS = {"classes": 3, "resolution": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "ratios": (0.5, 1.0)}
@@ -128,3 +129,25 @@ def test_the_tilt_that_meets_a_target(target):
     steps = np.asarray([1.0 + 4.0 * count / 40 for count in range(41)])
     assert met.average_macs == pytest.approx(steps[steps <= target].max())
     assert average(met.tilt) == met.average_macs
+
+
+def test_a_target_that_only_a_large_tilt_meets_and_one_that_none_does():
+    met = gate_targets.meet(lambda tilt: 1.0 if tilt >= 5000 else 4.0, 2.0)
+    assert met.average_macs == 1.0
+    assert 5000 <= met.tilt < 5001
+    missed = gate_targets.meet(lambda tilt: 4.0, 2.0)
+    assert missed.average_macs == 4.0, "what it came to, not what was asked for"
+
+
+def test_parts_of_some_paths_tell_only_their_scores():
+    build, options = SMALL["one gate"]
+    supernet = build(**{**FACTS, "ratios": (0.25, 0.5, 0.75, 1.0)}, **options)
+    variables = {**init(supernet.largest_net(), jax.random.key(0), (8, 8, 1)), gated.PATHS: {}}
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1)).astype(np.float32)
+    whole, some = gates.parts(supernet), gates.parts(supernet, (0, 3))
+    assert list(some) == ["to_gate", "path1", "path4"]
+    assert some["to_gate"].following == ("path1", "path4")
+    carry, every = whole["to_gate"].call(variables, image)
+    left, told = some["to_gate"].call(variables, image)
+    np.testing.assert_array_equal(left, carry)
+    np.testing.assert_array_equal(told, np.asarray(every)[:, [0, 3]])

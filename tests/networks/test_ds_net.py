@@ -1,5 +1,7 @@
 """Dynamic slimmable networks: published costs, what their spaces refuse, and paths sliced out of the widest."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,15 +49,51 @@ def test_the_paths_of_mobilenet_cost_what_the_published_code_counts(published):
     assert [int(count / 1e6 + 0.5) for count in found] == published["ds_net"]["ds_mobilenet_v1_M"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "least", "most"),
+    [
+        ("ds_resnet50", {}, 381, 4097),
+        ("ds_mobilenet_v1", {}, 132, 564),
+        ("ds_mobilenet_v1", {"paths": 18}, 116, 584),
+        ("ds_efficientnet_b0", {}, 183, 680),
+    ],
+)
+def test_the_ends_cost_what_the_documentation_says(name, options, least, most):
+    """Of the nets themselves, not of the tables of a space; and the arch file that means each."""
+    supernet = getattr(ds_net, name)(**options)
+    page = (Path(__file__).parents[2] / "docs" / "slimmable.md").read_text()
+    for genome, million in ((supernet.space.smallest, least), (supernet.space.largest, most)):
+        net = ds_net.net_from_arch_file(getattr(ds_net, name), supernet.arch.file(genome), **options)
+        assert net.arch == supernet.arch(genome)
+        assert round(chains.cost(net)[0] / 1e6) == million
+        said = f"{million / 1e3:.1f} G" if million >= 1000 else f"{million} "
+        assert said in next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+
+
+@pytest.mark.parametrize("ratios", [[0.3], [0.5, 0.5], [], 0.5, None])
+def test_arch_files_of_no_path(ratios):
+    supernet = ds_net.ds_mobilenet_small(**FACTS)
+    assert supernet.arch.from_file({"ratios": [0.5]}) == supernet.arch(np.asarray([1], np.int32))
+    with pytest.raises(ValueError, match="arch file: "):
+        supernet.arch.from_file({"ratios": ratios})
+    with pytest.raises(ValueError, match="arch file: give"):
+        supernet.arch.from_file({"ratios": [0.5], "width": 1})
+
+
 def test_the_paths_that_networks_have():
     assert ds_net.ds_resnet50().space.size() == 256
     assert ds_net.ds_mobilenet_v1(paths=18).space.size() == 18
     supernet = ds_net.ds_efficientnet_b0()
     blocks = [spec for _, spec in supernet.arch(supernet.space.largest).blocks]
-    assert [spec.out for spec in blocks if spec.part != "front"][:13:4] == [8, 24, 192, 336]
+    assert [spec.out for spec in blocks if spec.part != "front"][:13:4] == [8, 24, 200, 340]
+    assert supernet.space.genes[0].choices == tuple(np.arange(75, 176, 5) / 100)
     for spec in supernet.arch.template.links:
         steps = np.diff(spec.out.choices)
         assert (steps == steps[:1]).all(), "neighbouring widths lie equally far apart"
+        if spec.out.gene:
+            published = spec.out.choices[10] / 1.25
+            wanted = np.asarray(supernet.space.genes[0].choices) * published
+            np.testing.assert_allclose(spec.out.choices, wanted, atol=0.04 * published)
 
 
 def test_resnet50_costs_at_full_width_what_the_plain_one_does_beside_its_gates():
@@ -120,7 +158,9 @@ def test_the_other_gates(noisy_variables):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratios": ()}, r"ratios is \(\), must be at least two numbers above 0"),
+        ({"ratios": ()}, r"ratios is \(\), must be at least two finite numbers above 0"),
+        ({"ratios": (0.5, float("inf"))}, "must be at least two finite numbers above 0"),
+        ({"ratios": (0.5, float("nan"))}, "must be at least two finite numbers above 0"),
         ({"ratios": (0.5, 0.25)}, "must ascend without repeats"),
         ({"ratios": (0.3, 1.0)}, "ratio 0.3 of the 32 channels of stage 1 is 9.6, which is not groups of 4 channels"),
         ({"groups": 3}, "groups is 3, which the 16 channels of the stem do not divide into"),

@@ -6,14 +6,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from dynnas_jax import job, pipeline, settings
 from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
-from dynnas_jax.networks import gate, gated
-from dynnas_jax.stages import slimmable, slimmable_transfer
+from dynnas_jax.networks import gate, gated, gated_parts
+from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
 from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
 
@@ -35,7 +36,7 @@ def config_of(**sections):
         "dynamic": {"target_macs_fraction": 0.8},
         "train": {**train, "optimizer": {"learning_rate": 0.1}, "bootstrapping": {"random_paths": 1}},
         "gate": {"steps": 4, "batch_size": 64, "calibration_images": 128, "log_every": 2},
-        "evaluate": {"one_by_one_images": 24, "timed_batches": 1, "calibration_images": 128},
+        "evaluate": {"timed_batches": 1, "calibration_images": 128},
         "export": EXPORT,
     }
     return settings.as_dict(ConfigDict({**given, **sections}))
@@ -80,8 +81,11 @@ def test_every_path_has_statistics_of_its_own(run):
     for number, genome in enumerate(gates.paths(supernet)):
         plain = gated.with_statistics(variables, number)
         masked = recalibrate(supernet.masked_net(), mask_variables(supernet, plain, genome), images)["batch_stats"]
-        for own, found in zip(jax.tree.leaves(masked), jax.tree.leaves(plain["batch_stats"]), strict=True):
-            np.testing.assert_allclose(own, found, rtol=1e-3, atol=1e-4)
+        # Of the channels that the path has: masked norms leave nothing of the others.
+        both = (
+            gated.path(supernet, {**plain, "batch_stats": stats}, genome)[1] for stats in (masked, plain["batch_stats"])
+        )
+        jax.tree.map(lambda own, found: np.testing.assert_allclose(own, found, rtol=1e-3, atol=1e-4), *both)
 
 
 def test_the_evaluation_tells_what_the_network_does(run):
@@ -98,10 +102,36 @@ def test_the_evaluation_tells_what_the_network_does(run):
         spent.append(np.full(len(rows), cost[number]))
     assert told["dynamic"]["accuracy"] == pytest.approx(np.concatenate(right).mean())
     assert told["dynamic"]["macs"] == pytest.approx(np.concatenate(spent).mean())
-    assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 24
+    assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 96, "every test image"
+    np.testing.assert_array_equal(out["choice"], out["path"][:, 0])
     assert [row["macs"] for row in told["paths"]] == sorted(cost.tolist())
     (spread,) = told["gates"]
     np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, 0], minlength=2) / 96)
+
+
+def test_an_evaluation_fails_where_images_alone_answer_otherwise(run):
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    supernet, images = ready.supernet, ready.images.test.images[:6]
+    switched, out = jax.jit(gates.switched(supernet)), np.load(run / "evaluate" / "outputs.npz")
+
+    def compared(variables, path, logits):
+        cut = gated_parts.cut(supernet, variables)
+        return slimmable_evaluate.one_by_one(supernet, switched, cut, images, gates.Answers(logits, path))
+
+    path, logits = out["path"][:6], out["logits"][:6]
+    assert compared(variables, path, logits)["same_path"] == 6
+    other = path.copy()
+    other[2] = 1 - other[2]
+    with pytest.raises(RuntimeError, match="1 of 6 images that ran alone took another path"):
+        compared(variables, other, logits)
+    with pytest.raises(RuntimeError, match="0 of 6 images .* logits of the same path differ by up to 0.1"):
+        compared(variables, path, logits + 0.1 * np.eye(6, 10, dtype=np.float32))
+    # Scores all alike: which path is taken is up to rounding.
+    heads = jax.tree.map(np.zeros_like, gate.trained(variables["params"]))
+    tied = {**variables, "params": gate.with_trained(variables["params"], heads)}
+    alone = [switched(gated_parts.cut(supernet, tied), images[row : row + 1]) for row in range(6)]
+    told = compared(tied, np.eye(6, 1, -2, np.int32), np.concatenate([np.asarray(one.logits) for one in alone]))
+    assert (told["same_path"], told["ties"]) == (5, 1)
 
 
 def test_held_out_images_meet_the_target_from_below(run):
@@ -109,6 +139,9 @@ def test_held_out_images_meet_the_target_from_below(run):
     assert found["target_macs"] == pytest.approx(0.8 * found["largest_macs"])
     one = (found["largest_macs"] - found["smallest_macs"]) / 100  # an image more at the widest path
     assert found["target_macs"] - one <= found["holdout"]["average_macs"] <= found["target_macs"]
+    assert not found["target_missed"]
+    costs, (share,) = (found["smallest_macs"], found["largest_macs"]), found["holdout"]["share"]
+    assert np.dot(costs, share) == pytest.approx(found["holdout"]["average_macs"])
 
 
 def test_the_exported_folder_answers_as_jax_does(run):
@@ -145,12 +178,74 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
     assert moved.listed["fresh"] == ["params/head/classifier/bias"]
     assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 1
     heads = slimmable_transfer.heads(ready, str(run), fresh)
-    own = gate.trained(heads.variables["params"])
-    jax.tree.map(np.testing.assert_array_equal, own, gate.trained(source["params"]))
+    own, tilted = (gate.trained(v["params"])["stage2_block0"]["choose_conv"] for v in (heads.variables, source))
+    np.testing.assert_array_equal(own["kernel"], tilted["kernel"])
     assert heads.listed["taken"] == [f"params/stage2_block0/gate/choose_conv/{leaf}" for leaf in ("bias", "kernel")]
     config["slimmable"] = {**NETWORK, "ratios": (0.25, 1.0)}
     with pytest.raises(ValueError, match="which differ from those here"):
         slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
+
+
+def test_a_run_on_other_images_starts_from_another(run, tmp_path):
+    """Five classes in the place of ten; a source whose gates were never trained, only tilted to its target."""
+    shutil.copytree(run, tmp_path / "source")
+    source_gate = {**config_of()["gate"], "steps": 0}
+    pipeline.run(config_of(gate=source_gate), tmp_path / "source", names=("gate",), redo="gate")
+    tilt = read(tmp_path / "source" / "gate" / "found.json")["tilt"]
+    images = prepared(run, config_of()).images
+    arrays = {
+        f"{name}_{what}": value
+        for name in ("train", "test")
+        for what, value in (("images", getattr(images, name).images), ("labels", getattr(images, name).labels % 5))
+    }
+    np.savez(tmp_path / "five.npz", **arrays)
+    config = config_of(
+        data={"name": str(tmp_path / "five.npz"), "holdout": 60},
+        dynamic={},
+        train={**config_of()["train"], "steps": 1, "optimizer": {"learning_rate": 0.0}},
+        gate={"steps": 0, "calibration_images": 128, "transfer_from": str(tmp_path / "source")},
+    )
+    config["train"]["transfer_from"] = str(tmp_path / "source")
+    pipeline.run(config, tmp_path / "new", names=("train", "gate"))
+
+    before = job.load_variables(run / "train" / "slimmable.msgpack")["params"]
+    after = job.load_variables(tmp_path / "new" / "train" / "slimmable.msgpack")["params"]
+    listed = read(tmp_path / "new" / "train" / "transferred.json")
+    assert listed["fresh"] == [f"params/head/classifier/{leaf}" for leaf in ("bias", "kernel")]
+    assert (
+        len(listed["taken"])
+        == len(traverse_util.flatten_dict(job.load_variables(run / "train" / "slimmable.msgpack"))) - 2
+    )
+    assert after["head"]["classifier"]["bias"].shape == (5,)
+    for path, leaf in traverse_util.flatten_dict({**before, "head": {}}).items():
+        now = traverse_util.flatten_dict(after)[path]
+        np.testing.assert_allclose(now, leaf, rtol=1e-6, err_msg=str(path))  # a step of no length, and an average
+
+    found, trained = read(tmp_path / "new" / "gate" / "found.json"), gate.trained(before)
+    gated_there = job.load_variables(tmp_path / "source" / "gate" / "gated.msgpack")["params"]
+    heads = gate.trained(job.load_variables(tmp_path / "new" / "gate" / "gated.msgpack")["params"])
+    bias = gate.trained(gated_there)["stage2_block0"]["choose_conv"]["bias"]
+    assert np.abs(bias - trained["stage2_block0"]["choose_conv"]["bias"]).max() == pytest.approx(abs(tilt)) != 0
+    jax.tree.map(lambda own, its: np.testing.assert_allclose(own, its, atol=1e-6), heads, trained)
+    assert (found["tilt"], found["target_macs"]) == (0.0, None)
+    listed = read(tmp_path / "new" / "gate" / "transferred.json")
+    assert listed["tilt_taken_off"] == tilt
+
+
+def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, tmp_path):
+    config = config_of(slimmable={**NETWORK, "ratios": (0.25, 0.5, 0.75, 1.0)}, target="edgetpu")
+    ready = prepared(tmp_path / "new", config)
+    seen = {"gate/found.json": {"holdout": {"share": [[0.1, 0.4, 0.2, 0.3]]}}}
+    seen["evaluate/evaluation.json"] = {"gates": [{"share": [0.5, 0.25, 0.125, 0.125]}]}
+    for name, content in seen.items():
+        (tmp_path / "new" / name).parent.mkdir(parents=True)
+        (tmp_path / "new" / name).write_text(json.dumps(content))
+    kept = export.kept(ready)
+    assert kept == {"paths": [1, 2, 3], "share": 0.5}, "not the one that test images use most; the share is theirs"
+    assert export.kept(ready._replace(target="x86")) == {"paths": [0, 1, 2, 3], "share": 1.0}
+    (tmp_path / "new" / "gate" / "found.json").write_text('{"holdout": {}}')
+    with pytest.raises(ValueError, match="--redo=gate"):
+        export.kept(ready)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +261,28 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
             {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, "target": "edgetpu"},
             "the network has 3 gates, whose parts are too many",
         ),
+        (
+            {
+                "slimmable": {
+                    "network": "ds_resnet_small",
+                    "depths": (1,),
+                    "widths": (16,),
+                    "strides": (1,),
+                    "groups": 4,
+                },
+                "target": "edgetpu",
+            },
+            "the network has group norm, and edgetpu takes batch norm",
+        ),
         ({"gate": {"steps": 4, "batch_size": 64, "sparsification": {"hard": "never"}}}, "hard is 'never', choose from"),
+        (
+            {"gate": {"steps": 4, "batch_size": 64, "log_every": 0}},
+            "gate.log_every is 0, must be a number of at least 1",
+        ),
+        ({"gate": {"steps": 4, "batch_size": 64, "checkpoint_every": 0}}, "gate.checkpoint_every is 0, must be"),
+        ({"gate": {"steps": 4, "batch_size": 64, "transfer_from": None}}, "gate.transfer_from is empty: name the"),
+        ({"evaluate": {"timed_batches": 0}}, "evaluate.timed_batches is 0, must be a number of at least 1"),
+        ({"evaluate": {"one_by_one_images": 0}}, "evaluate.one_by_one_images is 0, must be a number of at least 1"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax.train import sparsification
+from dynnas_jax import devices
+from dynnas_jax.networks import ds_net, gate
+from dynnas_jax.stages import slimmable
+from dynnas_jax.train import sparsification, state
 from dynnas_jax.train.rules import Given
+from dynnas_jax.train.step import make_step
 
 LABELS = np.asarray([0, 1, 2, 0, 1, 2], np.int32)
 NARROW = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2, 2]]  # right, right, wrong, wrong, wrong, right
@@ -64,6 +68,27 @@ def test_the_losses_are_the_equations(hard, target_macs):
     np.testing.assert_allclose(shares, chances.mean(0), rtol=1e-5)
     assert not np.asarray(update.gradient["frozen"]).any(), "the supernet is frozen"
     assert np.asarray(update.gradient["gate"]).any()
+
+
+def test_one_device_learns_what_eight_do(noisy_variables, split):
+    """Three steps of a real network: each image has noise of its own, and the MACs that are squared are the whole batch's."""
+    facts = {"classes": 3, "resolution": 8, "channels": 1, "mean": (0.4,), "std": (0.3,), "ratios": (0.5, 1.0)}
+    supernet = ds_net.ds_mobilenet_small(**facts, stem=4, fixed=((8, 1, 2),), gated=((8, 1, 1),))
+    variables = noisy_variables(supernet.largest_net(), (8, 8, 1))
+    frozen = slimmable.with_path_statistics(supernet, variables, split.images[None, :16])
+    network = slimmable.network(supernet)
+    transform, found = state.optimizer(3, learning_rate=0.5, weight_decay=0.0).transform, {}
+    for count in (1, 8):
+        mesh = devices.data_mesh(count)
+        step = make_step(supernet, sparsification.rule(network), transform, mesh, answers=network.ends)
+        current = state.create(jax.tree.map(jnp.copy, variables), transform)
+        batches = jnp.asarray([[*range(first, first + 16)] for first in (0, 16, 20)], jnp.int32)
+        images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+        current, metrics = step(current, images, labels, batches, jax.random.key(1), frozen)
+        found[count] = jax.tree.map(np.asarray, (metrics, gate.trained(current.variables["params"])))
+    assert (np.abs(found[1][0]["gate1_choice1"] - 0.5) < 0.4).all(), "the noise decides"
+    assert not np.array_equal(found[1][1]["stage2_block0"]["choose_conv"]["bias"], np.zeros(2))
+    jax.tree.map(lambda one, eight: np.testing.assert_allclose(one, eight, rtol=2e-4, atol=2e-5), found[1], found[8])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
+from dynnas_jax.networks import ds_net
 from dynnas_jax.train import state
 
 
@@ -82,6 +84,30 @@ def test_three_steps_of_sgd_by_hand():
             momentum[name] = 0.9 * momentum[name] + clipped
             expected[name] = expected[name] - rate * (clipped + 0.9 * momentum[name])
             np.testing.assert_allclose(params["a"][name], expected[name], rtol=1e-5)
+
+
+def test_of_a_network_of_gates_all_kernels_decay_but_theirs():
+    supernet = ds_net.ds_mobilenet_small(
+        resolution=8, stem=4, fixed=((8, 1, 1),), gated=((8, 1, 1),), gate_shared=False
+    )
+    shapes = jax.eval_shape(supernet.largest_net().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
+    transform = state.optimizer(2, learning_rate=1.0, warm_up=0.0, momentum=0.0, weight_decay=0.5).transform
+
+    @jax.jit
+    def moved(params):
+        still, at = jax.tree.map(jnp.zeros_like, params), transform.init(params)
+        for _ in range(2):  # the rate of the first step is 0
+            moves, at = transform.update(still, at, params)
+        return moves
+
+    with jax.numpy_dtype_promotion("standard"):
+        moves = moved(params)
+    decays = {path for path, move in traverse_util.flatten_dict(moves, sep="/").items() if np.abs(move).max() > 0}
+    gates = {path for path in traverse_util.flatten_dict(params, sep="/") if "/gate/" in path}
+    assert {path.split("/")[2] for path in gates} == {"reduce_conv", "attend_conv", "choose_conv", "choose_reduce_conv"}
+    assert not decays & gates
+    assert decays == {path for path in traverse_util.flatten_dict(params, sep="/") if path.endswith("kernel")} - gates
 
 
 @pytest.mark.parametrize(
