@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 from dynnas_jax import elastic, kinds
 from dynnas_jax.dynamic import protocol, routers
 from dynnas_jax.job import Job, build, load_variables, supernet_of_run, trained_file
 from dynnas_jax.networks import big_little
+from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.workdir import read_json
 
 
@@ -43,8 +45,18 @@ def _read_pair(supernet: elastic.Supernet | None, folder: Path, remedy: str | No
     if supernet is None:
         pair = big_little.Pair(*(net_of(found[which]["made_of"]) for which in ("little", "big")), stem=())
     else:
-        pair = big_little.build(supernet, *(supernet.space.from_json(found[w]["genome"]) for w in ("little", "big")))
+        genomes = [supernet.space.from_json(found[which]["genome"]) for which in ("little", "big")]
+        if supernet.coupling:
+            _check_coupled(supernet, genomes, folder)
+        pair = big_little.build(supernet, *genomes)
     return FoundPair(found, pair, load_variables(folder / "pair.msgpack"))
+
+
+def _check_coupled(supernet: elastic.Supernet, genomes: list, folder: Path) -> None:
+    try:
+        PairSpace(supernet.space).check(np.concatenate(genomes))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'found.json'}: {error}; pass --redo=search") from error
 
 
 def net_of(made_of: dict) -> nn.Module:

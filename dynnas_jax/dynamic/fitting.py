@@ -184,11 +184,16 @@ def _logits(layers: dict, x: jax.Array) -> jax.Array:
 def rescaled(router: dict, logits: np.ndarray, best: np.ndarray, **options) -> Fitted:
     """A router that was trained with its nets, its last layer scaled and shifted to fit images that these have not seen.
 
+    Its order of the images stays as it is. One that is no better than the opposite order says 0.5 of every image.
+
     Args:
       router: {"hidden", "out"}; logits: float[m], what it says of the images; best, options: as in `fit`.
     """
     fitted = fit({"logit": logits[:, None]}, best, **options)
     slope, shift = fitted.params["kernels"]["logit"][0], fitted.params["bias"]
+    if slope <= 0:
+        slope, shift = np.float32(0), np.zeros_like(shift)
+        fitted = fitted._replace(score=np.full_like(fitted.score, 0.5))
     out = {
         "kernel": np.asarray(router["out"]["kernel"]) * slope,
         "bias": np.asarray(router["out"]["bias"]) * slope + shift,

@@ -44,13 +44,24 @@ def spread(values: Iterable[Number], asked: int) -> Spread | str | None:
 
 
 def verdict(differences: Mapping[str, Spread | str | None], what: str) -> tuple[str, ...]:
-    """Who is above what it is compared with in the mean of all seeds, and who is not, in a sentence; () where nobody tells."""
+    """Who is above or below what it is compared with, in a sentence; () where nobody tells.
+
+    Only where the mean of at least two seeds is further from 0 than their standard deviation; else the two are not told apart.
+    """
     known = {name: difference for name, difference in differences.items() if isinstance(difference, Spread)}
-    above = [name for name, difference in known.items() if difference.mean > _ROUNDING]
-    said = {f"Above {what}, in the mean": above, "Not above it": [name for name in known if name not in above]}
+    beyond = {name: _beyond(difference) for name, difference in known.items()}
+    said = {f"Above {what}, by more than the seeds differ": 1, "Not told apart from it": 0, "Below it": -1}
+    parts = {words: [name for name, side in beyond.items() if side == wanted] for words, wanted in said.items()}
     return (
-        (". ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in said.items()) + ".",) if known else ()
+        (". ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in parts.items()) + ".",) if known else ()
     )
+
+
+def _beyond(difference: Spread) -> int:
+    """1 or -1 where the seeds tell that it is above or below 0, else 0."""
+    if difference.deviation is None or abs(difference.mean) <= max(difference.deviation, _ROUNDING):
+        return 0
+    return 1 if difference.mean > 0 else -1
 
 
 class Table(NamedTuple):

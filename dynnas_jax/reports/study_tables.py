@@ -111,6 +111,7 @@ def _strategies(rows: Sequence[Row]) -> Table:
     )
     explanation = (
         "The pair that each strategy finds in the same trained supernet, on the test images; the cost is the search's alone. "
+        "Effort is equal in images forwarded; what else a strategy computes is in its device-hours. "
         "The last columns compare with random search, seed by seed."
     )
     differences = {row["label"]: row["difference"] for row in listed}
@@ -164,7 +165,8 @@ def _routers(rows: Sequence[Row]) -> Table:
     )
     explanation = (
         "One pair, routed in several ways, each with its threshold for the same target. AUROC is the chance that an image which "
-        "little should answer scores above one which it should not. The oracle knows the labels; no router of the pair is better."
+        "little should answer scores above one which it should not. The oracle knows the labels; no router of the pair is "
+        "better. A router that is trained jointly comes with nets of its own."
     )
     return Table("routers", "Routers", explanation, columns, listed)
 

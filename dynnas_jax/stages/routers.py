@@ -58,6 +58,12 @@ def check(section: dict, config: dict) -> None:
             "dynamic.router_fit is 'jointly', but no router is trained with the nets; "
             "set supernet.coupled=True and train.joint_rule={'router': 'learned'}, or write 'afterwards'"
         )
+    learned = (config["train"].get("joint_rule") or {}).get("optimal", decisions.OPTIMAL[0])
+    if trained and wanted.jointly is not False and wanted.router.name == "learned" and learned != wanted.optimal:
+        raise ValueError(
+            f"dynamic.optimal is {wanted.optimal!r}, but the router is trained for train.joint_rule.optimal={learned!r}; "
+            "give both the same, or router_fit='afterwards'"
+        )
     if trained and section.get("router_units") and wanted.jointly is not False:
         raise ValueError(
             "dynamic.router_units is for router_fit='afterwards'; with the nets it has supernet.router_units"

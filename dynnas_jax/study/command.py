@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -58,13 +59,32 @@ def run(
 
 
 def _claim(study: grid.Grid, folder: Path, take: Sequence[Path]) -> None:
-    """Takes the directory for this study, and takes finished runs in."""
-    if new := claim.claim(study, folder):
+    """Takes the directory for this study, and takes finished runs in; both or neither."""
+    file = folder / claim.FILE
+    before = file.read_bytes() if file.exists() else None
+    with contextlib.ExitStack() as stack:
+        if before is not None:  # where no study has been, none is at work
+            stack.enter_context(running.locked(folder))
+        new = claim.claim(study, folder)
+        if take:
+            if before is None:
+                stack.enter_context(running.locked(folder))
+            _take(study, folder, take, before)
+    if new:
         print(f"dynnas: new in this study: {', '.join(new)}", flush=True)
-    if take:
-        with running.locked(folder):
-            for run in taking.take(study, folder, take):
-                print(f"dynnas: {run.words}: taken from {run.path.resolve()}", flush=True)
+
+
+def _take(study: grid.Grid, folder: Path, take: Sequence[Path], before: bytes | None) -> None:
+    file = folder / claim.FILE
+    try:
+        for run in taking.take(study, folder, take):
+            print(f"dynnas: {run.words}: taken from {run.path.resolve()}", flush=True)
+    except ValueError:
+        if before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+        raise
 
 
 def _done(study: grid.Grid, folder: Path) -> list[running.Run]:

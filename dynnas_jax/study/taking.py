@@ -28,8 +28,19 @@ def take(study: Grid, folder: Path, given: Sequence[Path]) -> list[Run]:
 
     Raises:
       ValueError: for a directory that is no run of the study (the least differing row is told), that is not finished, or in
-        whose place the study has a run of its own.
+        whose place the study has a run of its own; none is linked then.
     """
+    before = {run.path for run in (Run(row, seed, folder) for row, seed in study.runs()) if run.taken}
+    try:
+        return _linked(study, folder, given)
+    except ValueError:
+        for run in (Run(row, seed, folder) for row, seed in study.runs()):
+            if run.taken and run.path not in before:
+                run.path.unlink()
+        raise
+
+
+def _linked(study: Grid, folder: Path, given: Sequence[Path]) -> list[Run]:
     left = {path: flat(plain(read_config(path.expanduser()))) for path in given}
     found, nearest = [], dict.fromkeys(left, (math.inf, ""))
     for row, seed in study.runs():
@@ -56,16 +67,10 @@ def _link(run: Run, where: Path) -> None:
         raise ValueError(
             f"--take: {where} is the run of {run.words}, but the study has its own in {run.path.resolve()}"
         )
-    new = not run.taken
-    if new:
+    if not run.taken:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         run.path.symlink_to(where, target_is_directory=True)
-    try:
-        check(run)
-    except ValueError:
-        if new:
-            run.path.unlink()
-        raise
+    check(run)
 
 
 def check(run: Run) -> None:

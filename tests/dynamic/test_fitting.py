@@ -88,6 +88,10 @@ def test_a_trained_router_is_rescaled_and_keeps_its_order():
     weight, bias, _ = of_sklearn(logits[:, None].astype(np.float64), best, np.arange(200), 1.0, True)
     np.testing.assert_allclose(coupled.decide(fitted.params, features), weight[0] * logits + bias, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(fitted.params["hidden"]["kernel"], router["hidden"]["kernel"])
+    np.testing.assert_array_equal(np.argsort(coupled.decide(fitted.params, features)), np.argsort(logits))
+    opposite = fitting.rescaled(router, logits, ~best)
+    assert not np.asarray(coupled.decide(opposite.params, features)).any()
+    assert (opposite.score == 0.5).all()
 
 
 def test_images_of_one_kind_alone_teach_nothing():

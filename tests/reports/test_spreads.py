@@ -82,6 +82,9 @@ def test_html(table):
 def test_a_verdict_names_who_is_above_and_takes_what_cancels_for_equal():
     cancelled = spreads.spread([0.1 + 0.2 - 0.3, 0.0], 2)
     assert cancelled.mean > 0
-    differences = {"a": spreads.spread([0.02, 0.01], 2), "b": spreads.spread([-0.02], 2), "c": cancelled, "d": None}
-    assert spreads.verdict(differences, "coins") == ("Above coins, in the mean: a. Not above it: b, c.",)
-    assert spreads.verdict({"d": None, "e": ""}, "coins") == ()
+    found = {"a": [0.02, 0.01], "b": [-0.02, -0.03], "c": [0.02], "d": [0.03, -0.01]}
+    differences = {name: spreads.spread(values, 2) for name, values in found.items()}
+    assert spreads.verdict({**differences, "e": cancelled, "f": None}, "coins") == (
+        "Above coins, by more than the seeds differ: a. Not told apart from it: c, d, e. Below it: b.",
+    )
+    assert spreads.verdict({"f": None, "g": ""}, "coins") == ()

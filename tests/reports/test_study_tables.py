@@ -208,7 +208,10 @@ def test_strategies_are_compared_with_random_search_seed_by_seed(made):
     assert cell(table, "evolution", "peak_memory_bytes") is None
     worse = made("w", {0: 0.90, 1: 0.98, 2: 0.96}, tables={"strategies": "worse"}, settings=named("differentiable"))
     (said,) = study_tables.TABLES["strategies"]([*rows, worse]).notes
-    assert said == "Above random search on the test images, in the mean: evolution. Not above it: worse."
+    assert said == (
+        "Above random search on the test images, by more than the seeds differ: none. Not told apart from it: evolution, worse. "
+        "Below it: none."
+    )
     alone = study_tables.TABLES["strategies"](rows[:1])
     assert cell(alone, "evolution", "difference") is None
     assert alone.notes == ("There is no row of random search to compare with.",)

@@ -177,6 +177,18 @@ def test_statistics_that_the_target_cannot_compute(tiny_run):
     routers.check({**TARGET, "router": "learned"}, config)
 
 
+def test_a_router_is_judged_by_the_decision_that_it_was_trained_for(tiny_run):
+    config = with_dynamic(tiny_run, router="learned", optimal="little_right_or_both_wrong")
+    joint = {**config["train"], "joint_rule": {"router": "learned"}}
+    trained = {**config, "supernet": {**config["supernet"], "coupled": True}, "train": joint}
+    said = "dynamic.optimal is 'little_right_or_both_wrong', but the router is trained for .*'little_right'; give both the same"
+    with pytest.raises(ValueError, match=said):
+        routers.check(trained["dynamic"], trained)
+    routers.check({**trained["dynamic"], "router_fit": "afterwards"}, trained)
+    joint["joint_rule"]["optimal"] = "little_right_or_both_wrong"
+    routers.check(trained["dynamic"], trained)
+
+
 @pytest.mark.parametrize(
     ("dynamic", "said"),
     [

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dynnas_jax.study import claim, grid, running, taking
+from dynnas_jax.study import claim, command, grid, running, taking
 
 STUDY = """
 from ml_collections import ConfigDict
@@ -86,6 +86,36 @@ def test_what_is_not_taken(study, tiny_run, tmp_path):
     shutil.copytree(tiny_run.workdir, runs["base"].path)
     with pytest.raises(ValueError, match="the study has its own in"):
         taking.take(found, folder, [tiny_run.workdir])
+
+
+def test_of_several_runs_all_are_taken_or_none(study, tiny_run, tmp_path):
+    found, runs = study()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run.workdir, other)
+    for refused in (other, tmp_path):  # a second run of the same row, and no run at all
+        with pytest.raises(ValueError, match="second run of base|no working directory"):
+            taking.take(found, tmp_path / "W", [tiny_run.workdir, refused])
+        assert not runs["base"].path.is_symlink()
+    taking.take(found, tmp_path / "W", [tiny_run.workdir])
+    with pytest.raises(ValueError, match="second run of base"):
+        taking.take(found, tmp_path / "W", [tiny_run.workdir, other])
+    assert runs["base"].path.resolve() == tiny_run.workdir.resolve()  # as it was before
+
+
+def test_a_refused_run_leaves_the_study_as_it_was(study, tiny_run, tmp_path):
+    study()
+    command.run([f"--config={tmp_path / 'study.py'}"], tmp_path / "W", table=True)
+    (tmp_path / "study.py").write_text(
+        STUDY.format(bench=False).replace(
+            "    )\n    return", '        {"name": "new", "recipe": "tiny.py"},\n    )\n    return'
+        )
+    )
+    for folder in (tmp_path / "W", tmp_path / "new"):
+        file = folder / claim.FILE
+        before = file.read_bytes() if file.exists() else None
+        with pytest.raises(ValueError, match="no working directory"):
+            command.run([f"--config={tmp_path / 'study.py'}"], folder, take=[tmp_path])
+        assert (file.read_bytes() if file.exists() else None) == before
 
 
 def test_a_run_that_changes_after_it_was_taken_is_told(study, tiny_run, tmp_path):
