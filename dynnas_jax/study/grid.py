@@ -232,10 +232,11 @@ def _check_references(row: Row, rows: dict[str, Row], through: tuple[str, ...] =
 def settings_of(config: dict) -> dict[str, Any]:
     """Every key of a config that is in use, by its dotted name: as it is set, or the default of the function it configures."""
     known, unused = sections.options(config), sections.unused(config)
+    in_use = (*_ALWAYS, f"search.{(config.get('search') or {}).get('strategy')}")
     found = {key: config[key] for key in ("target", "seed")}
     for section, keys in known.items():
         content: Any = functools.reduce(lambda node, key: (node or {}).get(key), section.split("."), config)
-        if content is None and section not in _ALWAYS:
+        if content is None and section not in in_use:
             continue
         for key, parameter in keys.items():
             default = None if parameter.default is parameter.empty else parameter.default

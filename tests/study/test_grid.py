@@ -63,6 +63,23 @@ def test_settings_are_those_in_use_with_the_defaults_of_what_they_configure(stud
     assert not [key for key in found if key.startswith(("train.mixing", "train.joint_rule", "supernet.image_size"))]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "some"),
+    [
+        ("evolutionary", ("tournament", "mutation_share")),
+        ("once_for_all", ("records", "epochs")),
+        ("differentiable", ("candidates", "temperature")),
+    ],
+)
+def test_settings_of_the_strategy_that_searches(study, strategy, some):
+    config = grid.read(study()).row("base").config(0, Path("W"))
+    config["search"]["strategy"] = strategy
+    found = grid.settings_of(config)
+    own = {key for key in found if key.count(".") == 2 and key.startswith("search.")}
+    assert own >= {f"search.{strategy}.{key}" for key in some}
+    assert {key.split(".")[1] for key in own} == {strategy}
+
+
 def test_settings_without_what_a_growth_searches_or_an_arch_file_says():
     growth = {"data": {}, "target": "x86", "seed": 0, "growth": {"name": "nasnet", "filters": 4}, "train": {"steps": 1}}
     for grow, own in (({}, "components"), ({"criterion": "il_fs"}, "tokens"), ({"criterion": "random"}, None)):
