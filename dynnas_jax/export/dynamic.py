@@ -173,26 +173,26 @@ def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, prec
             onnx.convert(source, plain, opset=opset, for_tensorrt=False)
             _check_same(name, source, plain, functions.rows(plan.inputs[name], PARITY_IMAGES), plan.expected[name])
         onnx.convert(source, folder / files[name], opset=opset, metadata=_metadata(plan, precision, files))
-    _check_onnx(folder / files[name], plan, name)
+    _check_operators(folder / files[name], plan.target)
+    counted = onnx.macs(folder / files[name])
+    _check_macs(folder / files[name], name, counted, plan.promise)
     return {
         "function": name,
         "precision": precision,
         "path": files[name],
         "size_bytes": flatbuffer.size_bytes(folder / files[name]),
-        "macs": onnx.macs(folder / files[name]),
+        "macs": counted,
         "ops": onnx.op_counts(folder / files[name]),
     }
 
 
-def _check_onnx(path: Path, plan: _Plan, name: str) -> None:
-    """Holds an ONNX file to the operators that its target reads and to JAX's MACs. Raises ValueError where it breaks one."""
-    known = plan.target.onnx_ops
+def _check_operators(path: Path, target: targets.Target) -> None:
+    """Raises ValueError for an operator of an ONNX file that its target does not read."""
     for index, operator in enumerate(onnx.op_list(path)):
-        if known is not None and operator not in known:
+        if target.onnx_ops is not None and operator not in target.onnx_ops:
             raise ValueError(
-                f"target {plan.target.name}: {path.name}: operator {index} {operator}: {plan.target.runtime} reads no such one"
+                f"target {target.name}: {path.name}: operator {index} {operator}: {target.runtime} reads no such one"
             )
-    _check_macs(path, name, onnx.macs(path), plan.promise)
 
 
 def _check_macs(path: Path, name: str, counted: int, promise: Promise) -> None:

@@ -30,12 +30,12 @@ def take(study: Grid, folder: Path, given: Sequence[Path]) -> list[Run]:
       ValueError: for a directory that is no run of the study (the least differing row is told), that is not finished, or in
         whose place the study has a run of its own; none is linked then.
     """
-    before = {run.path for run in (Run(row, seed, folder) for row, seed in study.runs()) if run.taken}
+    free = [run for run in (Run(row, seed, folder) for row, seed in study.runs()) if not run.taken]
     try:
         return _linked(study, folder, given)
     except ValueError:
-        for run in (Run(row, seed, folder) for row, seed in study.runs()):
-            if run.taken and run.path not in before:
+        for run in free:
+            if run.taken:
                 run.path.unlink()
         raise
 
