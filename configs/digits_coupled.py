@@ -26,10 +26,15 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode.startswith("apart"):
         return config
     config.report.title = "Handwritten digits: little and big trained as pairs"
+    return as_pairs(config)
+
+
+def as_pairs(config: ConfigDict) -> ConfigDict:
+    """A recipe of the sandwich rule, its nets trained as pairs."""
     config.supernet.coupled = True
     del config.train["sandwich_rule"]
     config.train.joint_rule = {
         **{"random_pairs": 1, "big": 1.0, "little": 1.0, "routing": 0.1, "consistency": 0.5},
-        **{"temperature": 2.0, "distillation": True, "router": "confidence"},
+        **{"temperature": 2.0, "distillation": True, "big_distillation": True, "router": "confidence"},
     }
     return config

@@ -17,6 +17,14 @@ UP_TO_TEST = (*APART, "evaluate")  # of a row that no device is asked about
 STEPS, TINY_STEPS = 700, 20
 LOOKS = 7  # at the held-out accuracy, evenly over a training
 STRATEGIES = {"evolutionary": "evolutionary", "once_for_all": "once-for-all style", "differentiable": "differentiable"}
+LABELS = {
+    "mobilenet_v3_small": "MobileNetV3-Small",
+    "mobilenet_v3_large": "MobileNetV3-Large",
+    "efficientnet_b0": "EfficientNet-B0",
+    "fbnet_a": "FBNet-A",
+}
+LITTLE = ("supernet.depths=(1,)", "supernet.expands=(1, 2)")  # the space of a little net that is searched by itself
+WIDTHS = {name: 0.25 if name == "efficientnet_b0" else 0.35 for name in LABELS}  # as wide as digits need
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -29,11 +37,11 @@ def get_config(mode: str = "") -> ConfigDict:
     dataset = "digits_tiny" if mode else "digits"
     steps = TINY_STEPS if mode else STEPS
     rows = (
-        *main(coupled.removesuffix(":"), dataset),
-        *baselines(apart, dataset),
+        *main(coupled.removesuffix(":"), dataset, WIDTHS),
+        *baselines(apart, dataset, WIDTHS),
         *strategies(coupled.removesuffix(":"), effort_images=60_000 if mode else 400_000),
         *routers(coupled.removesuffix(":")),
-        *training(coupled.removesuffix(":"), apart, dataset, steps),
+        *training(coupled.removesuffix(":"), apart, dataset, steps, LITTLE),
         *space(coupled.removesuffix(":"), subnets=16 if mode else 256),
         *loss(coupled.removesuffix(":")),
     )
@@ -51,15 +59,13 @@ def with_common(row: dict, steps: int) -> dict:
     return {**row, "overrides": tuple(f"{key}={value}" for key, value in (common | own).items())}
 
 
-def main(coupled: str, dataset: str) -> tuple[dict, ...]:
+def main(coupled: str, dataset: str, widths: dict[str, float]) -> tuple[dict, ...]:
     """The coupled pair, published networks, and the cascade of two of them."""
     tables = {"main": "coupled pair", "routers": "confidence", "training": "co-trained, distillation", "space": "full"}
     tables |= {"strategies": "records and predictor", "loss": "full loss", "behaviour": "the coupled pair"}
     pair = {"name": "coupled", "recipe": coupled, "tables": tables, "bench": True}
     single = (
-        network(dataset, "mobilenet_v3_small", "MobileNetV3-Small", 0.35),
-        network(dataset, "mobilenet_v3_large", "MobileNetV3-Large", 0.35),
-        network(dataset, "efficientnet_b0", "EfficientNet-B0", 0.25),
+        network(dataset, name, widths) for name in ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
     )
     cascade = {
         "name": "cascade",
@@ -71,18 +77,23 @@ def main(coupled: str, dataset: str) -> tuple[dict, ...]:
     return pair, *single, cascade
 
 
-def network(dataset: str, name: str, label: str, width: float) -> dict:
-    """One published network, narrowed."""
+def network(dataset: str, name: str, widths: dict[str, float]) -> dict:
+    """One published network, narrowed where `widths` says so."""
+    return rival(name, f"{dataset},{name}", LABELS[name], "network.width", widths.get(name))
+
+
+def rival(name: str, mode: str, label: str, key: str, width: float | None) -> dict:
+    """A row of the main table out of configs/baselines.py."""
     return {
         "name": name,
-        "recipe": f"baselines.py:{dataset},{name}",
-        "overrides": (f"network.width={width}",),
-        "tables": {"main": f"{label}, {width} wide"},
+        "recipe": f"baselines.py:{mode}",
+        "overrides": () if width is None else (f"{key}={width}",),
+        "tables": {"main": label if width is None else f"{label}, {width} wide"},
         "bench": True,
     }
 
 
-def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
+def baselines(apart: str, dataset: str, widths: dict[str, float]) -> tuple[dict, ...]:
     """More rivals for the main table, in a part of their own: a network of a search, subnets of one supernet, several exits."""
     subnets = {
         "name": "once_for_all",
@@ -91,15 +102,10 @@ def baselines(apart: str, dataset: str) -> tuple[dict, ...]:
         "tables": {"main": "once-for-all subnets"},
         "bench": True,
     }
-    exits = {"name": "msdnet", "recipe": f"msdnet.py:{dataset}", "tables": {"main": "MSDNet, 4 exits"}, "bench": True}
-    branches = {
-        "name": "branchynet",
-        "recipe": f"baselines.py:{dataset},branchynet",
-        "overrides": ("exit_network.width=0.35",),
-        "tables": {"main": "BranchyNet on MobileNetV3-Small, 0.35 wide"},
-        "bench": True,
-    }
-    rows = (network(dataset, "fbnet_a", "FBNet-A", 0.35), subnets, exits, branches)
+    exits = {"name": "msdnet", "recipe": f"msdnet.py:{dataset}", "tables": {"main": "MSDNet"}, "bench": True}
+    chain, small = "BranchyNet on MobileNetV3-Small", widths.get("mobilenet_v3_small")
+    branches = rival("branchynet", f"{dataset},branchynet", chain, "exit_network.width", small)
+    rows = (network(dataset, "fbnet_a", widths), subnets, exits, branches)
     return tuple({"part": "baselines", **row} for row in rows)
 
 
@@ -134,9 +140,8 @@ def routers(coupled: str) -> tuple[dict, ...]:
     )
 
 
-def training(coupled: str, apart: str, dataset: str, steps: int) -> tuple[dict, ...]:
+def training(coupled: str, apart: str, dataset: str, steps: int, little: tuple[str, ...]) -> tuple[dict, ...]:
     """Two supernets trained and searched apart, at equal steps in all and with as many each; pairs without distillation."""
-    small = ("supernet.depths=(1,)", "supernet.expands=(1, 2)")
     alone = ("dynamic.max_macs_fraction=None", "dynamic.max_accuracy_loss=0.01")
     rows: list[dict] = []
     for suffix, label, each in (("", "independent", steps // 2), ("_long", "independent, twice the steps", steps)):
@@ -149,7 +154,7 @@ def training(coupled: str, apart: str, dataset: str, steps: int) -> tuple[dict, 
             "stages": ("search", "evaluate"),
         }
         rows += [
-            {"name": f"apart{suffix}_little", "recipe": apart, "overrides": (*small, *alone, count), "stages": APART},
+            {"name": f"apart{suffix}_little", "recipe": apart, "overrides": (*little, *alone, count), "stages": APART},
             {"name": f"apart{suffix}_big", "recipe": apart, "overrides": (count,), "stages": APART},
             pair,
         ]
@@ -159,7 +164,7 @@ def training(coupled: str, apart: str, dataset: str, steps: int) -> tuple[dict, 
     together = {
         "name": "without_distillation",
         "recipe": coupled,
-        "overrides": ("train.joint_rule.distillation=False",),
+        "overrides": ("train.joint_rule.distillation=False", "train.joint_rule.big_distillation=False"),
         "tables": {"training": "co-trained", "loss": "without distillation"},
         "stages": UP_TO_TEST,
     }
@@ -186,14 +191,22 @@ def space(coupled: str, subnets: int) -> tuple[dict, ...]:
 
 
 def loss(coupled: str) -> tuple[dict, ...]:
-    """The joint loss without one of its terms; without distillation it stands among the trainings."""
+    """The joint loss without one of its terms, or with one that it leaves out; without distillation it is a training's row.
+
+    Without a net's own term that net learns by the consistency alone.
+    """
+    changes = {
+        **{f"without_{term}": (f"without L_{term}", term, 0.0) for term in ("big", "little", "routing", "consistency")},
+        "labels_for_big": ("without distillation into big", "big_distillation", False),
+        "efficiency": ("with an efficiency penalty, eta 0.1", "efficiency", 0.1),
+    }
     return tuple(
         {
-            "name": f"without_{term}",
+            "name": name,
             "recipe": coupled,
-            "overrides": (f"train.joint_rule.{term}=0.0",),
-            "tables": {"loss": f"without L_{term}"},
+            "overrides": (f"train.joint_rule.{key}={value}",),
+            "tables": {"loss": label},
             "stages": UP_TO_TEST,
         }
-        for term in ("routing", "consistency")
+        for name, (label, key, value) in changes.items()
     )

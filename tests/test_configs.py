@@ -41,6 +41,7 @@ PODS = ("imagenet_ofa.py", "imagenet100.py", "visual_wake_words.py")
 OTHERS = (
     "baselines.py",
     "study_digits.py",
+    "study_cifar10.py",
     "enas4d_digits.py",
     "enas4d_cifar10.py",
     "enas4d_imagenet.py",
@@ -365,11 +366,21 @@ def test_an_unknown_baseline():
 # Studies.
 
 
-@pytest.mark.parametrize("mode", ["", ":tiny"])
-def test_a_study_s_rows_are_what_their_runs_would_take(mode, tmp_path):
-    study = grid.read([f"--config={FOLDER / 'study_digits.py'}{mode}"])
+ALL_TABLES = set(study_tables.PLACES) - set(growth_study.TABLES)
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "tables"),
+    [
+        ("study_digits.py", "", ALL_TABLES),
+        ("study_digits.py", ":tiny", ALL_TABLES),
+        ("study_cifar10.py", ":tiny", {"main", "training", "behaviour"}),
+    ],
+)
+def test_a_study_s_rows_are_what_their_runs_would_take(file, mode, tables, tmp_path):
+    study = grid.read([f"--config={FOLDER / file}{mode}"])
     claim.claim(study, tmp_path / "W")
-    assert {table for row in study.rows for table in row.tables} == set(study_tables.PLACES) - set(growth_study.TABLES)
+    assert {table for row in study.rows for table in row.tables} == tables
     for row in study.rows:
         config = row.config(0, tmp_path)
         assert config["data"] == study.rows[0].config(0, tmp_path)["data"]
@@ -392,24 +403,30 @@ def test_the_studies_of_growth_show_every_table_of_theirs():
     assert shown == {"main", *growth_study.TABLES}
 
 
-def test_the_trainings_that_the_study_compares_are_equal():
-    study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
+@pytest.mark.parametrize(("file", "steps"), [("study_digits.py", 700), ("study_cifar10.py", 10_546)])
+def test_the_trainings_that_the_study_compares_are_equal(file, steps):
+    study = grid.read([f"--config={FOLDER / file}"])
     rows = {row.name: row.config(0, Path("W")) for row in study.rows}
     trains = [rows[name]["train"] for name in ("apart_little", "apart_big", "coupled", "without_distillation")]
-    assert [train["steps"] for train in trains] == [350, 350, 700, 700]
+    assert [train["steps"] for train in trains] == [steps // 2, steps // 2, steps, steps]
     same = [{key: train[key] for key in ("batch_size", "optimizer", "ema_decay")} for train in trains]
     assert all(other == same[0] for other in same)
     # Four nets a step, of pairs and of the sandwich.
     assert 2 * (1 + trains[2]["joint_rule"]["random_pairs"]) == 2 + trains[0]["sandwich_rule"]["random_subnets"] == 4
-    assert trains[2]["joint_rule"] | {"distillation": False} == trains[3]["joint_rule"]
+    without = {"distillation": False, "big_distillation": False}
+    assert trains[2]["joint_rule"] | without == trains[3]["joint_rule"]
 
 
 def test_one_term_or_one_kind_of_choice_is_all_that_a_row_of_an_ablation_changes():
     study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
     full = study.row("coupled").config(0, Path("W"))
-    for name in ("routing", "consistency"):
-        other = study.row(f"without_{name}").config(0, Path("W"))
-        assert other["train"]["joint_rule"] == {**full["train"]["joint_rule"], name: 0.0}
+    terms = ("big", "little", "routing", "consistency")
+    changes = {f"without_{name}": {name: 0.0} for name in terms}
+    changes |= {"labels_for_big": {"big_distillation": False}, "efficiency": {"efficiency": 0.1}}
+    for name, change in changes.items():
+        other = study.row(name).config(0, Path("W"))
+        assert other["train"]["joint_rule"] == {**full["train"]["joint_rule"], **change}
+        assert other["train"]["joint_rule"] != full["train"]["joint_rule"]
         assert other["supernet"] == full["supernet"]
     largest = cost(job.build_supernet(full["supernet"], FACTS["digits"]), _largest(full))
     for name in ("width", "depth", "kernel"):

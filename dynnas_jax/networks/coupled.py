@@ -15,10 +15,11 @@ from dynnas_jax.networks.blocks import kernel_init
 
 PLACE = "coupling"
 HEAD = "head"  # the block of which little has its own
+ROUTER_UNITS = 16  # of its hidden layer
 _ALIKE = ((PLACE, "router", "hidden", "kernel"), 0), ((HEAD, "conv", "kernel"), 2)
 
 
-def coupled(supernet: Supernet, *, router_units: int = 16) -> Supernet:
+def coupled(supernet: Supernet, *, router_units: int = ROUTER_UNITS) -> Supernet:
     """The supernet with a head of little's own and a learned router. Same space; its largest net is big's.
 
     The router is a multilayer perceptron with one hidden layer on what little's head reads, averaged over the pixels.

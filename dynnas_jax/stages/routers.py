@@ -41,6 +41,22 @@ def is_trained(train: dict) -> bool:
     return rule.get("router") == "learned" and rule.get("routing", 1.0) > 0
 
 
+def options_in_use(config: dict) -> dict:
+    """The options of the router that a config asks for, by their dotted names, each as it is given or by default."""
+    wanted, _ = asked(config["dynamic"])
+    router, defaults = wanted.router, inspect.signature(fitting.fit).parameters
+    if router.name == "confidence":
+        return {}
+    jointly = is_trained(config["train"]) if wanted.jointly is None else wanted.jointly
+    found = {f"dynamic.router_{name}": wanted.fit.get(name, defaults[name].default) for name in ("l2", "folds")}
+    if router.name == "difficulty":
+        return found | {"dynamic.router_place": router.place, "dynamic.router_statistics": router.statistics}
+    found["dynamic.router_fit"] = routing.FITS[0 if jointly else 1]
+    if jointly:
+        return found | {"supernet.router_units": config["supernet"].get("router_units", coupled.ROUTER_UNITS)}
+    return found | {"dynamic.router_units": router.units}
+
+
 def check(section: dict, config: dict) -> None:
     """Raises ValueError as `routing.asked`, for a router that the target cannot run, or one that was to be trained and is not."""
     wanted, _ = asked(section)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from dynnas_jax import kinds, recipe, sections, settings
 from dynnas_jax.reports.study_tables import PLACES
+from dynnas_jax.stages import routers
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ALWAYS = ("train.optimizer",)  # in use though a config leaves them out
@@ -244,7 +245,7 @@ def settings_of(config: dict) -> dict[str, Any]:
             left_out = key not in (content or {}) and f"{section}.{key}" in (*_FILLED, *unused)
             if value is not None and not isinstance(value, dict) and not left_out:
                 found[f"{section}.{key}"] = value
-    return found
+    return found | (routers.options_in_use(config) if kinds.of(config) is kinds.SUPERNET else {})
 
 
 def plain(content: Any) -> Any:

@@ -39,6 +39,7 @@ class _Options(NamedTuple):
     efficiency: float
     temperature: float
     distillation: bool
+    big_distillation: bool
     optimal: str
     router: str
     score: str
@@ -83,6 +84,7 @@ def rule(
     efficiency: float = 0.0,
     temperature: float = 2.0,
     distillation: bool = False,
+    big_distillation: bool = False,
     optimal: str = OPTIMAL[0],
     router: str = ROUTERS[0],
     score: str = DEFAULT_SCORE,
@@ -97,8 +99,8 @@ def rule(
       big, little, routing, consistency: weights of the terms; 0 leaves one out.
       efficiency: weight, inside the routing term, of the mean probability that an image is sent on to big.
       temperature: of the consistency term and of the distillation.
-      distillation: little learns its big's answers (soft cross-entropy, no gradient into big) in place of the labels, and a
-        big that is not the largest learns the largest's.
+      distillation: little learns its big's answers (soft cross-entropy, no gradient into big) in place of the labels.
+      big_distillation: likewise a big that is not the largest learns the largest's, as subnets do by the sandwich rule.
       optimal: the best decision is little "little_right": where little is right; or "little_right_or_both_wrong".
       router: "confidence", the `score` of little's answer; or "learned", the supernet's router.
       label_smoothing: of what is learned from labels.
@@ -117,8 +119,9 @@ def rule(
     for name, value, known in (("optimal", optimal, OPTIMAL), ("router", router, ROUTERS), ("score", score, SCORES)):
         if value not in known:
             raise ValueError(f"train.joint_rule.{name} is {value!r}, choose from {list(known)}")
-    options = {"temperature": temperature, "distillation": distillation, "optimal": optimal, "router": router}
-    return Rule(_Options(random_pairs, **given, **options, score=score, label_smoothing=label_smoothing))
+    options = {"temperature": temperature, "distillation": distillation, "big_distillation": big_distillation}
+    options |= {"optimal": optimal, "router": router, "score": score, "label_smoothing": label_smoothing}
+    return Rule(_Options(random_pairs, **given, **options))
 
 
 class Terms(NamedTuple):
@@ -171,7 +174,7 @@ class _Step(NamedTuple):
         metrics = {"loss_largest": terms.big, "loss_smallest": terms.little}
         metrics |= {"loss_routing": terms.routing, "loss_consistency": terms.consistency, "routing_accuracy": decided}
         if several := self.options.random_pairs:
-            teacher = jax.lax.stop_gradient(big.logits) if self.options.distillation else None
+            teacher = jax.lax.stop_gradient(big.logits) if self.options.big_distillation else None
 
             def learn_random(genome):
                 nets = (self.runs.any_of(half) for half in self.pairs.halves(genome))

@@ -80,6 +80,40 @@ def test_settings_of_the_strategy_that_searches(study, strategy, some):
     assert {key.split(".")[1] for key in own} == {strategy}
 
 
+@pytest.mark.parametrize(
+    ("router", "own"),
+    [
+        ({}, {}),
+        (
+            {"router": "learned", "router_folds": 3},
+            {"router_l2": 1.0, "router_folds": 3, "router_fit": "afterwards", "router_units": 16},
+        ),
+        (
+            {"router": "difficulty", "router_statistics": ("mean",)},
+            {"router_l2": 1.0, "router_folds": 5, "router_place": "little", "router_statistics": ("mean",)},
+        ),
+    ],
+)
+def test_settings_of_the_router_that_is_asked_for(study, router, own):
+    config = grid.read(study()).row("base").config(0, Path("W"))
+    config["dynamic"] |= router
+    found = grid.settings_of(config)
+    assert {key: value for key, value in found.items() if key.startswith("dynamic.router_")} == {
+        f"dynamic.{key}": value for key, value in own.items()
+    }
+
+
+def test_a_router_that_is_trained_with_the_nets_has_the_supernet_s_units(study):
+    config = grid.read(study()).row("base").config(0, Path("W"))
+    del config["train"]["sandwich_rule"]
+    config["supernet"]["coupled"], config["train"]["joint_rule"] = True, {"router": "learned"}
+    config["dynamic"]["router"] = "learned"
+    found = grid.settings_of(config)
+    assert found["dynamic.router_fit"] == "jointly"
+    assert "dynamic.router_units" not in found
+    assert found["supernet.router_units"] == 16
+
+
 def test_settings_without_what_a_growth_searches_or_an_arch_file_says():
     growth = {"data": {}, "target": "x86", "seed": 0, "growth": {"name": "nasnet", "filters": 4}, "train": {"steps": 1}}
     for grow, own in (({}, "components"), ({"criterion": "il_fs"}, "tokens"), ({"criterion": "random"}, None)):

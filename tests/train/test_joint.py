@@ -11,6 +11,7 @@ from dynnas_jax.elastic import extract, init_supernet
 from dynnas_jax.networks import coupled
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.train import joint, loop, rules
+from dynnas_jax.train.progressive_shrinking import ORDER, Allowed
 
 KEY = jax.random.key(3)
 OPTIONS = {"random_pairs": 1, "big": 0.9, "little": 1.1, "routing": 0.4, "consistency": 0.6, "efficiency": 0.2}
@@ -61,17 +62,32 @@ def test_terms_in_float64():
     assert np.isfinite(certain)
 
 
-@pytest.mark.parametrize("router", joint.ROUTERS)
-@pytest.mark.parametrize("distillation", [False, True])
-def test_gradient_is_the_mean_over_pairs_run_sliced(pairs, variables, batch, router, distillation):
+def least_of(space, kinds):
+    """A phase of progressive shrinking in which genes of these kinds are unlocked."""
+    return np.where([gene.name.rpartition(".")[2] in kinds for gene in space.genes], 0, space.largest).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("router", "distillation", "of_big", "unlocked"),
+    [
+        *((router, *of, None) for router in joint.ROUTERS for of in ((False, False), (True, True), (True, False))),
+        *(("confidence", True, True, unlocked) for unlocked in (ORDER, ("kernel",), ())),
+    ],
+)
+def test_gradient_is_the_mean_over_pairs_run_sliced(pairs, variables, batch, router, distillation, of_big, unlocked):
     images, labels = batch
     options = {**OPTIONS, "router": router, "distillation": distillation, "temperature": 2.0}
-    made = jax.jit(joint.rule(**options)(pairs))(rules.Given(variables), images, labels, KEY)
+    options["big_distillation"] = of_big
     space = pairs.space
-    drawn = PairSpace(space).halves(np.asarray(PairSpace(space).sample(KEY, 1))[0])
-    chosen = [(space.smallest, space.largest), tuple(drawn)]
-    assert all((little <= big).all() for little, big in chosen)
-    assert joint.rule(**options).drawn(space, KEY, None, None) == [PairSpace(space).to_json(np.concatenate(drawn))]
+    least = None if unlocked is None else least_of(space, unlocked)
+    allowed = None if least is None else Allowed(jnp.asarray(least), jnp.int32(1), jnp.float32(1))
+    made = jax.jit(joint.rule(**options)(pairs))(rules.Given(variables, allowed=allowed), images, labels, KEY)
+    drawn = PairSpace(space).halves(np.asarray(PairSpace(space).sample(KEY, 1, least))[0])
+    chosen = [(space.smallest if least is None else least, space.largest), tuple(drawn)]
+    assert all((little <= big).all() and (least is None or (little >= least).all()) for little, big in chosen)
+    assert joint.rule(**options).drawn(space, KEY, least, None) == [PairSpace(space).to_json(np.concatenate(drawn))]
+    if unlocked == ():  # the largest trains alone, as its own little too
+        chosen = chosen[:1]
 
     def forward(variables, genome):
         net, own = extract(pairs, variables, genome)
@@ -88,7 +104,7 @@ def test_gradient_is_the_mean_over_pairs_run_sliced(pairs, variables, batch, rou
             score = coupled.route(own, jax.lax.stop_gradient(features)) if learned else jax.nn.softmax(z_little).max(-1)
             hard = lambda z: -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1).mean()  # noqa: E731
             soft = lambda z, t: -4 * (jax.nn.softmax(t / 2) * jax.nn.log_softmax(z / 2)).sum(-1).mean()  # noqa: E731
-            total += 0.9 * (soft(z_big, largest) if distillation and number else hard(z_big))
+            total += 0.9 * (soft(z_big, largest) if of_big and number else hard(z_big))
             total += 1.1 * (soft(z_little, jax.lax.stop_gradient(z_big)) if distillation else hard(z_little))
             total += 0.4 * joint.routing(score, best, 0.2, logits=learned)
             total += 0.6 * joint.divergence(z_little, z_big, 2.0)
