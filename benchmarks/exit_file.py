@@ -28,10 +28,16 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10)
     options = parser.parse_args()
-    shape = (options.image_size, options.image_size, 3)
+    figures = compared(options.config, options.image_size, options.classes)
+    result.show(f"fp32 TFLite files of a net of {options.config}", figures, packages=("tensorflow-cpu",))
+
+
+def compared(config: str, image_size: int, classes: int) -> dict:
+    """Cumulative MACs of a random net's exits, bytes of both files, and their ratio."""
+    shape = (image_size, image_size, 3)
     moments = {"mean": [0.5] * 3, "std": [0.25] * 3}
-    facts = {"image_shape": list(shape), "classes": [str(i) for i in range(options.classes)], **moments}
-    supernet = job.build(settings.as_dict(settings.load([f"--config={options.config}"])), facts)
+    facts = {"image_shape": list(shape), "classes": [str(i) for i in range(classes)], **moments}
+    supernet = job.build(settings.as_dict(settings.load([f"--config={config}"])), facts)
     variables = init_supernet(supernet, jax.random.key(0), shape)
     genome = multi_costs.settled(supernet, np.asarray(supernet.space.sample(jax.random.key(1))))
     net, own = extract(supernet, variables, genome)
@@ -40,8 +46,7 @@ def main() -> None:
     steps = dict(zip(supernet.exits, dynamic.steps, strict=True))
     whole = functions.single(lambda images: jnp.concatenate(supernet.answers(net.apply(own, images))), shape)
     sizes = {"exits": size_bytes(functions.from_steps(steps, own, shape)), "whole": size_bytes(whole)}
-    figures = {"macs": dynamic.cost, "size_bytes": sizes, "exits_over_whole": sizes["exits"] / sizes["whole"]}
-    result.show(f"fp32 TFLite files of a net of {options.config}", figures, packages=("tensorflow-cpu",))
+    return {"macs": dynamic.cost, "size_bytes": sizes, "exits_over_whole": sizes["exits"] / sizes["whole"]}
 
 
 def size_bytes(network: functions.Network) -> int:

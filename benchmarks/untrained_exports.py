@@ -52,6 +52,7 @@ MODES = {
     "digits": ("", "tiny"),
     "digits_coupled": ("", "tiny", "apart", "apart_tiny"),
     "cifar10": ("tiny", ""),
+    "cifar10_coupled": ("tiny", "", "apart_tiny", "apart"),
     "cifar100": ("tiny", ""),
     "imagenet100_at32": ("tiny", ""),
     "visual_wake_words": _PHOTOS,
@@ -60,7 +61,7 @@ MODES = {
     "baselines": (
         "",
         "tiny",
-        *(f"{d},{n}" for d in _BASELINES["DATASETS"] for n in (*_BASELINES["NETWORKS"], "cascade")),
+        *(f"{d},{n}" for d in _BASELINES["DATASETS"] for n in (*_BASELINES["NETWORKS"], *_BASELINES["OTHERS"])),
     ),
     "enas4d_digits": ("", "tiny"),
     "enas4d_cifar10": ("tiny", ""),
@@ -78,7 +79,8 @@ MODES = {
     "stage_growth_imagenet": ("tiny", "", "source"),
 }
 # Studies of the others, and nets that are those of other recipes on other images, from files that a run leaves.
-NOTHING_TO_EXPORT = ("study_digits", "study_growth_digits", "study_growth_cifar10", "stage_growth_transfer")
+STUDIES = ("study_digits", "study_cifar10", "study_growth_digits", "study_growth_cifar10")
+NOTHING_TO_EXPORT = (*STUDIES, "stage_growth_transfer")
 CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 COUNT = 16  # random images for statistics, scales and comparisons
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
@@ -335,12 +337,13 @@ def _lacked(nets: Nets) -> tuple[str, ...]:
     if kind is kinds.SLIMMABLE and not target.one_file:
         several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
         return ("gates, whose parts are too many",) if several else ()
-    if kind not in (kinds.NETWORK, kinds.CASCADE) or target.ops is None:
+    chain = nets.config.get("exit_network", {}).get("network")  # which a BranchyNet stands on
+    if not (kind in (kinds.NETWORK, kinds.CASCADE) or chain) or target.ops is None:
         return ()
     facts, sections = job.facts_of(random_images(nets.config)), [nets.config]
-    if "cascade" in nets.config:
+    if chain or kind is kinds.CASCADE:
         dataset = nets.config["report"]["title"].rpartition(" ")[2]
-        sections = [loaded(f"baselines:{dataset},{network}") for network in CASCADE]
+        sections = [loaded(f"baselines:{dataset},{network}") for network in ([chain] if chain else CASCADE)]
     archs = [job.build(section, facts).largest_net().arch for section in sections]
     archs = [arch for arch in archs if isinstance(arch, mbconv.Arch)]  # residual nets have ReLU, and no groups
     blocks = [spec for arch in archs for _, spec in arch.named_blocks()]
