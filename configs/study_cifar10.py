@@ -34,8 +34,17 @@ def get_config(mode: str = "") -> ConfigDict:
     config = ConfigDict()
     config.title = "Coupled little and big networks on CIFAR-10" + (mode and ", tiny")
     config.seeds = (0,) if mode else (0, 1, 2)
-    config.rows = tuple(shown(digits["with_common"](row, steps)) for row in rows)
+    aim = f"dynamic.max_macs_fraction={recipe['TARGET']}"  # of the cascades too, whose recipe has another
+    config.rows = tuple(
+        shown(digits["with_common"](aimed(row, aim) if row["recipe"].endswith(",cascade") else row, steps))
+        for row in rows
+    )
     return config
+
+
+def aimed(row: dict, aim: str) -> dict:
+    """A row with one override more."""
+    return {**row, "overrides": (*row["overrides"], aim)}
 
 
 def shown(row: dict) -> dict:

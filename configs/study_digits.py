@@ -61,7 +61,12 @@ def with_common(row: dict, steps: int) -> dict:
 
 def main(coupled: str, dataset: str, widths: dict[str, float]) -> tuple[dict, ...]:
     """The coupled pair, published networks, and the cascade of two of them."""
-    tables = {"main": "coupled pair", "routers": "confidence", "training": "co-trained, distillation", "space": "full"}
+    tables = {
+        "main": "coupled pair",
+        "routers": "confidence, max-softmax",
+        "training": "co-trained, distillation",
+        "space": "full",
+    }
     tables |= {"strategies": "records and predictor", "loss": "full loss", "behaviour": "the coupled pair"}
     pair = {"name": "coupled", "recipe": coupled, "tables": tables, "bench": True}
     single = (
@@ -129,6 +134,8 @@ def strategies(coupled: str, effort_images: int) -> tuple[dict, ...]:
 def routers(coupled: str) -> tuple[dict, ...]:
     """Other routers of the main row's pair, fitted to the nets as they are, and one that is trained with them."""
     rows = {
+        "margin": ("confidence, margin", ("dynamic.score=margin",)),
+        "entropy": ("confidence, entropy", ("dynamic.score=entropy",)),
         "learned": ("learned afterwards", ("dynamic.router=learned", "dynamic.router_fit=afterwards")),
         "difficulty": ("difficulty, after little", ("dynamic.router=difficulty",)),
         "stem": ("difficulty, from the stem", ("dynamic.router=difficulty", "dynamic.router_place=stem")),
@@ -193,20 +200,22 @@ def space(coupled: str, subnets: int) -> tuple[dict, ...]:
 def loss(coupled: str) -> tuple[dict, ...]:
     """The joint loss without one of its terms, or with one that it leaves out; without distillation it is a training's row.
 
-    Without a net's own term that net learns by the consistency alone.
+    Without its own term a net learns by the consistency alone: big from little, which then has to learn the labels, or little
+    from big.
     """
     changes = {
-        **{f"without_{term}": (f"without L_{term}", term, 0.0) for term in ("big", "little", "routing", "consistency")},
-        "labels_for_big": ("without distillation into big", "big_distillation", False),
-        "efficiency": ("with an efficiency penalty, eta 0.1", "efficiency", 0.1),
+        **{f"without_{term}": (f"without L_{term}", {term: 0.0}) for term in ("little", "routing", "consistency")},
+        "without_big": ("without L_big, little learns labels", {"big": 0.0, "distillation": False}),
+        "labels_for_big": ("without distillation into big", {"big_distillation": False}),
+        "efficiency": ("with an efficiency penalty, eta 0.1", {"efficiency": 0.1}),
     }
     return tuple(
         {
             "name": name,
             "recipe": coupled,
-            "overrides": (f"train.joint_rule.{key}={value}",),
+            "overrides": tuple(f"train.joint_rule.{key}={value}" for key, value in changed.items()),
             "tables": {"loss": label},
             "stages": UP_TO_TEST,
         }
-        for name, (label, key, value) in changes.items()
+        for name, (label, changed) in changes.items()
     )

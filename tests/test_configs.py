@@ -413,6 +413,10 @@ def test_the_trainings_that_the_study_compares_are_equal(file, steps):
     assert all(other == same[0] for other in same)
     # Four nets a step, of pairs and of the sandwich.
     assert 2 * (1 + trains[2]["joint_rule"]["random_pairs"]) == 2 + trains[0]["sandwich_rule"]["random_subnets"] == 4
+    # The independent pair's nets are chosen for the same target.
+    aims = [rows[name]["dynamic"].get("max_macs_fraction") for name in ("coupled", "apart", "cascade", "once_for_all")]
+    assert len(set(aims)) == 1
+    assert aims[0] is not None
     without = {"distillation": False, "big_distillation": False}
     assert trains[2]["joint_rule"] | without == trains[3]["joint_rule"]
 
@@ -420,8 +424,8 @@ def test_the_trainings_that_the_study_compares_are_equal(file, steps):
 def test_one_term_or_one_kind_of_choice_is_all_that_a_row_of_an_ablation_changes():
     study = grid.read([f"--config={FOLDER / 'study_digits.py'}"])
     full = study.row("coupled").config(0, Path("W"))
-    terms = ("big", "little", "routing", "consistency")
-    changes = {f"without_{name}": {name: 0.0} for name in terms}
+    changes = {f"without_{name}": {name: 0.0} for name in ("little", "routing", "consistency")}
+    changes |= {"without_big": {"big": 0.0, "distillation": False}}
     changes |= {"labels_for_big": {"big_distillation": False}, "efficiency": {"efficiency": 0.1}}
     for name, change in changes.items():
         other = study.row(name).config(0, Path("W"))

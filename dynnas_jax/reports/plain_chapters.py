@@ -77,14 +77,14 @@ SUPERNET = (
     ),
     Chapter(
         "The accuracy predictor",
-        "The search asks a small model for the accuracy of a subnet instead of measuring it. Dots on the dashed line "
-        "are guessed exactly; what counts for a search is the order, which Kendall's tau measures (1: same order, "
+        "For each budget a subnet is searched with a small model, which tells accuracies that nobody has measured. Dots on the "
+        "dashed line are guessed exactly; what counts for a search is the order, which Kendall's tau measures (1: same order, "
         "0: none).",
         "predictor",
     ),
     Chapter(
         "Training the supernet",
-        "At each step the largest, the smallest and some random subnets are trained together on the same weights.",
+        "At each step subnets of many sizes, the largest and the smallest among them, are trained together on the same weights.",
         "training",
     ),
     Chapter(

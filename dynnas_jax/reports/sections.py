@@ -68,10 +68,26 @@ def _records(source: Source) -> str | None:
         caption += f" They were evaluated at {speed['subnets_per_s']:.3g} subnets a second on {on}."
     if told := (source.found.found or {}).get("latency_device"):
         caption += f" Budgets in milliseconds are of {markup.escape(told['board'])}, {markup.escape(told['runtime'])}."
+    caption += _strategy(source.found.found or {})
     if any(accuracy is None for _, accuracy in marks.values()):
         caption += " A dashed line: chosen too, but measured in another stage only."
     body = _figure(source, "accuracy_against_macs", figure, caption)
     return body + (_table(source, "front", entries, tables.front_columns(entries)) if entries else "")
+
+
+def _strategy(found: dict) -> str:
+    """How many nets there are, what looked for the pair, and what that took."""
+    said = f" The space has {found['subnets']:,} subnets and {found['pairs']:,} pairs." if "pairs" in found else ""
+    effort = found.get("effort")
+    if not effort:
+        return said
+    name = markup.escape(found["strategy"].replace("_", "-"))
+    said += f" The pair was looked for by strategy {name}: {effort['architectures']:,} evaluated"
+    said += f", {effort['images']:,} images forwarded"
+    if "device_s" in effort:
+        hours = effort["device_s"] * effort["devices"] / 3600
+        said += f", {hours:.3g} device-hours, {effort['peak_memory_bytes'] / 2**20:,.0f} MiB at most"
+    return f"{said}."
 
 
 def _predictor(source: Source) -> str | None:

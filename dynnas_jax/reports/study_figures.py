@@ -20,7 +20,7 @@ COSTS = {  # a key of `study_rows.measured`: the axis, and its scale
     "energy_mj": ("average energy of one image (mJ)", 1.0),
 }
 _NETS = ("little", "big", "dynamic")
-_OF_TRAINING = ("data.", "supernet.", "network.", "train.")  # keys of a config that a training follows from
+_TRAINING = ("train", "grow")  # the stages that train a row's nets
 _HELD_OUT = "holdout_accuracy"  # in what a training logs, behind it the role of a subnet
 _ACROSS = 4  # trainings side by side
 
@@ -68,7 +68,9 @@ def trainings(rows: Sequence[Row]) -> list[Row]:
     """The rows whose runs train something; of those that train the same, as all of one supernet's searches do, the first."""
     found: dict[str, Row] = {}
     for row in rows:
-        own = {key: value for key, value in row.asked.settings.items() if key.startswith(_OF_TRAINING)}
+        reads = next((stage.reads for stage in row.asked.kind.stages if stage.name in _TRAINING), ())
+        of_it = tuple(f"{name}." for name in reads)
+        own = {key: value for key, value in row.asked.settings.items() if key in reads or key.startswith(of_it)}
         if "train.steps" in own:
             found.setdefault(json.dumps(own, sort_keys=True, default=list), row)
     return list(found.values())

@@ -22,6 +22,7 @@ _FIRST_EXIT = numbers("exit_rate", "answered by little, or the first exit (%)", 
 _LATENCY = numbers("latency_ms", "latency (ms)", 4)
 _DIFFERENCE = numbers("difference", "top-1 above it (points)", scale=0.01, sign=True)
 _WINS = words("wins", "seeds above it")
+_KEPT = words("kept", "seeds that keep the target")
 _PAIR = (
     numbers("little", "top-1 little (%)", scale=0.01),
     numbers("big", "top-1 big (%)", scale=0.01),
@@ -78,7 +79,8 @@ def _main(rows: Sequence[Row]) -> Table:
     notes = (
         "Dynamic's latency is that of the decision itself, over the test images at the chosen threshold; at another one it is "
         "that, and what the files alone take more or less for the images that go on to big. Energies of dynamic are what the "
-        "files take alone, by the same share. Memory is the peak of the whole process.",
+        "files take alone, by the same share. Memory is the peak of the whole process. Nets that stand in one file have no size "
+        "of their own.",
     )
     return Table("main", "Main results", explanation, columns, listed, notes)
 
@@ -94,8 +96,9 @@ def _strategies(rows: Sequence[Row]) -> Table:
                 "label": row.asked.tables["strategies"],
                 "top1": row.of("evaluation.dynamic.accuracy"),
                 "macs": row.of("evaluation.dynamic.macs"),
+                "kept": _kept(row),
                 "held_out": row.of("found.pair.holdout.accuracy"),
-                "device_s": row.of("found.effort.device_s") if metered else "",
+                "device_s": row.spread(functools.partial(_device_s, row)) if metered else "",
                 "architectures": row.of("found.effort.architectures"),
                 "images": row.of("found.effort.images"),
                 "peak_memory_bytes": row.of("found.effort.peak_memory_bytes") if metered else "",
@@ -103,7 +106,7 @@ def _strategies(rows: Sequence[Row]) -> Table:
             }
         )
     columns = (
-        *(_LABEL, _TOP1, _MACS, numbers("held_out", "held-out (%)", scale=0.01)),
+        *(_LABEL, _TOP1, _MACS, _KEPT, numbers("held_out", "held-out (%)", scale=0.01)),
         numbers("device_s", "search (device-hours)", 4, 3600),
         numbers("architectures", "architectures evaluated", 0),
         numbers("images", "images forwarded (M)", 3, 1e6),
@@ -113,7 +116,8 @@ def _strategies(rows: Sequence[Row]) -> Table:
     explanation = (
         "The pair that each strategy finds in the same trained supernet, on the test images; the cost is the search's alone. "
         "Effort is equal in images forwarded; what else a strategy computes is in its device-hours. Records are collected and "
-        "fitted by stages of their own, which are not metered. "
+        "fitted by stages of their own, which are not metered. A target is kept where dynamic costs no more on the test images "
+        "than was allowed on the held-out ones. "
         "The last columns compare with random search, seed by seed."
     )
     differences = {row["label"]: row["difference"] for row in listed}
@@ -123,6 +127,23 @@ def _strategies(rows: Sequence[Row]) -> Table:
         else ("There is no row of random search to compare with.",)
     )
     return Table("strategies", "Search strategies", explanation, columns, listed, notes)
+
+
+def _device_s(row: Row, seed: int) -> float | None:
+    """What a search took, all devices together."""
+    effort = study_rows.at(row.runs[seed], "found.effort") or {}
+    return effort["device_s"] * effort["devices"] if "device_s" in effort else None
+
+
+def _kept(row: Row) -> str | None:
+    """In how many seeds dynamic keeps its target of MACs on the test images, too; "" without such a target."""
+    both = [
+        (study_rows.at(found, "evaluation.dynamic.macs"), study_rows.at(found, "found.pair.target.max_macs"))
+        for found in row.runs.values()
+        if study_rows.at(found, "evaluation.dynamic.macs") is not None
+    ]
+    aimed = [macs <= most for macs, most in both if most is not None]
+    return f"{sum(aimed)} of {len(aimed)}" if aimed else "" if both else None
 
 
 def _above(row: Row, base: Row | None) -> tuple[Spread | str | None, str | None]:
@@ -140,13 +161,13 @@ def _routers(rows: Sequence[Row]) -> Table:
         first = functools.partial(study_rows.at, dotted="evaluation.routers.0")
         told = {seed: first(found) or {} for seed, found in row.runs.items()}
         little = {seed: study_rows.at(found, "evaluation.little.macs") for seed, found in row.runs.items()}
-        measured = {seed: study_rows.measured(row, seed)["dynamic"] for seed in row.runs}
+        measured = {seed: study_rows.measured(row, seed).get("dynamic", {}) for seed in row.runs}
         listed.append(
             {
                 "label": row.asked.tables["routers"],
                 "top1": row.of("evaluation.dynamic.accuracy"),
                 "macs": row.of("evaluation.dynamic.macs"),
-                "latency_ms": row.spread(lambda seed, known=measured: known[seed]["latency_ms"]),
+                "latency_ms": row.spread(lambda seed, known=measured: known[seed].get("latency_ms")),
                 "exit_rate": row.of("evaluation.dynamic.exit_rate.0"),
                 **{
                     key: row.spread(lambda seed, key=key, told=told: _meant(told[seed], key))
@@ -206,6 +227,7 @@ def _compared(rows: Sequence[Row], table: str) -> list[dict]:
                 "label": row.asked.tables[table],
                 **accuracies,
                 "macs": row.of("evaluation.dynamic.macs"),
+                "kept": _kept(row),
                 "big_macs": row.of("evaluation.big.macs"),
                 "exit_rate": row.of("evaluation.dynamic.exit_rate.0"),
                 **dict(zip(("difference", "wins"), difference, strict=True)),
@@ -222,7 +244,7 @@ def _training(rows: Sequence[Row]) -> Table:
     listed = _compared(rows, "training")
     for row, cells in zip(rows, listed, strict=True):
         cells["steps"] = f"{sum(steps_of(row)):,}" if steps_of(row) else None
-    columns = (_LABEL, *_PAIR, _MACS, _BIG_MACS, _EXITS, words("steps", "steps in all"), _DIFFERENCE, _WINS)
+    columns = (_LABEL, *_PAIR, _MACS, _KEPT, _BIG_MACS, _EXITS, words("steps", "steps in all"), _DIFFERENCE, _WINS)
     explanation = f"Little and big trained apart, together, and together with distillation. {_AGAINST_FIRST}"
     return Table("training", "Training apart or together", explanation, columns, listed, equality(rows))
 
@@ -232,11 +254,12 @@ def steps_of(row: Row) -> list[int]:
     return [int(trained["train.steps"]) for trained in row.asked.trained]
 
 
+_TARGETS = ("dynamic.max_macs_fraction", "dynamic.max_latency_fraction", "dynamic.max_accuracy_loss")
 _LIKE = {"images": ("data.",), "images a step": ("train.batch_size",), "optimizer": ("train.optimizer.",)}
 
 
 def equality(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What the configs say of steps, images and optimizer of rows that are compared, in sentences: what is equal, what is not."""
+    """What the configs say of steps, images, optimizer and target of rows that are compared: what is equal, what is not."""
     if not rows:
         return ()
     sentences, name = [], lambda row: row.asked.tables["training"]
@@ -255,6 +278,10 @@ def equality(rows: Sequence[Row]) -> tuple[str, ...]:
         others = list(dict.fromkeys(label for label, mine in kept if mine != kept[0][1]))
         equal = f"All have the same {'images and augmentation' if what == 'images' else what}."
         sentences.append(f"Not the same {what} as {kept[0][0]}: {', '.join(others)}." if others else equal)
+    aims = {name(row): {k: v for k, v in row.asked.settings.items() if k in _TARGETS} for row in rows}
+    first, *rest = aims
+    others = [label for label in rest if aims[label] != aims[first]]
+    sentences.append(f"Not the same target as {first}: {', '.join(others)}." if others else "All have the same target.")
     return (" ".join(sentences),)
 
 
@@ -264,13 +291,23 @@ def _space(rows: Sequence[Row]) -> Table:
     for row, cells in zip(rows, listed, strict=True):
         pairs = [study_rows.at(found, "found.pairs") for found in row.runs.values()]
         cells["pairs"] = next((f"{count:,}" for count in pairs if count is not None), None)
-    columns = (_LABEL, words("pairs", "pairs of the space"), *_PAIR, _MACS, _BIG_MACS, _EXITS, _DIFFERENCE, _WINS)
+    columns = (
+        _LABEL,
+        words("pairs", "pairs of the space"),
+        *_PAIR,
+        _MACS,
+        _KEPT,
+        _BIG_MACS,
+        _EXITS,
+        _DIFFERENCE,
+        _WINS,
+    )
     return Table("space", "Dimensions of the space", explanation, columns, listed)
 
 
 def _loss(rows: Sequence[Row]) -> Table:
     explanation = f"The joint loss, and the same with one term left out. {_AGAINST_FIRST}"
-    columns = (_LABEL, *_PAIR, _EXITS, _MACS, _DIFFERENCE, _WINS)
+    columns = (_LABEL, *_PAIR, _EXITS, _MACS, _KEPT, _DIFFERENCE, _WINS)
     return Table("loss", "Terms of the loss", explanation, columns, _compared(rows, "loss"))
 
 

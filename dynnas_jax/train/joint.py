@@ -106,13 +106,17 @@ def rule(
       label_smoothing: of what is learned from labels.
 
     Raises:
-      ValueError: for a weight or number below 0, a temperature not above 0, a smoothing outside 0 to below 1, or an unknown
-        router, decision or score.
+      ValueError: for a weight or number below 0, terms that are all left out, distillation from a big that learns nothing, a
+        temperature not above 0, a smoothing outside 0 to below 1, or an unknown router, decision or score.
     """
     given = {"big": big, "little": little, "routing": routing, "consistency": consistency, "efficiency": efficiency}
     for name, value in {"random_pairs": random_pairs, **given}.items():
         if not value >= 0:
             raise ValueError(f"train.joint_rule.{name} is {value}, must not be negative")
+    if not any((big, little, routing, consistency)):
+        raise ValueError("train.joint_rule: big, little, routing and consistency are all 0: nothing would be learned")
+    if distillation and not big:
+        raise ValueError("train.joint_rule.distillation: with big=0 no net learns the labels; write distillation=False")
     if not temperature > 0:
         raise ValueError(f"train.joint_rule.temperature is {temperature}, must be above 0")
     rules.check_label_smoothing("train.joint_rule.label_smoothing", label_smoothing)

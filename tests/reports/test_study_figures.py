@@ -11,8 +11,8 @@ from dynnas_jax.reports.spreads import Spread
 from dynnas_jax.reports.study_rows import Asked, Row
 
 
-def row(runs, outputs=None, name="a", **settings):
-    asked = Asked(name, {"main": name}, dict.fromkeys(runs), {"supernet.network": "x", **settings}, (), "")
+def row(runs, outputs=None, name="a", kind="supernet", **settings):
+    asked = Asked(name, {"main": name}, dict.fromkeys(runs), {f"{kind}.network": "x", **settings}, (), "")
     return Row(asked, {seed: SimpleNamespace(**content) for seed, content in runs.items()}, outputs or {})
 
 
@@ -118,7 +118,12 @@ def test_a_training_that_rows_share_is_shown_once():
         row({}, name="shorter", **fewer),
         row({}, name="cascade", **{"data.name": "x"}),
     ]
-    assert [one.asked.name for one in study_figures.trainings(rows)] == ["pair", "shorter"]
+    for criterion in ("pls", "inf_fs"):
+        rows.append(row({}, name=criterion, kind="growth", **first, **{"grow.criterion": criterion}))
+    for width in (0.35, 0.5):
+        rows.append(row({}, name=f"exits {width}", kind="exit_network", **first, **{"exit_network.width": width}))
+    shown = ["pair", "shorter", "pls", "inf_fs", "exits 0.35", "exits 0.5"]
+    assert [one.asked.name for one in study_figures.trainings(rows)] == shown
 
 
 def test_learning_curves_are_what_the_trainings_logged_at_the_steps_that_all_seeds_have():

@@ -62,7 +62,16 @@ def made(tmp_path):
     """made(name, dynamic, **asked): a row of supernets whose dynamic nets have these accuracies, by seed."""
 
     def make(
-        name, dynamic=DYNAMIC, *, tables, settings=SETTINGS, trained=None, effort=None, router_macs=0, exported=True
+        name,
+        dynamic=DYNAMIC,
+        *,
+        tables,
+        settings=SETTINGS,
+        trained=None,
+        effort=None,
+        router_macs=0,
+        exported=True,
+        most_macs=4e5,
     ):
         paths = {seed: tmp_path / name / f"seed{seed}" for seed in SEEDS}
         for seed, accuracy in dynamic.items():
@@ -70,6 +79,7 @@ def made(tmp_path):
             write(paths[seed] / "evaluate" / "evaluation.json", evaluation(accuracy, router_macs))
             pair = {"little": {"macs": 1}, "big": {"macs": 2}, "cost": [1, 2], "thresholds": [0.8]}
             pair |= {"holdout": {"accuracy": accuracy + 0.01}}
+            pair |= {"target": {"max_macs": most_macs, "min_accuracy": None}}
             found = {"front": [], "pairs": 125_785_557_292_320, "pair": pair} | (
                 {"effort": effort[seed]} if effort else {}
             )
@@ -98,7 +108,8 @@ def test_main_results(made):
     assert cell(table, "ours, dynamic at 0.5", "top1").mean == 0.94
     assert cell(table, "ours, dynamic at 0.5", "exit_rate").mean == 0.9
     assert cell(table, "ours, dynamic at 0.7", "top1") is None
-    assert cell(table, "ours, big", "size_bytes").mean == 4096
+    assert cell(table, "ours, big", "size_bytes") == ""  # little stands in the same file
+    assert cell(table, "ours, dynamic, chosen threshold", "size_bytes").mean == 4096
     assert cell(table, "ours, big", "energy_mj") is None
     assert {key: cell(table, "theirs, big", key) for key in ("top1", "macs")} == {"top1": None, "macs": None}
     assert [row["label"] for row in table.rows] == ["ours"] * 6 + ["theirs"] * 6
@@ -184,11 +195,13 @@ def test_energies_of_a_decision_come_of_its_files(made, tmp_path):
     assert found["little"]["energy_mj"] == 2.0
     assert found["dynamic"]["energy_mj"] == pytest.approx(2.0 + 0.25 * 8.0)
     assert found["at 0.5"]["energy_mj"] == pytest.approx(2.0 + 0.1 * 8.0)
-    assert (found["dynamic"]["memory_bytes"], found["little"]["memory_bytes"]) == (2**20, "")
+    assert (found["dynamic"]["memory_bytes"], found["little"]["memory_bytes"]) == (2**20, None)
 
 
 def test_strategies_are_compared_with_random_search_seed_by_seed(made):
-    effort = {seed: {"device_s": 3600.0 * (1 + seed), "architectures": 50, "images": 10_000} for seed in SEEDS}
+    effort = {
+        seed: {"device_s": 1800.0 * (1 + seed), "devices": 2, "architectures": 50, "images": 10_000} for seed in SEEDS
+    }
     better = {0: 0.96, 1: 0.97, 2: 0.98}
     named = lambda name: {**SETTINGS, "search.strategy": name}  # noqa: E731
     rows = [
@@ -226,6 +239,28 @@ def test_a_comparison_takes_the_seeds_that_both_have(made):
     assert cell(table, "full", "big").mean == 0.98
 
 
+def test_seeds_that_keep_the_target_on_the_test_images(made):
+    rows = [
+        made(name, dynamic, tables={"loss": name}, most_macs=most)
+        for name, dynamic, most in (
+            ("kept", DYNAMIC, 4e5),
+            ("over", DYNAMIC, 3.9e5),
+            ("free", DYNAMIC, None),
+            ("not", {}, 1),
+        )
+    ]
+    table = study_tables.TABLES["loss"](rows)
+    assert [row["kept"] for row in table.rows] == ["3 of 3", "0 of 3", "", None]
+
+
+def test_a_fixed_network_has_nothing_to_tell_of_routers(made):
+    settings = {key: value for key, value in SETTINGS.items() if not key.startswith("supernet")}
+    table = study_tables.TABLES["routers"](
+        [made("net", {}, tables={"routers": "a net"}, settings=settings | {"network.name": "mobilenet_v2"})]
+    )
+    assert table.rows[0]["latency_ms"] is None
+
+
 def test_routers(made):
     table = study_tables.TABLES["routers"]([made("r", tables={"routers": "learned"}, router_macs=500)])
     assert cell(table, "learned", "share").mean == pytest.approx(500 / 100_000)
@@ -255,7 +290,7 @@ def test_equal_steps_are_told_by_the_configs(made):
     table = study_tables.TABLES["training"]([together, apart])
     assert table.notes == (
         "All rows have 1,000 optimiser steps in all (by their configs). All have the same images and augmentation. "
-        "All have the same images a step. All have the same optimizer.",
+        "All have the same images a step. All have the same optimizer. All have the same target.",
     )
     assert [row["steps"] for row in table.rows] == ["1,000", "1,000"]
 
@@ -270,6 +305,10 @@ def test_what_is_not_equal_is_told(made):
     assert "The rows differ in their optimiser steps in all: together 1,000, apart 2,000." in said
     for what in ("images", "images a step", "optimizer"):
         assert f"Not the same {what} as together: apart." in said
+    assert said.endswith("All have the same target.")
+    further = {**SETTINGS, "dynamic.max_macs_fraction": 0.9}
+    (said,) = study_tables.equality([rows[0], made("c", tables={"training": "costlier"}, settings=further)])
+    assert said.endswith("Not the same target as together: costlier.")
 
 
 def test_numbers_of_a_seed_that_is_not_evaluated_are_left_out(made):

@@ -154,10 +154,29 @@ def test_pairs_are_trained_and_learn(pairs, split):
         assert last[name] < first[name], name
 
 
+def test_eight_devices_equal_one(pairs, split):
+    """Both nets' statistics, and the router's decisions, are of the whole batch."""
+    one, eight = (
+        loop.fit(
+            pairs, split, joint.rule(router="learned"), steps=3, batch_size=24, mesh=devices.data_mesh(count),
+            optimizer={"learning_rate": 0.1},
+        ).variables
+        for count in (1, 8)
+    )  # fmt: skip
+
+    def same(path, mine, its):
+        mine, its = np.asarray(mine), np.asarray(its)
+        np.testing.assert_allclose(its, mine, rtol=0, atol=1e-3 * max(0.1, np.abs(mine).max()), err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(same, one, eight)
+
+
 def test_what_is_refused(micro, pairs):
     for options, said in (
         ({"little": -0.1}, "train.joint_rule.little is -0.1, must not be negative"),
         ({"random_pairs": -1}, "random_pairs is -1"),
+        (dict.fromkeys(("big", "little", "routing", "consistency"), 0.0), "all 0: nothing would be learned"),
+        ({"big": 0.0, "distillation": True}, "with big=0 no net learns the labels"),
         ({"temperature": 0.0}, "temperature is 0.0, must be above 0"),
         ({"router": "oracle"}, r"router is 'oracle', choose from \['confidence', 'learned'\]"),
         ({"optimal": "never"}, "optimal is 'never'"),
