@@ -148,7 +148,7 @@ def check(job: Job, **given) -> None:
     options = dict(job.workdir.config["train"])
     network_train.check(job, **options)
     if asked.further is not None:
-        network_train.check(job, **{**options, **asked.further})
+        _check_further(job, {**options, **asked.further})
     if "source" in given and asked.source is None:
         raise ValueError(
             "grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe"
@@ -158,6 +158,13 @@ def check(job: Job, **given) -> None:
     if asked.source is not None:
         deepest = stage_growth.deepened(initial, asked.iterations * step)
         _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
+
+
+def _check_further(job: Job, options: dict) -> None:
+    try:
+        network_train.check(job, **options)
+    except ValueError as error:
+        raise ValueError(f"grow.further: {error}") from error
 
 
 def _check_source(source: str, deepest: Supernet) -> None:

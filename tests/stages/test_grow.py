@@ -398,6 +398,41 @@ def test_nothing_to_grow_is_refused_before_any_work(option):
         recipe.check(config)
 
 
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"optimizer": {"learning_rate": -1.0}}, "grow.further: optimizer: learning_rate is -1.0, must not be"),
+        ({"optimizer": {"momentum": 1.5}}, "grow.further: optimizer: momentum is 1.5, must be at least 0"),
+        ({"optimizer": {"drops": (0.7, 0.3)}}, "grow.further: optimizer: drops is .* must be ascending"),
+        ({"optimizer": {"drops": 0.5}}, "grow.further: train.optimizer: .* a value of another type"),
+        ({"optimizer": {"rate": 0.1}}, "unknown config key 'grow.further.optimizer.rate'"),
+        ({"steps": 0}, "grow.further.steps is 0, must be a number of at least 1"),
+        ({"log_every": 0}, "grow.further.log_every is 0, must be a number of at least 1"),
+        ({"checkpoint_every": 0}, "grow.further.checkpoint_every is 0, must be"),
+        ({"calibration_images": 0}, "grow.further.calibration_images is 0, must be"),
+        ({"ema_decay": 2}, "grow.further.ema_decay is 2, must be a number of at least 0 and at most 1"),
+        ({"on_incident": "go_on"}, "grow.further: train.on_incident is 'go_on', choose from"),
+        ({"mixing": {"mixup": -1.0}}, "grow.further: mixup=-1.0"),
+    ],
+)
+def test_a_further_training_that_cannot_be_is_refused_before_the_first(further, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.check(config_of({"further": further}))
+    recipe.check(config_of({"further": {"steps": 1, "optimizer": {"learning_rate": 0.01, "drops": (0.5,)}}}))
+
+
+def test_what_of_a_further_training_the_images_refuse(tmp_path):
+    config = config_of({"further": {"batch_size": 10_000}})
+    with pytest.raises(ValueError, match="grow.further: train: batch_size 10000 exceeds the 200 training images"):
+        grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+def test_an_intensity_that_no_grid_has():
+    for wrong, must in ((float("inf"), "must be a finite number"), (float("nan"), "must be a number of at least 0")):
+        with pytest.raises(ValueError, match=f"grow.grid_g_per_kwh is {wrong}, {must}"):
+            recipe.check(config_of({"grid_g_per_kwh": wrong}))
+
+
 def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
     config = config_of()
     ready = prepared(tmp_path / "W", config)
