@@ -52,6 +52,9 @@ def _decisions(source: Source) -> str | None:
     constant = sum(stage["constant"] for stages in growth["importances"] for stage in stages)
     if constant:
         body += f"<p>{constant} features of the kept nets never vary; they count as telling nothing.</p>"
+    absent = dict.fromkeys(stage["reason"] for stages in growth["importances"] for stage in stages if "reason" in stage)
+    if absent:
+        body += f"<p>Nothing tells an importance: {markup.escape('; '.join(absent))}.</p>"
     if choices := growth_tables.choices(source.found):
         body += "<p>The criterion's parameters were chosen once, by the first candidate each leads to:</p>"
         body += table(source, "choices", choices, growth_tables.CHOICES)

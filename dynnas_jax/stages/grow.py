@@ -93,7 +93,7 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
     """The artifacts: what was found, an arch file of every candidate, and of every net what it is."""
     random = nets.options.criterion == RANDOM
     kept = (found.first, *found.candidates)
-    looked_at = [] if random else [[one._asdict() for one in nets.importances(net, found.option)] for net in kept]
+    looked_at = [] if random else [nets.told(net, found.option) for net in kept]
     content = {
         "criterion": nets.options.criterion,
         "options": found.option,

@@ -126,16 +126,30 @@ class Nets:
         write_json(folder / FACTS, facts)
 
     def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
-        """What the criterion says of each stage of a net."""
-        found, collected = [], self.features(net)
-        for number, features in enumerate(collected.stages, 1):
-            labels = collected.labels[: len(features)]
+        """What the criterion says of each stage of a net. Raises ValueError, naming the stage, where it can say nothing."""
+        stages = range(len(self.features(net).stages))
+        return tuple(self._importance(net, number, options) for number in stages)
+
+    def _importance(self, net: Net, stage: int, options: dict | None) -> stage_importance.Importance:
+        collected = self.features(net)
+        features = collected.stages[stage]
+        labels = collected.labels[: len(features)]
+        try:
+            return stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
+        except ValueError as error:
+            raise ValueError(f"grow: stage {stage + 1} of {net.name}: {error}") from error
+
+    def told(self, net: Net, options: dict | None) -> list[dict]:
+        """`importances` for JSON, of a net that nothing is compared with: where they cannot be, no score, and the reason."""
+        found = []
+        for number, features in enumerate(self.features(net).stages):
             try:
-                told = stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
+                found.append(self._importance(net, number, options)._asdict())
             except ValueError as error:
-                raise ValueError(f"grow: stage {number} of {net.name}: {error}") from error
-            found.append(told)
-        return tuple(found)
+                constant = int((features == features[0]).all(axis=0).sum())
+                absent = {"score": None, "features": features.shape[1], "constant": constant}
+                found.append({**absent, "reason": str(error)})
+        return found
 
     def score(self, net: Net, options: dict | None) -> tuple[float, ...]:
         """The importance of each stage of a net; where coins are thrown, above 1/2 as often as below for a temporary net."""

@@ -17,6 +17,8 @@ from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import cifar_resnet, growing
+from dynnas_jax.reports import artifacts, growth_sections
+from dynnas_jax.reports.source import Source
 from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import grow, growth_evaluate, growth_nets
 from dynnas_jax.train import calibration, preemption
@@ -228,6 +230,45 @@ def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other
         key: found[key] for key in ("iterations", "initial", "candidates", "tried")
     }
     assert after["controls"][0]["holdout_accuracy"] == found["controls"][0]["holdout_accuracy"]
+
+
+def test_a_last_candidate_whose_features_never_vary_has_no_scores_and_the_reason(runs, tmp_path):
+    """Nothing is compared with it: the growth ends as any other. A net that is compared ends it, as before."""
+    shutil.copytree(runs.grown, tmp_path / "W")
+    folder, config = tmp_path / "W" / "grow", config_of(CONTROLLED)
+    before = read(folder / "growth.json")
+    file = folder / before["candidates"][-1]["name"] / growth_nets.SCORED
+    variables = job.load_variables(file)
+    own = {name for name in variables["params"] if name.startswith("stage2_")}
+    job.save_variables(
+        file,
+        {
+            kind: {name: jax.tree.map(np.zeros_like, leaves) if name in own else leaves for name, leaves in of.items()}
+            for kind, of in variables.items()
+        },
+    )
+    for name in ("manifest.json", "growth.json"):
+        (folder / name).unlink()
+    ready = prepared(tmp_path / "W", config)
+    grow.run(ready, folder, **config["grow"])
+    after = read(folder / "growth.json")
+    assert after["importances"][0] == before["importances"][0]
+    first, last = after["importances"][-1]
+    assert first == before["importances"][-1][0]
+    assert [last["score"], last["constant"]] == [None, last["features"]]
+    assert "features have zero variance over 120 samples" in last["reason"]
+    page = growth_sections.BUILDERS["growth_decisions"](
+        Source(tmp_path / "W", tmp_path / "R", artifacts.read(tmp_path / "W"))
+    )
+    assert "Nothing tells an importance: grow: stage 2 of candidate1" in page
+    nets = growth_nets.Nets(ready, folder, options_of())
+    with pytest.raises(ValueError, match="grow: stage 2 of candidate1.* zero variance"):
+        nets.importances(growth_nets.Net(*_last(ready, after)), after["options"])
+
+
+def _last(ready, found):
+    entry = found["candidates"][-1]
+    return entry["name"], growing.built(GROWTH, tuple(entry["depths"]), job.facts_of(ready.images)), entry
 
 
 def test_the_count_of_networks_ends_with_all_of_them(runs, tmp_path, monkeypatch):
