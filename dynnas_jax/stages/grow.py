@@ -158,6 +158,7 @@ def check(job: Job, **given) -> None:
     if asked.source is not None:
         deepest = stage_growth.deepened(initial, asked.iterations * step)
         _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
+        _check_depths(asked, initial, step)
 
 
 def _check_further(job: Job, options: dict) -> None:
@@ -174,6 +175,20 @@ def _check_source(source: str, deepest: Supernet) -> None:
         growing.transferred(variables, deepest.largest_net())
     except ValueError as error:
         raise ValueError(f"grow.source: {source}: {error}; of fewer grow.iterations less is wanted") from error
+
+
+def _check_depths(asked: Options, initial: stage_growth.Depths, step: int) -> None:
+    """Whether a supernet was trained with every depth that growing may ask for: another is none of its nets."""
+    by = 1 if asked.uniform else step
+    for stage, (first, known) in enumerate(
+        zip(initial, growth_nets.source_depths(asked.source) or (), strict=False), 1
+    ):
+        wanted = range(first, first + asked.iterations * step + 1, by)
+        if absent := [depth for depth in wanted if depth not in known]:
+            raise ValueError(
+                f"grow.source: {asked.source}: its supernet has no net with {absent[0]} modules in stage {stage}, which growing "
+                f"may ask for, but {', '.join(map(str, known))}; grow by its steps, or train one with others"
+            )
 
 
 def _check_criterion(job: Job, asked: Options) -> None:

@@ -15,8 +15,16 @@ from dynnas_jax.costs import energy
 from dynnas_jax.data import splits
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.job import Job, facts_of, growth_found, load_variables, save_variables, trained_file
-from dynnas_jax.networks import growing
+from dynnas_jax.job import (
+    Job,
+    facts_of,
+    growth_found,
+    load_variables,
+    save_variables,
+    supernet_of_run,
+    trained_file,
+)
+from dynnas_jax.networks import elastic_resnet, growing
 from dynnas_jax.search import stage_features, stage_growth, stage_importance
 from dynnas_jax.stages import network_train, spent
 from dynnas_jax.workdir import read_json, write_json
@@ -40,7 +48,8 @@ class Options:
       samples: training images whose features are looked at, at most.
       pooled_side: pixels that a stage's maps are pooled to, at most.
       further: keyword arguments of the section `train` that are others in a further training of the candidates; None: none.
-      source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep.
+      source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep and have
+        every depth that growing may ask for.
       read_off: nets are compared as they stand in the source; nothing is trained but what `further` says.
       uniform: whether a net of the same depth in all stages, of about the last candidate's MACs, is trained for comparison.
       power_w: that training draws on all devices together, where no meter shall tell, and where neither a meter nor a table does.
@@ -201,6 +210,17 @@ def source_variables(path: str) -> dict:
     if kind not in (kinds.NETWORK, kinds.SUPERNET):
         raise ValueError(f"grow.source: {folder} is {kind.words}; give a run of a network or of a supernet")
     return load_variables(folder / "train" / trained_file(kind))
+
+
+def source_depths(path: str) -> tuple[tuple[int, ...], ...] | None:
+    """The depths of each stage that a supernet's nets have, as it was trained; None of a run of another kind."""
+    folder = Path(path).expanduser()
+    if _kind(folder) is not kinds.SUPERNET:
+        return None
+    supernet = supernet_of_run(folder)
+    genes = {gene.name: tuple(map(int, gene.choices)) for gene in supernet.space.genes}
+    deepest = growing.depths(supernet.largest_net())
+    return tuple(genes.get(elastic_resnet.gene_name(stage), (depth,)) for stage, depth in enumerate(deepest, 1))
 
 
 def _kind(folder: Path) -> kinds.Kind:

@@ -332,6 +332,38 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
 
 
+def test_depths_that_a_supernet_was_not_trained_with_are_refused(tmp_path):
+    """As deep as growing may ask, in steps of 2: of the depths between there are modules, but no net was trained so."""
+    folder, space = tmp_path / "supernet", {"network": "elastic_resnet", "deepest": (5, 4), "step": 2, "widths": (4, 8)}
+    config = settings.as_dict(ConfigDict({"data": DATA, "supernet": space, "train": TRAIN, "dynamic": {}}))
+    facts = {"image_shape": [8, 8, 1], "classes": [str(i) for i in range(10)], "mean": [0.5], "std": [0.5]}
+    job.save_variables(folder / "train" / "supernet.msgpack", init_of(job.build(config, facts)))
+    for name, content in (("config", config), ("train/data", facts), ("train/manifest", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    # Stage 1 has 1, 3 and 5 blocks, stage 2 has 2 and 4.
+    for number, (stage, changed) in enumerate(
+        (
+            ("1 modules in stage 2", {"growth": 2}),
+            ("2 modules in stage 1", {"initial_modules": 2, "growth": 2}),
+            ("2 modules in stage 1, which growing may ask for, but 1, 3, 5", {}),
+        )
+    ):
+        asked = config_of({**changed, "source": str(folder), "read_off": True})
+        with pytest.raises(ValueError, match=f"grow.source: .* no net with {stage}"):
+            grow.check(prepared(tmp_path / f"W{number}", asked), **asked["grow"])
+    config["supernet"]["deepest"] = (5, 5)
+    (folder / "config.json").write_text(json.dumps(config))
+    job.save_variables(folder / "train" / "supernet.msgpack", init_of(job.build(config, facts)))
+    fits = config_of({"iterations": 2, "growth": 2, "source": str(folder), "read_off": True})
+    grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
+    with pytest.raises(ValueError, match="no net with 2 modules in stage 1, .* but 1, 3, 5; grow by its steps"):
+        grow.check(prepared(tmp_path / "U", fits), **fits["grow"], uniform=True)
+
+
+def init_of(supernet):
+    return supernet.largest_net().init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.uint8))
+
+
 def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
     """Of one run the first candidate is little, the last big; here the control of another run is so."""
     path = tmp_path / "W"
