@@ -126,13 +126,14 @@ def _arch_file(net: Net) -> dict:
 
 
 def _trained(folder: Path) -> dict:
-    """How many nets were made in all, and what they took together."""
+    """How many nets were made in all, what they took together, and what of it their further training took."""
     every = [training_energy.read(file) for file in sorted(folder.glob(f"*/{spent.FILE}"))]
-    return {
-        "networks": len(every),
-        "seconds": sum(one.seconds for one in every),
-        "energy_j": sum(one.energy_j for one in every),
-    }
+    further = [training_energy.read(file) for file in sorted(folder.glob(f"*/{growth_nets.FURTHER}/{spent.FILE}"))]
+    return {"networks": len(every), **_sums([*every, *further]), "further": _sums(further)}
+
+
+def _sums(every: list[training_energy.Spent]) -> dict:
+    return {"seconds": sum(one.seconds for one in every), "energy_j": sum(one.energy_j for one in every)}
 
 
 @functools.wraps(Options, assigned=(), updated=())

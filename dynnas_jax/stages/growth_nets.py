@@ -31,6 +31,7 @@ from dynnas_jax.workdir import read_json, write_json
 
 RANDOM = "random"  # in place of a criterion: a coin for each stage
 FACTS, SCORED, FINAL = "net.json", "scored.msgpack", "network.msgpack"  # in the folder of a net
+FURTHER = "further"  # folder in that of a net: of its further training
 _KEPT = 2  # nets whose features are kept at a time: those that are compared
 
 
@@ -115,11 +116,14 @@ class Nets:
                 scored = network_train.recalibrated(job, count)(initial)
             else:
                 scored = network_train.fitted(job, folder, initial=initial, seed=seed, **train)
-            final, accuracy = scored, {"scored": held_out(job, scored)}
-            if asked.further is not None and facts["role"] != stage_growth.TEMPORARY:
+            final, accuracy = scored, dict.fromkeys(("scored", "final"), held_out(job, scored))
+        # What a search takes is told without what makes its nets better afterwards.
+        more = None if asked.further is None or facts["role"] == stage_growth.TEMPORARY else folder / FURTHER
+        if more is not None:
+            with spent.metered(more, asked.power_w):
                 options = {**train, **asked.further}
-                final = network_train.fitted(job, folder / "further", initial=scored, seed=seed + 1, **options)
-            accuracy["final"] = held_out(job, final)
+                final = network_train.fitted(job, more, initial=scored, seed=seed + 1, **options)
+                accuracy["final"] = held_out(job, final)
         if not processes.is_first():
             return
         save_variables(folder / SCORED, scored)
@@ -130,7 +134,7 @@ class Nets:
             "variables": str((folder / FINAL).relative_to(job.workdir.path)),
             **growing.costs(name, net)._asdict(),
             "holdout_accuracy": accuracy,
-            "training": spent.told(folder, asked.grid_g_per_kwh),
+            "training": spent.told(folder, asked.grid_g_per_kwh, more),
         }
         write_json(folder / FACTS, facts)
 

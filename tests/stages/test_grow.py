@@ -443,7 +443,22 @@ def test_the_energy_of_trainings_adds_up(runs):
     for entry in (found["initial"], *found["candidates"]):
         told = entry["training"]
         assert told["carbon_g"] == pytest.approx(told["energy_j"] / 3.6e6 * energy.GRID_G_PER_KWH["world"])
-        assert told["seconds"] > 0
+        folder, more = runs.grown / "grow" / entry["name"], told["further"]
+        own, after = (read(path / "energy.json") for path in (folder, folder / "further"))
+        for key in ("seconds", "energy_j"):
+            assert 0 < more[key] == after[key] < told[key] == pytest.approx(own[key] + after[key])
+        assert more["carbon_g"] == pytest.approx(told["carbon_g"] * more["energy_j"] / told["energy_j"])
+        assert told["devices"].startswith(f"{jax.process_count()} x ")
+    (temporary,) = (runs.grown / "grow").glob("temporary*")
+    assert not (temporary / "further").exists()
+    assert read(temporary / "net.json")["training"]["further"] == {"seconds": 0, "energy_j": 0, "carbon_g": 0}
+    every, further = ([*(runs.grown / "grow").glob(f"{path}energy.json")] for path in ("**/", "*/further/"))
+    assert len(every) == found["trained"]["networks"] + len(further)
+    for told, files in ((found["trained"], every), (found["trained"]["further"], further)):
+        for key in ("seconds", "energy_j"):
+            assert told[key] == pytest.approx(sum(read(file)[key] for file in files))
+    page = (runs.grown / "report.html").read_text()
+    assert "of them for the further training of those that are kept" in page
 
 
 @pytest.mark.parametrize(
