@@ -3,15 +3,19 @@
 Lineage: stage-wise architecture search (Jordao et al. 2020), its setup: five iterations, importance by partial least squares,
 200 epochs of SGD at 0.01, a tenth of it from epochs 100 and 150 on, flips and crops, 100 epochs more for every candidate.
 Residual nets begin with 6 blocks a stage and grow by 2, cells with 2 and grow by 1. The batch, the momentum, the decay and the
-rate of the further epochs are not in the paper: 128, 0.9, 5e-4, a hundredth; nor that gradients are cut at a norm of 5, that
-variables are averaged over steps (0.999), and how many training images are held out: 5,000. Modes: "" (with a net of uniform
-depth at equal MACs), cells, resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241 (rivals of uniform depth; resnet110
-is the source of weights too), transfer (50 epochs from --config.grow.source, a run of resnet110), supernet (a stage-elastic
-supernet), read_off (nets of it without training, from --config.grow.source; only the candidates are trained, 50 epochs),
-ensemble (beside the candidates those of --config.evaluate.also, a run of cells; of both, as in the paper, those of iterations
-1, 3 and 5), inf_fs, il_fs and random (other criteria, and coins), choose (the components of partial least squares are picked
-first, of CHOICE, by the first candidate each leads to on held-out images; the other modes have those of OPTIONS, which nobody
-has chosen); each also as MODE_tiny.
+schedule of the further epochs are not in the paper: 128, 0.9, 5e-4, and a training that begins anew (momentum, averages) at a
+hundredth of the rate, a tenth of that from its half on; nor that gradients are cut at a norm of 5, that variables are averaged
+over steps (0.999), and how many training images are held out: 5,000. The initial net and the net of uniform depth at equal MACs
+are trained further as the candidates are. Rivals have as many epochs in all, but in one schedule, which ends at a hundredth of
+the rate: the same net trained as a rival and as a control is not quite the same, in tiny a cosine of 800 steps against two of
+600 and 200. Modes: "" (with that net of uniform depth), cells, resnet44, resnet56, resnet110, nasnet169, nasnet205, nasnet241
+(rivals of uniform depth; resnet110 is the source of weights too), transfer (50 epochs from --config.grow.source, a run of
+resnet110), supernet (a stage-elastic supernet), read_off (nets of it without training, from --config.grow.source; then the
+initial net and the candidates are trained further, 50 epochs), ensemble (beside the candidates those of --config.evaluate.also,
+a run of cells; of both, as in the paper, those of iterations 1, 3 and 5), inf_fs, il_fs and random (other criteria, and coins);
+choose, choose_inf_fs and choose_il_fs pick the criterion's parameter first, among those in CHOICES, by the first candidate each
+leads to on held-out images. The other modes have that of OPTIONS: defaults, since none has been chosen on CIFAR-10. Each also
+as MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
     dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
     dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
@@ -34,8 +38,11 @@ UNIFORM = {
     **{"nasnet169": (4, 2), "nasnet205": (5, 3), "nasnet241": (6, 4)},
 }
 OPTIONS = {"pls": {"components": 2}, "inf_fs": {"mix": 0.5}, "il_fs": {"tokens": 6}, "random": {}}  # of the criteria
-CHOICE = {"components": (1, 2, 4, 8)}
-MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", "choose", *list(OPTIONS)[1:], *UNIFORM)
+CHOICES = {
+    **{"choose": {"components": (1, 2, 4, 8)}, "choose_inf_fs": {"mix": (0.1, 0.5, 0.9)}},
+    "choose_il_fs": {"tokens": (3, 6, 12)},
+}
+MODES = ("", "cells", "transfer", "supernet", "read_off", "ensemble", *CHOICES, *list(OPTIONS)[1:], *UNIFORM)
 WIDTHS = (8, 16, 32)  # of the tiny nets
 CELLS = {"filters": 4, "stem": 12}
 TINY_STEPS, TINY_FURTHER = 600, 200
@@ -79,7 +86,7 @@ def get_config(mode: str = "") -> ConfigDict:
 
 
 def uniform(config: ConfigDict, name: str) -> None:
-    """A rival of the same depth in all stages, trained as long as a candidate is in all."""
+    """A rival of the same depth in all stages, trained for as many steps as a candidate is in all, in one schedule."""
     modules = (UNIFORM[name][0],) * 3
     cells = name.startswith("nasnet")
     config.network = {"name": "nasnet", "cells": modules} if cells else {**RESIDUAL, "depths": modules}
@@ -91,10 +98,10 @@ def uniform(config: ConfigDict, name: str) -> None:
 def growth(config: ConfigDict, name: str) -> None:
     """What grows, and how."""
     config.growth = {"name": "nasnet"} if name == "cells" else RESIDUAL
-    criterion = name if name in OPTIONS else "pls"
+    criterion = name.removeprefix("choose_") if name.removeprefix("choose_") in OPTIONS else "pls"
     config.grow = {"iterations": 5, "criterion": criterion}
-    if name == "choose":
-        config.grow.choose = CHOICE
+    if name in CHOICES:
+        config.grow.choose = CHOICES[name]
     elif OPTIONS[criterion]:
         config.grow.criterion_options = OPTIONS[criterion]
     if name in ("transfer", "read_off"):

@@ -1,10 +1,10 @@
 """Residual networks of bottlenecks for ImageNet at 224 pixels that grow deeper stage by stage, from the weights of a deeper one.
 
-Lineage: stage-wise architecture search (Jordao et al. 2020), with its weight transfer: nets take the first modules of each stage
-of a trained net and are fine-tuned for 50 epochs. The criterion's parameter is to be one that was chosen on another dataset: that
-is `options` in the growth.json of a run of stage_growth_cifar10.py:choose; until one has been made, two components stand here,
-which nobody has chosen. The paper does not say where it begins at 224 pixels: here with two bottlenecks a stage, two more each
-time. The source must be as deep in every stage as the deepest net that may be compared; (12, 12, 12, 12) serves all five
+Lineage: stage-wise architecture search (Jordao et al. 2020), with its weight transfer: nets take the first modules of each
+stage of a trained net and are fine-tuned for 50 epochs. The criterion's parameter is to be one that was chosen on another
+dataset: that is `options` in the growth.json of a run of stage_growth_cifar10.py:choose; until one has been made, the default
+of two components stands here. The paper does not say where it begins at 224 pixels: here with two bottlenecks a stage, two more
+each time. The source must be as deep in every stage as the deepest net that may be compared; (12, 12, 12, 12) serves all five
 iterations. Modes: "", source.
     dynnas run --config=configs/stage_growth_imagenet.py:source --workdir=runs/growth_source        # several GPUs
     dynnas run --config=configs/stage_growth_imagenet.py --config.grow.source=runs/growth_source --workdir=runs/growth_imagenet

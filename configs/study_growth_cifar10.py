@@ -1,13 +1,15 @@
-"""The study of growing stage by stage on CIFAR-10: the tables II to VI and figure 4 of the paper, from our own runs.
+"""The study of growing stage by stage on CIFAR-10: the tables I to VI and figure 4 of the paper, from our own runs.
 
 Lineage: rows are runs of configs/stage_growth_cifar10.py and configs/stage_growth_transfer.py with one seed: nets that grew from
 scratch by each criterion, out of a deeper net's weights and out of a supernet, ResNets and NASNets of uniform depth trained as
-long, cells, the ensemble of both kinds, and the depths found on another dataset. Rows of the ensemble, of other weights and of
-another dataset name the rows that they need. Runs of these recipes that are done already are taken in by --take.
+long, cells, the ensemble of both kinds, and the depths found on another dataset. The part `growth_initial`, one iteration each,
+tells what the depth to begin with does. Rows of the ensemble, of other weights and of another dataset name the rows that they
+need. Runs of these recipes that are done already are taken in by --take.
 Expected: of the tiny rows `grown` took 14 minutes of processor time; what else has been run, docs/results/
 stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minutes=N does any of them in parts.
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10                # one GPU
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny      # 2 CPU cores
+    dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10 --rows=growth_initial
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny --table \
         --take=runs/growth_tiny,runs/growth_resnet110
 """
@@ -15,7 +17,9 @@ stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minut
 from ml_collections import ConfigDict
 
 RECIPE, ELSEWHERE = "stage_growth_cifar10.py", "stage_growth_transfer.py"
-SCRATCH = "grown, from scratch"
+SCRATCH, PLS = "grown, from scratch", "partial least squares"
+# Modules of each stage at first; the row `grown` begins with 6, of the tiny ones with 1.
+BEGINNINGS = {"": (2, 4, 8, 10), "tiny": (2, 3)}
 OTHERS = {"inf_fs": "inf-FS", "il_fs": "il-FS", "random": "coins"}
 
 
@@ -26,7 +30,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config.title = "Depth grown stage by stage on CIFAR-10" + (mode and ", tiny")
     config.seeds = (0,)
     candidate = 2 if mode else 5  # the last
-    rows = (*residual(mode), *cells(mode), *criteria(), *elsewhere(candidate, mode))
+    others = (*criteria(), *elsewhere(candidate, mode), *map(beginning, BEGINNINGS[mode]))
+    rows = (*residual(mode), *cells(mode), *others)
     config.rows = tuple({**row, "recipe": with_mode(row["recipe"], mode)} for row in rows)
     return config
 
@@ -44,11 +49,11 @@ def named(rival: str, tiny: str) -> str:
 
 def residual(tiny: str) -> tuple[dict, ...]:
     """Table III: nets of residual blocks."""
-    tables = {"growth_residual": SCRATCH, "growth_controls": "partial least squares", "growth_cost": "residual blocks"}
+    tables = {"growth_residual": SCRATCH, "growth_controls": PLS, "growth_cost": "residual blocks"}
     grown = {
         "name": "grown",
         "recipe": RECIPE,
-        "tables": {**tables, "growth_criteria": "partial least squares", "main": SCRATCH},
+        "tables": {**tables, **dict.fromkeys(("growth_criteria", "growth_initial"), PLS), "main": SCRATCH},
     }
     uniform = tuple(
         {"name": name, "recipe": f"{RECIPE}:{name}", "tables": {"growth_residual": named(label, tiny)}}
@@ -121,3 +126,15 @@ def elsewhere(candidate: int, tiny: str) -> tuple[dict, ...]:
         tables = {"growth_elsewhere": named(label, tiny)}
         rows.append({"name": f"{rival}_elsewhere", "recipe": recipe, "tables": tables})
     return tuple(rows)
+
+
+def beginning(modules: int) -> dict:
+    """Table I: another depth to begin with, trained as the nets of the row `grown` are."""
+    alone = ("grow.iterations=1", "grow.uniform=False", "evaluate.together=None")
+    return {
+        "name": f"from{modules}",
+        "recipe": RECIPE,
+        "overrides": (f"grow.initial_modules={modules}", *alone),
+        "tables": {"growth_initial": PLS},
+        "stages": ("grow", "evaluate"),
+    }

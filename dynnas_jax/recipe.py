@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from dynnas_jax import kinds, sections, settings
@@ -119,6 +121,8 @@ def check(config: dict) -> None:
         fixed.check(config[kind.name], several_exits=kind is kinds.EXIT_NETWORK)
     if "train" in config:
         _build(config)
+    if further := settings.content(config, "grow.further"):
+        _build_further({**config["train"], **further})
 
 
 def _check_values(config: dict) -> None:
@@ -131,8 +135,10 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.stages import routers, slimmable, strategies
 
     settings.check_least("", config, {"seed": 0})
-    for section, least in _LEAST.items():
+    for section, least in {**_LEAST, "grow.further": _LEAST["train"]}.items():
         settings.check_least(f"{section}.", settings.content(config, section), least)
+    if math.isinf(grid := config.get("grow", {}).get("grid_g_per_kwh") or 0):
+        raise ValueError(f"grow.grid_g_per_kwh is {grid}, must be a finite number")
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
     if kinds.of(config) in kinds.OF_EXITS:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
@@ -158,19 +164,42 @@ def _check_values(config: dict) -> None:
 
 def _build(config: dict) -> None:
     """Builds what training is made of, so that a value none of it accepts is found before the first step."""
-    from dynnas_jax.data import augment, mixing, streams
-    from dynnas_jax.train import joint, sandwich, state
+    from dynnas_jax.data import augment, streams
+    from dynnas_jax.train import joint, sandwich
 
     train = config["train"]
     parts = [
         ("data.augment", augment.rule, config["data"].get("augment")),
         ("data.stream", streams.rule, config["data"].get("stream")),
-        ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
         ("train.sandwich_rule", sandwich.rule, train.get("sandwich_rule")),
         ("train.joint_rule", joint.rule, train.get("joint_rule")),
     ]
-    if train.get("mixing"):
-        parts.append(("train.mixing", mixing.rule, train["mixing"]))
+    _build_parts([*parts, *_of_training(train)])
+
+
+def _build_further(train: dict) -> None:
+    """As `_build` for a further training: the section `train`, with the keys of `grow.further` in their places."""
+    try:
+        _build_parts(_of_training(train))
+    except ValueError as error:
+        raise ValueError(f"grow.further: {error}") from error
+
+
+def _of_training(train: dict) -> list[tuple[str, Callable, dict | None]]:
+    """The parts of a training that every kind of run has."""
+    from dynnas_jax.data import mixing
+    from dynnas_jax.train import incidents, state
+
+    watched = {key: train[key] for key in ("spike_factor", "on_incident", "most_roll_backs") if key in train}
+    parts = [
+        ("train.optimizer", functools.partial(state.optimizer, train.get("steps", 1)), train.get("optimizer")),
+        ("train", incidents.rule, watched),
+    ]
+    return [*parts, ("train.mixing", mixing.rule, train["mixing"])] if train.get("mixing") else parts
+
+
+def _build_parts(parts: list[tuple[str, Callable, dict | None]]) -> None:
+    """Calls (section, function, its keyword arguments). Raises ValueError as the functions do, or for a value of another type."""
     for section, function, options in parts:
         try:
             function(**(options or {}))

@@ -203,7 +203,7 @@ def test_a_step_of_gated_networks_on_imagenet_is_as_long_as_that_of_added_gradie
 
 GROWTHS = {
     "stage_growth_digits.py": ("", "tiny", "inf_fs", "il_fs_tiny", "random", "choose", "choose_il_fs_tiny"),
-    "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble", "choose"),
+    "stage_growth_cifar10.py": ("", "tiny", "cells", "cells_tiny", "transfer", "read_off", "ensemble", "choose_inf_fs"),
     "stage_growth_imagenet.py": ("", "tiny"),
 }
 
@@ -221,13 +221,12 @@ def test_a_recipe_that_grows_begins_as_it_says(path):
         state.optimizer(options["steps"], **options["optimizer"])
 
 
-@pytest.mark.parametrize("mode", ["choose", "choose_inf_fs", "choose_il_fs"])
-def test_the_values_to_choose_from_hold_the_one_that_is_else_taken(mode):
-    digits = FOLDER / "stage_growth_digits.py"
-    choosing = settings.as_dict(settings.load([f"--config={digits}:{mode}"]))["grow"]
-    assumed = settings.as_dict(
-        settings.load([f"--config={digits}:{mode.removeprefix('choose').strip('_')}".strip(":")])
-    )
+@pytest.mark.parametrize("file", ["stage_growth_digits.py", "stage_growth_cifar10.py"])
+@pytest.mark.parametrize("mode", ["choose", "choose_inf_fs", "choose_il_fs", "choose_il_fs_tiny"])
+def test_the_values_to_choose_from_hold_the_one_that_is_else_taken(mode, file):
+    path = f"--config={FOLDER / file}"
+    choosing = settings.as_dict(settings.load([f"{path}:{mode}"]))["grow"]
+    assumed = settings.as_dict(settings.load([f"{path}:{mode.removeprefix('choose').strip('_')}".strip(":")]))
     assert "criterion_options" not in choosing
     assert choosing["criterion"] == assumed["grow"]["criterion"]
     ((name, values),) = choosing["choose"].items()
@@ -254,6 +253,8 @@ def test_depths_found_elsewhere_are_those_of_the_file(mode, option, tmp_path):
     arch = job.build(config, facts_of(config)).largest_net().arch
     assert [getattr(arch, option), arch.resolution, arch.channels, arch.classes] == [(2, 3, 2), 32, 3, 100]
     rival = "resnet110" if option == "depths" else "nasnet241"
+    size = 16 if mode.endswith("tiny") else 32
+    assert config["report"]["title"].startswith(f"100 classes of ImageNet at {size}x{size}:")
     rivals = f"{path.partition(':')[0]}:{rival}{'_tiny' * mode.endswith('tiny')}"
     assert settings.as_dict(settings.load([rivals]))["train"] == config["train"]
 
@@ -389,18 +390,49 @@ def test_a_study_s_rows_are_what_their_runs_would_take(file, mode, tables, tmp_p
         assert ("export" in row.stage_names(config)) == bool({"main", "routers"} & set(row.tables))
 
 
-def test_the_studies_of_growth_show_every_table_of_theirs():
-    """Their rows' modes are known, and a study of the tiny nets has the rows of the other."""
-    shown, names = set(), {}
-    for file in ("study_growth_digits.py", "study_growth_cifar10.py"):
-        for mode in ("", ":tiny"):
-            study = grid.read([f"--config={FOLDER / file}{mode}"])
-            names.setdefault(file, []).append([row.name for row in study.rows])
-            for row in study.rows:
-                shown |= set(row.tables)
-                row.config(0, Path("W"))
-        assert names[file][0] == names[file][1]
-    assert shown == {"main", *growth_study.TABLES}
+@pytest.mark.parametrize(
+    ("file", "absent"),
+    [
+        ("study_growth_digits.py", {"growth_cells", "growth_elsewhere"}),  # neither cells nor another dataset
+        ("study_growth_cifar10.py", set()),
+    ],
+)
+def test_a_study_of_growth_shows_every_table_of_its_own(file, absent):
+    """All of the paper's on CIFAR-10; rows' modes are known, and those of the tiny nets are the others' but for the depths."""
+    names = []
+    for mode in ("", ":tiny"):
+        study = grid.read([f"--config={FOLDER / file}{mode}"])
+        assert {table for row in study.rows for table in row.tables} == {"main", *growth_study.TABLES} - absent
+        for row in study.rows:
+            row.config(0, Path("W"))
+        names.append({row.name for row in study.rows if not row.name.startswith("from")})
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "modules"),
+    [
+        ("study_growth_digits.py", [2, 1, 3, 4]),
+        ("study_growth_cifar10.py", [6, 2, 4, 8, 10]),
+        ("study_growth_cifar10.py:tiny", [1, 2, 3]),
+    ],
+)
+def test_nets_of_the_table_of_initial_depths_differ_by_these_alone(file, modules):
+    """One iteration of each is what the table shows; nothing else is trained for it, or told."""
+    study = grid.read([f"--config={FOLDER / file}"])
+    rows = [row for row in study.rows if "growth_initial" in row.tables]
+    first, *others = (row.config(0, Path("W")) for row in rows)
+    begins = growing.FAMILIES["cifar_resnet"].initial_modules
+    assert [config["grow"].get("initial_modules", begins) for config in (first, *others)] == modules
+    for row, config in zip(rows[1:], others, strict=True):
+        recipe.check(config)
+        assert config["grow"] == {**config["grow"], "iterations": 1, "uniform": False}
+        assert row.stage_names(config) == ("grow", "evaluate")
+        assert not config["evaluate"].get("together")
+        for key in ("data", "growth", "train"):
+            assert config[key] == first[key]
+        alike = ("criterion", "criterion_options", "further", "growth")
+        assert [config["grow"].get(key) for key in alike] == [first["grow"].get(key) for key in alike]
 
 
 @pytest.mark.parametrize(("file", "steps"), [("study_digits.py", 700), ("study_cifar10.py", 10_546)])

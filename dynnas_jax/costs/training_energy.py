@@ -24,6 +24,7 @@ class Source(NamedTuple):
 
     name: str
     spent: Callable[[float], float | None]  # seconds since it was asked last -> J in these; None where nothing tells
+    devices: str | None = None  # that train, in words
 
 
 class Spent(NamedTuple):
@@ -51,6 +52,24 @@ def of_counters(counters: Sequence[energy.Counter]) -> Source:
         return energy.elapsed_j(counters, last, now)
 
     return Source(f"counters of the processor ({', '.join(counter.name for counter in counters)})", spent)
+
+
+def of_processor(processes: int = 1, read: Callable[[], float] = time.process_time) -> Source:
+    """A power for each core while this process runs on it: what else the machine does is not counted, nor what it waits for.
+
+    Args:
+      processes: that train together, all as busy as this one.
+      read: seconds of this process on all cores so far.
+    """
+    last = read()
+
+    def spent(_: float) -> float:
+        nonlocal last
+        now = read()
+        before, last = last, now
+        return processes * energy.CORE_POWER_W * (now - before)
+
+    return Source(f"{_times(processes)}{energy.CORE_POWER_W:g} W a core x processor seconds of the process", spent)
 
 
 def of_nvidia(read: Callable[[], str | None] | None = None, processes: int = 1) -> Source | None:
@@ -96,12 +115,11 @@ def _nvidia_says() -> str | None:
         return None
 
 
-def source(device: str, cores: int, power_w: float | None = None, *, devices: int = 1, processes: int = 1) -> Source:
+def source(device: str, power_w: float | None = None, *, devices: int = 1, processes: int = 1) -> Source:
     """What tells the energy here: a power that was given, the devices' meter, the processor's counters, or a table's power.
 
     Args:
       device: what an accelerator calls itself, "cpu" where there is none.
-      cores: of this machine.
       power_w: that all of the training draws.
       devices: accelerators of all processes that train together.
     """
@@ -110,7 +128,7 @@ def source(device: str, cores: int, power_w: float | None = None, *, devices: in
     if device == "cpu":
         if counters := energy.rapl():
             return of_counters(counters)
-        return of_power(cores * energy.CORE_POWER_W, f"{energy.CORE_POWER_W:g} W a core x {cores} cores x time")
+        return of_processor(processes)
     if found := of_nvidia(processes=processes):
         return found
     if (known := energy.known_device(device)) is None:
@@ -132,7 +150,8 @@ class Meter:
         before_j, more_j = self.total.energy_j, self.source.spent(seconds)
         known = before_j is not None and more_j is not None
         self.total = Spent(self.total.seconds + seconds, before_j + more_j if known else None)
-        write_json(self.file, {**self.total._asdict(), "source": self.source.name})
+        told = {"source": self.source.name, "devices": self.source.devices}
+        write_json(self.file, {**self.total._asdict(), **told})
 
     def _run(self) -> None:
         while not self._over.wait(self.every_s):

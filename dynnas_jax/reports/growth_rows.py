@@ -37,12 +37,12 @@ def grid(rows: Sequence[Row]) -> float:
     return next((one for one in told if one is not None), _WORLD)
 
 
-def energy_source(row: Row, seed: int) -> str | None:
-    """How the energy of a run's trainings is known; None where it tells none."""
+def training(row: Row, seed: int) -> dict:
+    """What a run says of its trainings beside their sums: the source of their energy, and the devices; {} where nothing."""
     if (growth := row.runs[seed].growth) is not None:
-        return growth["candidates"][-1]["training"]["source"]
+        return growth["candidates"][-1]["training"]
     file = row.asked.paths[seed] / "train" / "energy.json"
-    return read_json(file)["source"] if row.asked.kind is kinds.NETWORK and file.is_file() else None
+    return read_json(file) if row.asked.kind is kinds.NETWORK and file.is_file() else {}
 
 
 def names(row: Row) -> tuple[str, ...]:
@@ -99,15 +99,37 @@ def accuracy(row: Row, seed: int) -> Number:
 
 
 def search(row: Row, seed: int) -> dict[str, Number]:
-    """networks, seconds and energy_j of a run's search; of a training that searches nothing, its own."""
+    """networks, seconds and energy_j of a run's search, and apart_s, the seconds without any further training.
+
+    Of a training that searches nothing, its own.
+    """
     found = row.runs[seed]
     if row.asked.kind is kinds.NETWORK:
-        return {"networks": 1, **{key: value for key, value in _fixed(row, seed).items() if key in _SPENT}}
+        own = {key: value for key, value in _fixed(row, seed).items() if key in _SPENT}
+        return {"networks": 1, **own, "apart_s": own.get("seconds")}
     if row.asked.kind is not kinds.GROWTH:
-        return {"networks": "", "seconds": found.times.get("train"), "energy_j": ""}
+        seconds = found.times.get("train")
+        return {"networks": "", "seconds": seconds, "energy_j": "", "apart_s": seconds}
     if found.growth is None:
         return {}
-    controls = [one["training"] for one in found.growth["controls"]]
-    trained = found.growth["trained"]
+    controls, trained = [one["training"] for one in found.growth["controls"]], found.growth["trained"]
     spent = {key: trained[key] - sum(one[key] for one in controls) for key in _SPENT}
-    return {"networks": trained["networks"] - len(controls), **spent}
+    return {"networks": trained["networks"] - len(controls), **spent, "apart_s": _apart_s(row, trained, controls)}
+
+
+def _apart_s(row: Row, trained: dict, controls: Sequence[dict]) -> Number:
+    """Seconds of a search without further training; "" where a run of an earlier form does not tell them apart."""
+    parts = [trained, *controls]
+    if not trains_further(row):
+        further = [0.0] * len(parts)
+    elif all("further" in part for part in parts):
+        further = [part["further"]["seconds"] for part in parts]
+    else:
+        return ""
+    first, *others = (part["seconds"] - more for part, more in zip(parts, further, strict=True))
+    return first - sum(others)
+
+
+def trains_further(row: Row) -> bool:
+    """Whether candidates are trained further after the training that all nets have alike."""
+    return any(key.startswith("grow.further") for key in row.asked.settings)

@@ -52,11 +52,16 @@ def _decisions(source: Source) -> str | None:
     constant = sum(stage["constant"] for stages in growth["importances"] for stage in stages)
     if constant:
         body += f"<p>{constant} features of the kept nets never vary; they count as telling nothing.</p>"
+    absent = dict.fromkeys(stage["reason"] for stages in growth["importances"] for stage in stages if "reason" in stage)
+    if absent:
+        body += f"<p>Nothing tells an importance: {markup.escape('; '.join(absent))}.</p>"
     if choices := growth_tables.choices(source.found):
         body += "<p>The criterion's parameters were chosen once, by the first candidate each leads to:</p>"
         body += table(source, "choices", choices, growth_tables.CHOICES)
     trained = growth["trained"]
-    return body + f"<p>{trained['networks']} networks were made in {trained['seconds']:,.0f} seconds.</p>"
+    further = trained.get("further", {}).get("seconds")  # of earlier runs it is not told apart
+    apart = f", {further:,.0f} of them for the further training of those that are kept" if further else ""
+    return body + f"<p>{trained['networks']} networks were made in {trained['seconds']:,.0f} seconds{apart}.</p>"
 
 
 BUILDERS: dict[str, Callable[[Source], str | None]] = {"growth_networks": _networks, "growth_decisions": _decisions}

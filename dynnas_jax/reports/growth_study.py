@@ -29,6 +29,7 @@ _KEYS = (
     tables.TOP5,
 )
 _TOGETHER = tuple(growth_tables.ENSEMBLES.values())
+_SEARCH = ("networks", "apart_s", "seconds", "energy_j")
 
 
 def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = growth_rows.names) -> list[dict]:
@@ -74,8 +75,7 @@ _TOLD = "Depth, params and memory are counted as the paper counts them: params w
 
 
 def _trained_further(rows: Sequence[Row]) -> bool:
-    """Whether candidates are trained further after the training that all nets have alike."""
-    return any(key.startswith("grow.further") for row in rows for key in row.asked.settings)
+    return any(map(growth_rows.trains_further, rows))
 
 
 def _held_out(rows: Sequence[Row]) -> tuple[Column, ...]:
@@ -143,7 +143,7 @@ def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callabl
 
 def _sources(rows: Sequence[Row]) -> tuple[str, ...]:
     """How the energy of the trainings is known."""
-    told = dict.fromkeys(growth_rows.energy_source(row, seed) for row in rows for seed in row.runs)
+    told = dict.fromkeys(growth_rows.training(row, seed).get("source") for row in rows for seed in row.runs)
     named = [source for source in told if source]
     return (f"Energy of training: {'; '.join(named)}.",) if named else ()
 
@@ -154,33 +154,42 @@ def _cost(rows: Sequence[Row]) -> Table:
         search = {seed: growth_rows.search(row, seed) for seed in row.runs}
         for name in _answering(row):
             told = {seed: growth_rows.nets(row, seed).get(name, {}) for seed in row.runs}
-            whole = name not in _TOGETHER
-            line = {"label": row.asked.tables["growth_cost"], "network": name}
-            for key in ("networks", "seconds", "energy_j"):
+            whole, known = name not in _TOGETHER, growth_rows.names(row)
+            line = {
+                "label": row.asked.tables["growth_cost"],
+                "network": name,
+                "devices": _devices(row) if whole else "",
+            }
+            for key in _SEARCH:
                 line[key] = row.spread(lambda seed, key=key, of=search: of[seed].get(key)) if whole else ""
             for key in ("params_with_statistics", "accuracy"):
-                line[key] = (
-                    row.spread(lambda seed, key=key, of=told: of[seed].get(key)) if growth_rows.names(row) else ""
-                )
+                line[key] = row.spread(lambda seed, key=key, of=told: of[seed].get(key)) if known else ""
             listed.append(line)
     columns = (
-        *(
-            _LABEL,
-            _NET,
-            _count("networks", "networks evaluated"),
-            numbers("seconds", "their training (hours)", 3, 3600),
-        ),
+        *(_LABEL, _NET, _count("networks", "networks evaluated"), words("devices", "devices")),
+        numbers("seconds", "their training (hours)", 3, 3600),
+        numbers("apart_s", "without further training (hours)", 3, 3600),
         *(numbers("energy_j", "energy (kJ)", 1, 1e3), _PARAMS, _ACCURACY),
     )
     explanation = (
         "What the search took: every network that was trained or read off for it, the temporary ones too, without those "
-        "trained for comparison, and without the source of weights, which has a line of its own."
+        "trained for comparison, and without the source of weights, which has a line of its own. A search ends before the "
+        "further training of the networks that are kept, which hours and energy of their training hold too. Of runs that name "
+        "others to answer with there is that answer alone."
     )
-    return Table("growth_cost", "Cost of the search", explanation, columns, listed)
+    return Table("growth_cost", "Cost of the search", explanation, columns, listed, _sources(rows))
+
+
+def _devices(row: Row) -> str | None:
+    """What a row's runs were trained on; "" where they do not tell."""
+    told = [growth_rows.training(row, seed).get("devices") for seed in row.runs]
+    return "; ".join(dict.fromkeys(filter(None, told))) if told else None
 
 
 def _answering(row: Row) -> tuple[str, ...]:
-    """The last candidate, and the ensembles that runs tell of."""
+    """The last candidate, and the ensembles that runs tell of; of a run that names others what all answer together, alone."""
+    if row.asked.settings.get("evaluate.also"):
+        return (growth_tables.ENSEMBLES["joint_ensemble"],)
     every = [name for name in growth_rows.names(row) if name != growth_rows.called(UNIFORM)]
     told = {name for seed in row.runs for name in growth_rows.nets(row, seed)}
     return (*every[-1:], *(name for name in _TOGETHER if name in told)) if every else ("",)

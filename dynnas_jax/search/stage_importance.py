@@ -21,6 +21,7 @@ _COPIES = (
     8  # arrays of the size of the features, and of features x features, that the hungriest criterion holds at a time
 )
 FEWEST_SAMPLES = 8
+_NOISE = 1e-12  # edges, at most 1, that are no more than what rounding leaves
 _FEW = 64  # features, for which all eigenvalues are as soon found as one
 
 
@@ -114,6 +115,7 @@ def inf_fs(features: np.ndarray, labels: np.ndarray, *, mix: float = 0.5) -> np.
     spread = alive.std(axis=0)
     spread /= spread.max()
     graph = mix * np.maximum(spread[:, None], spread) + (1 - mix) * unlike.clip(0, 1)
+    graph[graph <= _NOISE] = 0
     scores[scores > 0] = paths(graph)
     return scores
 
@@ -135,7 +137,7 @@ def paths(graph: np.ndarray, reach: float = REACH) -> np.ndarray:
 
     In closed form (I - r A)^-1 - I. A graph whose edges are all worth nothing has scores of 0.
     """
-    radius = _radius(graph)
+    radius = _radius(graph) if graph.any() else 0.0
     if radius <= np.finfo(np.float64).tiny:
         return np.zeros(len(graph))
     system = graph * (-reach / radius)

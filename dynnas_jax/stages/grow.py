@@ -93,7 +93,7 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
     """The artifacts: what was found, an arch file of every candidate, and of every net what it is."""
     random = nets.options.criterion == RANDOM
     kept = (found.first, *found.candidates)
-    looked_at = [] if random else [[one._asdict() for one in nets.importances(net, found.option)] for net in kept]
+    looked_at = [] if random else [nets.told(net, found.option) for net in kept]
     content = {
         "criterion": nets.options.criterion,
         "options": found.option,
@@ -126,13 +126,14 @@ def _arch_file(net: Net) -> dict:
 
 
 def _trained(folder: Path) -> dict:
-    """How many nets were made in all, and what they took together."""
+    """How many nets were made in all, what they took together, and what of it their further training took."""
     every = [training_energy.read(file) for file in sorted(folder.glob(f"*/{spent.FILE}"))]
-    return {
-        "networks": len(every),
-        "seconds": sum(one.seconds for one in every),
-        "energy_j": sum(one.energy_j for one in every),
-    }
+    further = [training_energy.read(file) for file in sorted(folder.glob(f"*/{growth_nets.FURTHER}/{spent.FILE}"))]
+    return {"networks": len(every), **_sums([*every, *further]), "further": _sums(further)}
+
+
+def _sums(every: list[training_energy.Spent]) -> dict:
+    return {"seconds": sum(one.seconds for one in every), "energy_j": sum(one.energy_j for one in every)}
 
 
 @functools.wraps(Options, assigned=(), updated=())
@@ -148,7 +149,7 @@ def check(job: Job, **given) -> None:
     options = dict(job.workdir.config["train"])
     network_train.check(job, **options)
     if asked.further is not None:
-        network_train.check(job, **{**options, **asked.further})
+        _check_further(job, {**options, **asked.further})
     if "source" in given and asked.source is None:
         raise ValueError(
             "grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe"
@@ -158,6 +159,14 @@ def check(job: Job, **given) -> None:
     if asked.source is not None:
         deepest = stage_growth.deepened(initial, asked.iterations * step)
         _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
+        _check_depths(asked, initial, step)
+
+
+def _check_further(job: Job, options: dict) -> None:
+    try:
+        network_train.check(job, **options)
+    except ValueError as error:
+        raise ValueError(f"grow.further: {error}") from error
 
 
 def _check_source(source: str, deepest: Supernet) -> None:
@@ -167,6 +176,20 @@ def _check_source(source: str, deepest: Supernet) -> None:
         growing.transferred(variables, deepest.largest_net())
     except ValueError as error:
         raise ValueError(f"grow.source: {source}: {error}; of fewer grow.iterations less is wanted") from error
+
+
+def _check_depths(asked: Options, initial: stage_growth.Depths, step: int) -> None:
+    """Whether a supernet was trained with every depth that growing may ask for: another is none of its nets."""
+    by = 1 if asked.uniform else step
+    for stage, (first, known) in enumerate(
+        zip(initial, growth_nets.source_depths(asked.source) or (), strict=False), 1
+    ):
+        wanted = range(first, first + asked.iterations * step + 1, by)
+        if absent := [depth for depth in wanted if depth not in known]:
+            raise ValueError(
+                f"grow.source: {asked.source}: its supernet has no net with {absent[0]} modules in stage {stage}, which growing "
+                f"may ask for, but {', '.join(map(str, known))}; grow by its steps, or train one with others"
+            )
 
 
 def _check_criterion(job: Job, asked: Options) -> None:

@@ -15,14 +15,23 @@ from dynnas_jax.costs import energy
 from dynnas_jax.data import splits
 from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.job import Job, facts_of, growth_found, load_variables, save_variables, trained_file
-from dynnas_jax.networks import growing
+from dynnas_jax.job import (
+    Job,
+    facts_of,
+    growth_found,
+    load_variables,
+    save_variables,
+    supernet_of_run,
+    trained_file,
+)
+from dynnas_jax.networks import elastic_resnet, growing
 from dynnas_jax.search import stage_features, stage_growth, stage_importance
 from dynnas_jax.stages import network_train, spent
 from dynnas_jax.workdir import read_json, write_json
 
 RANDOM = "random"  # in place of a criterion: a coin for each stage
 FACTS, SCORED, FINAL = "net.json", "scored.msgpack", "network.msgpack"  # in the folder of a net
+FURTHER = "further"  # folder in that of a net: of its further training
 _KEPT = 2  # nets whose features are kept at a time: those that are compared
 
 
@@ -40,7 +49,8 @@ class Options:
       samples: training images whose features are looked at, at most.
       pooled_side: pixels that a stage's maps are pooled to, at most.
       further: keyword arguments of the section `train` that are others in a further training of the candidates; None: none.
-      source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep.
+      source: a run's directory; nets begin with the modules of its net, or of its supernet, which must be as deep and have
+        every depth that growing may ask for.
       read_off: nets are compared as they stand in the source; nothing is trained but what `further` says.
       uniform: whether a net of the same depth in all stages, of about the last candidate's MACs, is trained for comparison.
       power_w: that training draws on all devices together, where no meter shall tell, and where neither a meter nor a table does.
@@ -106,11 +116,14 @@ class Nets:
                 scored = network_train.recalibrated(job, count)(initial)
             else:
                 scored = network_train.fitted(job, folder, initial=initial, seed=seed, **train)
-            final, accuracy = scored, {"scored": held_out(job, scored)}
-            if asked.further is not None and facts["role"] != stage_growth.TEMPORARY:
+            final, accuracy = scored, dict.fromkeys(("scored", "final"), held_out(job, scored))
+        # What a search takes is told without what makes its nets better afterwards.
+        more = None if asked.further is None or facts["role"] == stage_growth.TEMPORARY else folder / FURTHER
+        if more is not None:
+            with spent.metered(more, asked.power_w):
                 options = {**train, **asked.further}
-                final = network_train.fitted(job, folder / "further", initial=scored, seed=seed + 1, **options)
-            accuracy["final"] = held_out(job, final)
+                final = network_train.fitted(job, more, initial=scored, seed=seed + 1, **options)
+                accuracy["final"] = held_out(job, final)
         if not processes.is_first():
             return
         save_variables(folder / SCORED, scored)
@@ -121,21 +134,35 @@ class Nets:
             "variables": str((folder / FINAL).relative_to(job.workdir.path)),
             **growing.costs(name, net)._asdict(),
             "holdout_accuracy": accuracy,
-            "training": spent.told(folder, asked.grid_g_per_kwh),
+            "training": spent.told(folder, asked.grid_g_per_kwh, more),
         }
         write_json(folder / FACTS, facts)
 
     def importances(self, net: Net, options: dict | None) -> tuple[stage_importance.Importance, ...]:
-        """What the criterion says of each stage of a net."""
-        found, collected = [], self.features(net)
-        for number, features in enumerate(collected.stages, 1):
-            labels = collected.labels[: len(features)]
+        """What the criterion says of each stage of a net. Raises ValueError, naming the stage, where it can say nothing."""
+        stages = range(len(self.features(net).stages))
+        return tuple(self._importance(net, number, options) for number in stages)
+
+    def _importance(self, net: Net, stage: int, options: dict | None) -> stage_importance.Importance:
+        collected = self.features(net)
+        features = collected.stages[stage]
+        labels = collected.labels[: len(features)]
+        try:
+            return stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
+        except ValueError as error:
+            raise ValueError(f"grow: stage {stage + 1} of {net.name}: {error}") from error
+
+    def told(self, net: Net, options: dict | None) -> list[dict]:
+        """`importances` for JSON, of a net that nothing is compared with: where they cannot be, no score, and the reason."""
+        found = []
+        for number, features in enumerate(self.features(net).stages):
             try:
-                told = stage_importance.of_stage(features, labels, criterion=self.options.criterion, **(options or {}))
+                found.append(self._importance(net, number, options)._asdict())
             except ValueError as error:
-                raise ValueError(f"grow: stage {number} of {net.name}: {error}") from error
-            found.append(told)
-        return tuple(found)
+                constant = int((features == features[0]).all(axis=0).sum())
+                absent = {"score": None, "features": features.shape[1], "constant": constant}
+                found.append({**absent, "reason": str(error)})
+        return found
 
     def score(self, net: Net, options: dict | None) -> tuple[float, ...]:
         """The importance of each stage of a net; where coins are thrown, above 1/2 as often as below for a temporary net."""
@@ -187,6 +214,17 @@ def source_variables(path: str) -> dict:
     if kind not in (kinds.NETWORK, kinds.SUPERNET):
         raise ValueError(f"grow.source: {folder} is {kind.words}; give a run of a network or of a supernet")
     return load_variables(folder / "train" / trained_file(kind))
+
+
+def source_depths(path: str) -> tuple[tuple[int, ...], ...] | None:
+    """The depths of each stage that a supernet's nets have, as it was trained; None of a run of another kind."""
+    folder = Path(path).expanduser()
+    if _kind(folder) is not kinds.SUPERNET:
+        return None
+    supernet = supernet_of_run(folder)
+    genes = {gene.name: tuple(map(int, gene.choices)) for gene in supernet.space.genes}
+    deepest = growing.depths(supernet.largest_net())
+    return tuple(genes.get(elastic_resnet.gene_name(stage), (depth,)) for stage, depth in enumerate(deepest, 1))
 
 
 def _kind(folder: Path) -> kinds.Kind:

@@ -13,6 +13,8 @@ from dynnas_jax.costs import energy, training_energy
 from dynnas_jax.workdir import read_json
 
 FILE = "energy.json"  # in the folder of a training
+_SUMS = ("seconds", "energy_j")
+_CORES = f"CPU of {os.cpu_count() or 1} cores"
 
 
 def metered(folder: Path, power_w: float | None = None) -> contextlib.AbstractContextManager:
@@ -33,7 +35,8 @@ def _source(power_w: float | None) -> training_energy.Source:
     device = jax.devices()[0]
     name = "cpu" if device.platform == "cpu" else device.device_kind
     together = {"devices": jax.device_count(), "processes": jax.process_count()}
-    return training_energy.source(name, os.cpu_count() or 1, power_w, **together)
+    count, kind = (jax.process_count(), _CORES) if name == "cpu" else (jax.device_count(), name)
+    return training_energy.source(name, power_w, **together)._replace(devices=f"{count} x {kind}")
 
 
 def check(power_w: float | None) -> None:
@@ -43,7 +46,20 @@ def check(power_w: float | None) -> None:
         raise ValueError(f"grow: energy and carbon of training: {found.name}, in grow.power_w")
 
 
-def told(folder: Path, grid_g_per_kwh: float) -> dict:
-    """seconds, energy_j, carbon_g and the source of the energy, of a training in this folder."""
-    content = read_json(folder / FILE, "pass --redo with the stage that trains")
-    return content | {"carbon_g": energy.carbon_g(content["energy_j"], grid_g_per_kwh)}
+def told(folder: Path, grid_g_per_kwh: float, further: Path | None = None) -> dict:
+    """seconds, energy_j, carbon_g of a training in this folder, the source of the energy, and the devices that trained.
+
+    Args:
+      further: folder of a training that went on from there; it is part of the sum, and stands by itself under `further`.
+    """
+    content = _read(folder)
+    more = {key: 0.0 for key in _SUMS} if further is None else {key: _read(further)[key] for key in _SUMS}
+    content |= {key: content[key] + more[key] for key in _SUMS}
+    parts = {**content, "further": more}
+    for part in (parts, more):
+        part["carbon_g"] = energy.carbon_g(part["energy_j"], grid_g_per_kwh)
+    return parts
+
+
+def _read(folder: Path) -> dict:
+    return read_json(folder / FILE, "pass --redo with the stage that trains")

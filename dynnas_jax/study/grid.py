@@ -233,6 +233,8 @@ def _check_references(row: Row, rows: dict[str, Row], through: tuple[str, ...] =
 def settings_of(config: dict) -> dict[str, Any]:
     """Every key of a config that is in use, by its dotted name: as it is set, or the default of the function it configures."""
     known, unused = sections.options(config), sections.unused(config)
+    if (further := settings.content(config, "grow").get("further")) is not None:  # what it leaves out is as in `train`
+        config = {**config, "grow": {**config["grow"], "further": {**config["train"], **further}}}
     in_use = (*_ALWAYS, f"search.{(config.get('search') or {}).get('strategy')}")
     found = {key: config[key] for key in ("target", "seed")}
     for section, keys in known.items():

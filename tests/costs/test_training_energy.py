@@ -1,6 +1,7 @@
 """The energy of trainings by hand, over attempts; carbon by its definition."""
 
 import json
+import time
 
 import pytest
 
@@ -49,11 +50,28 @@ def test_what_nvidia_s_tool_says():
 
 
 def test_power_where_no_meter_tells(monkeypatch):
+    """Of a processor nothing is known but how long this process was on its cores, whatever else the machine did meanwhile."""
     monkeypatch.setattr(energy, "rapl", lambda: ())
-    assert training_energy.source("cpu", 4).spent(10.0) == 4 * energy.CORE_POWER_W * 10
-    assert training_energy.source("cpu", 4, 30.0).spent(2.0) == 60.0
+    source = training_energy.source("cpu")
+    begun = time.process_time()
+    source.spent(0.0)
+    time.sleep(0.05)
+    waited = source.spent(1000.0)
+    while time.process_time() < begun + 0.1:
+        pass
+    assert waited + source.spent(1000.0) >= energy.CORE_POWER_W * 0.09
+    assert waited < energy.CORE_POWER_W * 0.05
+    assert source.name == "12 W a core x processor seconds of the process"
+    assert training_energy.source("cpu", 30.0).spent(2.0) == 60.0
     with pytest.raises(ValueError, match=r"power_w is 0.0, must be above 0"):
-        training_energy.source("cpu", 4, 0.0)
+        training_energy.source("cpu", 0.0)
+
+
+def test_every_process_on_processors_counts():
+    seconds = [10.0, 14.0, 14.5]
+    source = training_energy.of_processor(3, lambda: seconds.pop(0))
+    assert [source.spent(60.0) for _ in range(2)] == [3 * 12 * 4.0, 3 * 12 * 0.5]
+    assert source.name == "3 x 12 W a core x processor seconds of the process"
 
 
 @pytest.mark.parametrize(
@@ -76,18 +94,18 @@ def test_devices_are_known_by_whole_words(name, known):
 
 def test_all_devices_count_and_unknown_ones_are_no_processor(monkeypatch, tmp_path):
     monkeypatch.setattr(training_energy, "_nvidia_says", lambda: None)
-    four = training_energy.source("Tesla T4", 8, devices=4)
+    four = training_energy.source("Tesla T4", devices=4)
     assert (four.spent(10.0), four.name) == (4 * 70 * 10, "4 x 70 W of a T4 x time")
-    unknown = training_energy.source("TPU v4", 8, devices=2)
+    unknown = training_energy.source("TPU v4", devices=2)
     assert unknown.name == "nothing tells the power of 2 x TPU v4; give power_w"
     file = tmp_path / "energy.json"
-    for source in (unknown, training_energy.source("TPU v4", 8, 100.0)):  # half of a training is not told
+    for source in (unknown, training_energy.source("TPU v4", 100.0)):  # half of a training is not told
         with Meter(source, file, every_s=60):
             pass
         assert training_energy.read(file).energy_j is None
     assert training_energy.read(file).seconds > 0
     monkeypatch.setattr(training_energy, "_nvidia_says", lambda: "100\n100\n")
-    assert training_energy.source("NVIDIA L40S", 8, devices=8, processes=4).spent(2.0) == 4 * 200 * 2
+    assert training_energy.source("NVIDIA L40S", devices=8, processes=4).spent(2.0) == 4 * 200 * 2
 
 
 def test_nvidia_s_tool_is_asked_of_the_visible_devices_alone(monkeypatch):

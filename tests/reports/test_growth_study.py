@@ -23,7 +23,8 @@ def write(path, content):
 
 def entry(role, iteration, depths, macs):
     costs = {"depth": 2 * sum(depths) + 3, "macs": macs, "params": macs // 10, "params_with_statistics": macs // 8}
-    spent = {"seconds": 100.0, "energy_j": 2000.0, "carbon_g": 0.3, "source": "a table"}
+    spent = {"seconds": 100.0, "energy_j": 2000.0, "carbon_g": 0.3, "source": "a table", "devices": "2 x CPU"}
+    spent["further"] = {"seconds": 30.0, "energy_j": 600.0, "carbon_g": 0.1}
     name = f"{role}{iteration or ''}"
     accuracies = {"scored": 0.8, "final": 0.9}
     facts = {
@@ -43,6 +44,7 @@ def grow(path, criterion, seed):
     controls = [entry("uniform", 0, [3, 3, 3], 21_000)] if criterion == "pls" else []
     growth = {"criterion": criterion, "initial": entry("initial", 0, [2, 2, 2], 5_000), "candidates": [first, last]}
     trained = {"networks": 5 + len(controls), "seconds": 500.0 + 100 * len(controls), "energy_j": 10_000.0}
+    trained["further"] = {"seconds": 90.0 + 30 * len(controls), "energy_j": 1800.0}
     write(path / "config.json", {"growth": {}, "target": "x86"})
     write(path / "grow" / "growth.json", {**growth, "iterations": [], "controls": controls, "trained": trained})
     accuracies = {"initial": 0.9, "candidate1": 0.93, "candidate2": LAST[criterion][seed], "uniform": UNIFORM[seed]}
@@ -168,7 +170,37 @@ def test_the_search_costs_what_it_trained_and_not_its_controls(row, fixed):
         assert own["candidates together"]["params_with_statistics"].mean == 3750
         assert own["candidates together"]["networks"] == ""
     (source,) = lines(table, "fixed").values()
-    assert [source[key].mean for key in ("networks", "seconds", "energy_j")] == [1, 60, 3.6e6]
+    assert [source[key].mean for key in ("networks", "seconds", "apart_s", "energy_j")] == [1, 60, 60, 3.6e6]
+    assert [lines(table, f"by {name}")["iteration 2"]["devices"] for name in ("pls", "random")] == ["2 x CPU"] * 2
+    assert source["devices"] == "", "a run of an earlier form"
+    assert table.notes == ("Energy of training: a table; a meter.",)
+
+
+def test_a_search_ends_before_the_further_training(row):
+    """Of runs that do not tell the two apart, nothing is told; without a further training there is nothing to take off."""
+    further, alike = row("pls", **{"grow.further.steps": 100}), row("random")
+    table = study_tables.TABLES["growth_cost"]([further, alike])
+    found = [lines(table, f"by {name}")["iteration 2"] for name in ("pls", "random")]
+    assert [[line[key].mean for key in ("seconds", "apart_s")] for line in found] == [[500, 410], [500, 500]]
+    for run in further.runs.values():
+        del run.growth["trained"]["further"]
+    (line, *_) = study_tables.TABLES["growth_cost"]([further]).rows
+    assert (line["apart_s"], line["seconds"].mean) == ("", 500)
+
+
+def test_nets_that_answer_with_other_runs_are_one_line(row):
+    """Its own search is that of the row which grew the same nets, and the other run's has a line too."""
+    together = row("pls", **{"evaluate.also": ("runs/cells",)})
+    absent = study_tables.TABLES["growth_cost"]([together]).rows
+    assert [(line["network"], line["accuracy"], line["networks"]) for line in absent] == [
+        ("with the other runs' nets", None, "")
+    ]
+    for run in together.runs.values():
+        run.evaluation["joint_ensemble"] = {"accuracy": 0.99, "params_with_statistics": 5000, "macs": 40_000}
+    (line,) = study_tables.TABLES["growth_cost"]([together]).rows
+    assert [line[key] for key in ("networks", "devices", "seconds", "apart_s", "energy_j")] == [""] * 5
+    assert line["accuracy"].mean == pytest.approx(0.99)
+    assert line["params_with_statistics"].mean == 5000
 
 
 def test_the_first_candidate_by_the_depth_it_began_with(row):

@@ -72,7 +72,15 @@ def test_a_graph_of_equal_edges_is_worth_the_same_whatever_its_size():
     """r rho = 0.9, so that every row sums to 0.9 / (1 - 0.9)."""
     for size in (3, 50, 200):
         np.testing.assert_allclose(paths(np.full((size, size), 0.2)), 9)
-    assert (paths(np.zeros((5, 5))) == 0).all()
+
+
+@pytest.mark.parametrize("size", [5, 80])
+def test_a_graph_without_edges_is_worth_nothing(size):
+    assert (paths(np.zeros((size, size))) == 0).all()
+    assert (paths(np.full((size, size), 1e-320)) == 0).all()
+    x = np.random.default_rng(0).normal(size=(50, 1)).repeat(size, axis=1)
+    assert (inf_fs(x, np.zeros(50), mix=0) == 0).all(), "features alike, but for rounding"
+    assert (inf_fs(1e-9 * x, np.zeros(50), mix=0.5) > 0).all()
 
 
 def test_the_graph_of_inf_fs_edge_by_edge():

@@ -17,6 +17,8 @@ from dynnas_jax.costs import energy, macs
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import cifar_resnet, growing
+from dynnas_jax.reports import artifacts, growth_sections
+from dynnas_jax.reports.source import Source
 from dynnas_jax.search import stage_growth, stage_importance
 from dynnas_jax.stages import grow, growth_evaluate, growth_nets
 from dynnas_jax.train import calibration, preemption
@@ -230,6 +232,45 @@ def test_a_growth_that_ended_between_two_nets_makes_what_is_missing_and_no_other
     assert after["controls"][0]["holdout_accuracy"] == found["controls"][0]["holdout_accuracy"]
 
 
+def test_a_last_candidate_whose_features_never_vary_has_no_scores_and_the_reason(runs, tmp_path):
+    """Nothing is compared with it: the growth ends as any other. A net that is compared ends it, as before."""
+    shutil.copytree(runs.grown, tmp_path / "W")
+    folder, config = tmp_path / "W" / "grow", config_of(CONTROLLED)
+    before = read(folder / "growth.json")
+    file = folder / before["candidates"][-1]["name"] / growth_nets.SCORED
+    variables = job.load_variables(file)
+    own = {name for name in variables["params"] if name.startswith("stage2_")}
+    job.save_variables(
+        file,
+        {
+            kind: {name: jax.tree.map(np.zeros_like, leaves) if name in own else leaves for name, leaves in of.items()}
+            for kind, of in variables.items()
+        },
+    )
+    for name in ("manifest.json", "growth.json"):
+        (folder / name).unlink()
+    ready = prepared(tmp_path / "W", config)
+    grow.run(ready, folder, **config["grow"])
+    after = read(folder / "growth.json")
+    assert after["importances"][0] == before["importances"][0]
+    first, last = after["importances"][-1]
+    assert first == before["importances"][-1][0]
+    assert [last["score"], last["constant"]] == [None, last["features"]]
+    assert "features have zero variance over 120 samples" in last["reason"]
+    page = growth_sections.BUILDERS["growth_decisions"](
+        Source(tmp_path / "W", tmp_path / "R", artifacts.read(tmp_path / "W"))
+    )
+    assert "Nothing tells an importance: grow: stage 2 of candidate1" in page
+    nets = growth_nets.Nets(ready, folder, options_of())
+    with pytest.raises(ValueError, match="grow: stage 2 of candidate1.* zero variance"):
+        nets.importances(growth_nets.Net(*_last(ready, after)), after["options"])
+
+
+def _last(ready, found):
+    entry = found["candidates"][-1]
+    return entry["name"], growing.built(GROWTH, tuple(entry["depths"]), job.facts_of(ready.images)), entry
+
+
 def test_the_count_of_networks_ends_with_all_of_them(runs, tmp_path, monkeypatch):
     """One for each net, though the candidate that is chosen is asked for twice."""
     shutil.copytree(runs.grown, tmp_path / "W")
@@ -289,6 +330,38 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
             grow.check(prepared(tmp_path / f"D{number}", deep), **deep["grow"])
     fits = config_of({**options, "iterations": 2})
     grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
+
+
+def test_depths_that_a_supernet_was_not_trained_with_are_refused(tmp_path):
+    """As deep as growing may ask, in steps of 2: of the depths between there are modules, but no net was trained so."""
+    folder, space = tmp_path / "supernet", {"network": "elastic_resnet", "deepest": (5, 4), "step": 2, "widths": (4, 8)}
+    config = settings.as_dict(ConfigDict({"data": DATA, "supernet": space, "train": TRAIN, "dynamic": {}}))
+    facts = {"image_shape": [8, 8, 1], "classes": [str(i) for i in range(10)], "mean": [0.5], "std": [0.5]}
+    job.save_variables(folder / "train" / "supernet.msgpack", init_of(job.build(config, facts)))
+    for name, content in (("config", config), ("train/data", facts), ("train/manifest", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    # Stage 1 has 1, 3 and 5 blocks, stage 2 has 2 and 4.
+    for number, (stage, changed) in enumerate(
+        (
+            ("1 modules in stage 2", {"growth": 2}),
+            ("2 modules in stage 1", {"initial_modules": 2, "growth": 2}),
+            ("2 modules in stage 1, which growing may ask for, but 1, 3, 5", {}),
+        )
+    ):
+        asked = config_of({**changed, "source": str(folder), "read_off": True})
+        with pytest.raises(ValueError, match=f"grow.source: .* no net with {stage}"):
+            grow.check(prepared(tmp_path / f"W{number}", asked), **asked["grow"])
+    config["supernet"]["deepest"] = (5, 5)
+    (folder / "config.json").write_text(json.dumps(config))
+    job.save_variables(folder / "train" / "supernet.msgpack", init_of(job.build(config, facts)))
+    fits = config_of({"iterations": 2, "growth": 2, "source": str(folder), "read_off": True})
+    grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
+    with pytest.raises(ValueError, match="no net with 2 modules in stage 1, .* but 1, 3, 5; grow by its steps"):
+        grow.check(prepared(tmp_path / "U", fits), **fits["grow"], uniform=True)
+
+
+def init_of(supernet):
+    return supernet.largest_net().init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.uint8))
 
 
 def test_a_cascade_of_the_first_and_the_last_candidate(runs, tmp_path):
@@ -370,7 +443,22 @@ def test_the_energy_of_trainings_adds_up(runs):
     for entry in (found["initial"], *found["candidates"]):
         told = entry["training"]
         assert told["carbon_g"] == pytest.approx(told["energy_j"] / 3.6e6 * energy.GRID_G_PER_KWH["world"])
-        assert told["seconds"] > 0
+        folder, more = runs.grown / "grow" / entry["name"], told["further"]
+        own, after = (read(path / "energy.json") for path in (folder, folder / "further"))
+        for key in ("seconds", "energy_j"):
+            assert 0 < more[key] == after[key] < told[key] == pytest.approx(own[key] + after[key])
+        assert more["carbon_g"] == pytest.approx(told["carbon_g"] * more["energy_j"] / told["energy_j"])
+        assert told["devices"].startswith(f"{jax.process_count()} x ")
+    (temporary,) = (runs.grown / "grow").glob("temporary*")
+    assert not (temporary / "further").exists()
+    assert read(temporary / "net.json")["training"]["further"] == {"seconds": 0, "energy_j": 0, "carbon_g": 0}
+    every, further = ([*(runs.grown / "grow").glob(f"{path}energy.json")] for path in ("**/", "*/further/"))
+    assert len(every) == found["trained"]["networks"] + len(further)
+    for told, files in ((found["trained"], every), (found["trained"]["further"], further)):
+        for key in ("seconds", "energy_j"):
+            assert told[key] == pytest.approx(sum(read(file)[key] for file in files))
+    page = (runs.grown / "report.html").read_text()
+    assert "of them for the further training of those that are kept" in page
 
 
 @pytest.mark.parametrize(
@@ -396,6 +484,41 @@ def test_nothing_to_grow_is_refused_before_any_work(option):
     config = {**config_of({option: 0}), "target": "x86"}
     with pytest.raises(ValueError, match=rf"grow.{option} is 0, must be a number of at least 1"):
         recipe.check(config)
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"optimizer": {"learning_rate": -1.0}}, "grow.further: optimizer: learning_rate is -1.0, must not be"),
+        ({"optimizer": {"momentum": 1.5}}, "grow.further: optimizer: momentum is 1.5, must be at least 0"),
+        ({"optimizer": {"drops": (0.7, 0.3)}}, "grow.further: optimizer: drops is .* must be ascending"),
+        ({"optimizer": {"drops": 0.5}}, "grow.further: train.optimizer: .* a value of another type"),
+        ({"optimizer": {"rate": 0.1}}, "unknown config key 'grow.further.optimizer.rate'"),
+        ({"steps": 0}, "grow.further.steps is 0, must be a number of at least 1"),
+        ({"log_every": 0}, "grow.further.log_every is 0, must be a number of at least 1"),
+        ({"checkpoint_every": 0}, "grow.further.checkpoint_every is 0, must be"),
+        ({"calibration_images": 0}, "grow.further.calibration_images is 0, must be"),
+        ({"ema_decay": 2}, "grow.further.ema_decay is 2, must be a number of at least 0 and at most 1"),
+        ({"on_incident": "go_on"}, "grow.further: train.on_incident is 'go_on', choose from"),
+        ({"mixing": {"mixup": -1.0}}, "grow.further: mixup=-1.0"),
+    ],
+)
+def test_a_further_training_that_cannot_be_is_refused_before_the_first(further, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.check(config_of({"further": further}))
+    recipe.check(config_of({"further": {"steps": 1, "optimizer": {"learning_rate": 0.01, "drops": (0.5,)}}}))
+
+
+def test_what_of_a_further_training_the_images_refuse(tmp_path):
+    config = config_of({"further": {"batch_size": 10_000}})
+    with pytest.raises(ValueError, match="grow.further: train: batch_size 10000 exceeds the 200 training images"):
+        grow.check(prepared(tmp_path / "W", config), **config["grow"])
+
+
+def test_an_intensity_that_no_grid_has():
+    for wrong, must in ((float("inf"), "must be a finite number"), (float("nan"), "must be a number of at least 0")):
+        with pytest.raises(ValueError, match=f"grow.grid_g_per_kwh is {wrong}, {must}"):
+            recipe.check(config_of({"grid_g_per_kwh": wrong}))
 
 
 def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):

@@ -114,6 +114,23 @@ def test_a_router_that_is_trained_with_the_nets_has_the_supernet_s_units(study):
     assert found["supernet.router_units"] == 16
 
 
+def test_settings_of_a_further_training_are_those_of_the_first_where_it_has_none_of_its_own():
+    train = {"steps": 7, "ema_decay": 0.9, "log_every": 3, "optimizer": {"learning_rate": 0.2, "clip_norm": 1.0}}
+    config = {"data": {}, "target": "x86", "seed": 0, "growth": {"name": "cifar_resnet"}, "train": train}
+
+    def found(further):
+        settings = grid.settings_of({**config, "grow": {"further": further}})
+        start = "grow.further."
+        return {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start)}
+
+    first = grid.settings_of({**config, "grow": {}})
+    assert found({}) == {key.removeprefix("train."): first[key] for key in first if key.startswith("train.")}
+    own = found({"steps": 2, "optimizer": {"learning_rate": 0.01}})
+    assert [own[key] for key in ("steps", "ema_decay", "log_every", "batch_size")] == [2, 0.9, 3, 128]
+    assert [own[f"optimizer.{key}"] for key in ("learning_rate", "clip_norm")] == [0.01, 5.0], "a whole one of its own"
+    assert not [key for key in first if key.startswith("grow.further")]
+
+
 def test_settings_without_what_a_growth_searches_or_an_arch_file_says():
     growth = {"data": {}, "target": "x86", "seed": 0, "growth": {"name": "nasnet", "filters": 4}, "train": {"steps": 1}}
     for grow, own in (({}, "components"), ({"criterion": "il_fs"}, "tokens"), ({"criterion": "random"}, None)):
