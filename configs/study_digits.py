@@ -3,8 +3,8 @@
 Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 700 steps
 of 128 images, 73 epochs, if its row does not say otherwise (the independent pair at equal steps: 350 for each of its two); the
 figure "learning" shows whether these are enough. The published networks are narrow, and MSDNet is the cheapest.
-The part `main` took 45 minutes on 2 CPU cores (docs/results/study_digits.md), all rows would take 6 to 7 hours (an estimate); in parts
-of at most 100 minutes:
+The part `main` took 45 minutes on 2 CPU cores (docs/results/study_digits.md), all rows would take 6 to 7 hours (an estimate); in
+parts of at most 100 minutes:
     dynnas study --config=configs/study_digits.py --workdir=runs/study --rows=main
     dynnas study --config=configs/study_digits.py --workdir=runs/study --max_minutes=100   # again and again, until all is done
     dynnas study --config=configs/study_digits.py:tiny --workdir=runs/study_tiny           # one seed, a few steps
