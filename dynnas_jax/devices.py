@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -23,7 +24,18 @@ def data_mesh(devices: int | None = None, subnet: int = 1) -> Mesh:
     if subnet < 1 or devices % subnet:
         raise ValueError(f"train: subnet_devices {subnet} does not divide the {devices} devices")
     shape, names = ((devices,), (DATA,)) if subnet == 1 else ((devices // subnet, subnet), (DATA, SUBNET))
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
+    axis_types = (AxisType.Auto,) * len(names)
+    if jax.process_count() == 1:
+        return jax.make_mesh(shape, names, axis_types=axis_types)  # in the order in which neighbours are next to each other
+    return Mesh(np.asarray(by_process(jax.devices())[:devices]).reshape(shape), names, axis_types=axis_types)
+
+
+def by_process(devices: Iterable[jax.Device]) -> list[jax.Device]:
+    """Devices of several processes in their order, so that each has its rows of a batch side by side.
+
+    `jax.make_mesh` would scatter those of a TPU slice, and refuses those of several hosts or slices.
+    """
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def local_mesh() -> Mesh:

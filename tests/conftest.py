@@ -5,6 +5,7 @@ import gc
 import json
 import mmap
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -281,11 +282,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def two_processes():
+def two_processes(tmp_path_factory):
     """two_processes(script, *arguments) -> what each of two processes of four fake devices printed.
 
     The script is the text of a Python program; its arguments are HOST:PORT, the number of the process, then `arguments`.
+    The second process sees another boot of the machine, where the system lets a test do so: to JAX it is on another host.
     """
+    boot = tmp_path_factory.mktemp("boot") / "boot_id"
+    boot.write_text("11111111-2222-3333-4444-555555555555\n")
+    mounted = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
+    elsewhere = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*elsewhere, "true"], capture_output=True).returncode != 0:
+        elsewhere = []
 
     def run(script, *arguments, timeout_s=240):
         address = f"localhost:{_free_port()}"
@@ -294,7 +302,10 @@ def two_processes():
         settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": settings}
         command = [sys.executable, "-W", "error::FutureWarning", "-c", script, address]
-        started = [subprocess.Popen([*command, str(i), *map(str, arguments)], **pipes) for i in range(2)]
+        started = [
+            subprocess.Popen([*host, *command, str(i), *map(str, arguments)], **pipes)
+            for i, host in enumerate(([], elsewhere))
+        ]
         try:
             printed = [process.communicate(timeout=timeout_s)[0] for process in started]
         finally:
