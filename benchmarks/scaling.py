@@ -147,7 +147,7 @@ class Step(NamedTuple):
     collectives: list[hlo.Collective]
     decode_s: float  # of one image on one core
     params: int
-    kept_bytes: int  # of one image, float32
+    kept_bytes: dict[str, int]  # of one image, by what the net computes in
 
 
 def predicted(where: chips.Slice, step: Step, images: int, *, dtype: str = "float32", syncs: float = 1.0) -> dict:
@@ -163,7 +163,7 @@ def predicted(where: chips.Slice, step: Step, images: int, *, dtype: str = "floa
         exposed[purpose(collective)] += share * chips.collective_s(where, collective)
     busy = compute.total() + exposed.total()
     wait = max(0.0, images * step.decode_s / where.cores - busy)
-    kept = images * step.kept_bytes * chips.WIDTH_BYTES[dtype] / chips.WIDTH_BYTES["float32"]
+    kept = images * step.kept_bytes[dtype]
     in_ms = lambda parts: {kind: round(1e3 * seconds, 2) for kind, seconds in parts.items()}  # noqa: E731 - one line says it all
     return {
         "step_ms": round(1e3 * (busy + wait), 2),
@@ -242,9 +242,13 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
     if counted != [count for count, _ in costs]:
         raise ValueError(f"benchmarks/chips.py finds {counted} MACs, dynnas_jax.costs {costs}")
     image_s = decode_s(config["data"].get("image_size")) if config["data"].get("stream") else 0.0
+    kept = {
+        dtype: kept_bytes(template.in_training(supernet, dtype, "none").largest_net(), resolution)
+        for dtype in chips.WIDTH_BYTES
+    }
     stats, step = (
         compiled.memory_analysis(),
-        Step(layers, collectives, image_s, costs[0][1], kept_bytes(nets[0][0], resolution)),
+        Step(layers, collectives, image_s, costs[0][1], kept),
     )
     per_image = sum(times * count for (_, times), count in zip(nets, counted, strict=True))
     facts = {
@@ -260,7 +264,7 @@ def report(asked, config, supernet, compiled, resolution: int, images: int, seco
             "arguments": round(stats.argument_size_in_bytes / 1e6, 1),
             "outputs, in their place": round(stats.output_size_in_bytes / 1e6, 1),
             "temporaries of the CPU's program": round(stats.temp_size_in_bytes / 1e6, 1),
-            "kept for the gradient, float32, one net at a time": round(images * step.kept_bytes / 1e6, 1),
+            "kept for the gradient, float32, one net at a time": round(images * kept["float32"] / 1e6, 1),
         },
         "operations_of_a_device": {
             "2 x MACs x 3 of the step's nets": 2 * chips.PASSES * images * per_image,

@@ -21,8 +21,14 @@ from dynnas_jax.train.progressive_shrinking import Allowed
 def drawn_pool(
     space: SearchSpace, seed: int, number: int, size: int, least: tuple[int, ...] | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """The genomes of pool `number`: uniform, no index below `least`; any genome may come, and a number has the same always."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 5), number)
+    """The genomes of pool `number`: uniform, no index below `least`; any genome may come, and a number has the same always.
+
+    The seed may be that of `incidents.other_seed`: other genomes behind a roll-back.
+    """
+    key = jax.random.key(seed & 0xFFFFFFFF)
+    if roll_backs := seed >> 32:  # of which a key would keep nothing
+        key = jax.random.fold_in(key, roll_backs)
+    key = jax.random.fold_in(jax.random.fold_in(key, 5), number)
     least = None if least is None else jnp.asarray(least, jnp.int32)
     return tuple(map(tuple, np.asarray(space.sample(key, size, least)).tolist()))
 

@@ -71,7 +71,10 @@ def test_the_first_incident_is_kept():
     assert incidents.found(params).what == "the averaged params are not finite at step 200"
 
 
-def test_other_draws_after_a_roll_back():
+def test_other_draws_after_a_roll_back(micro):
+    rule = sandwich.rule(subnets="pool", pool_size=4)
+    pools = {rule.pool(micro.space, 0, incidents.other_seed(seed, n)) for seed in (7, 8) for n in (0, 1, 2)}
+    assert len(pools) == 6
     key = jax.random.key(3)
     assert incidents.other_seed(7, 0) == 7
     assert incidents.other_key(key, 0) is key

@@ -41,10 +41,10 @@ def brightness(supernet, axis, answers):
     return objective
 
 
-def program(micro, rule=brightness, **options):
+def program(micro, rule=brightness, subnet=1, **options):
     """The text of a step's program for eight devices."""
     options = {"in_memory": IN_MEMORY, "augment": augmentation("cifar10"), **options}
-    return lowered_step(micro, rule, devices.data_mesh(DEVICES), BATCH, SHAPE, **options).compile().as_text()
+    return lowered_step(micro, rule, devices.data_mesh(DEVICES, subnet), BATCH, SHAPE, **options).compile().as_text()
 
 
 def is_whole_batch(array):
@@ -65,6 +65,8 @@ def whole_batches(text):
 
 CASES = {
     "in memory": {"rule": sandwich.rule(random_subnets=1)},
+    # A device has four images then: padded, they would be as large as all sixteen.
+    "random subnets spread over devices": {"rule": sandwich.rule(random_subnets=2), "subnet": 2, "augment": None},
     "in memory, two steps a call, mixed": {"steps_per_call": 2, "mix": mixing.rule(mixup=0.2, cutmix=1.0)},
     "streamed, resized, mixed": {"in_memory": None, "resolution": 6, "mix": mixing.rule(mixup=0.2)},
 }
