@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynnas_jax import job, kinds
+from dynnas_jax import job, kinds, settings
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import sources
 from dynnas_jax.dynamic import protocol, routing
 from dynnas_jax.dynamic.routers import Router
 from dynnas_jax.elastic import Supernet, image_struct, walk
-from dynnas_jax.export import functions, latency_table, machine, targets
+from dynnas_jax.export import functions, latency_table, machine, metadata, targets
 from dynnas_jax.export.latency_table import Part
 from dynnas_jax.networks import big_little, multi_costs
 from dynnas_jax.networks.template import form_here
@@ -27,6 +27,7 @@ from dynnas_jax.stages import routers as routing_stage
 ARCHITECTURES = {"x86": ("x86_64", "amd64")}  # where a target's table can be measured; all others are ARM's
 ARM = ("aarch64", "arm64")
 NO_LITERT = ("edgetpu",)  # LiteRT runs on these, but not what they are bought for
+_LEAST = {"threads": 1, "nets": latency_table.FEWEST_NETS, "rounds": 1}
 DRAWN = 4096  # genomes that whole nets are chosen from
 
 
@@ -54,8 +55,8 @@ def build(
       rounds: bursts of each block and net.
 
     Raises:
-      ValueError: for an unknown target or runtime, a precision that JAX does not compute in, a machine that is none of the
-        target's, a file that stands at `output`, or data that are missing.
+      ValueError: for an unknown target, runtime or precision, one that JAX does not compute in, too few threads, nets or rounds,
+        a target without such tables, a machine that is none of the target's, a file that stands at `output`, or missing data.
     """
     known, kind = targets.target(target), kinds.of(config)
     if runtime not in latency_table.RUNTIMES:
@@ -66,8 +67,10 @@ def build(
                 "runtime jax times blocks in fp32 and with threads of its own: leave --precision and --threads out"
             )
         precision = "fp32"
-    else:
-        _check_machine(known.name, machine.facts()["architecture"])
+    settings.check_least("", {"threads": threads, "nets": nets, "rounds": rounds}, _LEAST)
+    if precision is not None and precision not in metadata.PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, choose from {list(metadata.PRECISIONS)}")
+    _check_machine(known.name, machine.facts()["architecture"])
     if output.exists():
         raise ValueError(f"{output} exists already; remove it, or choose another --output")
     if not output.parent.is_dir():
@@ -122,6 +125,10 @@ def of_supernet(
     parts = [latency_table.EMPTY, *(_block_part(name, built, form) for name, built in blocks.items())]
     parts += [part for part, _ in beside.values()]
     genomes = stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
+    if len(genomes) < latency_table.FEWEST_NETS:
+        raise ValueError(
+            f"the space has {len(genomes)} nets, a table needs {latency_table.FEWEST_NETS} to fit the blocks to"
+        )
     parts += [part for genome in genomes for part in net_parts(supernet, genome, form)]
     partial = output.with_name(f"{output.name}.partial")
     how = {"runtime": runtime, "precision": precision, "threads": threads}

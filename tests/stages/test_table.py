@@ -193,11 +193,23 @@ def test_jax_times_the_blocks_where_there_is_no_litert(supernet, tmp_path):
         ({"runtime": "tensorrt"}, "runtime is 'tensorrt', choose from"),
         ({"runtime": "jax", "precision": "int8"}, "runtime jax times blocks in fp32"),
         ({"runtime": "jax", "threads": 2}, "with threads of its own"),
+        ({"threads": 0}, "threads is 0, must be a number of at least 1"),
+        ({"nets": 3}, "nets is 3, must be a number of at least 4"),
+        ({"rounds": 0}, "rounds is 0, must be a number of at least 1"),
+        ({"precision": "int4"}, "precision is 'int4', choose from"),
     ],
 )
-def test_a_runtime_that_cannot_serve(tmp_path, options, said):
+def test_options_that_cannot_serve(tmp_path, options, said):
     with pytest.raises(ValueError, match=said):
         table.build({"supernet": {}}, tmp_path / "table.json", target="x86", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_of_too_few_nets_is_refused_before_anything_is_timed(small_space, tmp_path):
+    few = small_space(stage_widths=(8,), stage_strides=(2,), widths=(1.0,), depths=(1, 2), kernels=(3,), expands=(1,))
+    with pytest.raises(ValueError, match="the space has 2 nets, a table needs 4"):
+        table.of_supernet(few, tmp_path / "table.json", "x86", **OPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -208,9 +220,10 @@ def test_a_runtime_that_cannot_serve(tmp_path, options, said):
         ("pi4", "is no pi4: run the same command on one"),
     ],
 )
-def test_a_target_that_this_machine_is_not(tmp_path, target, said):
+@pytest.mark.parametrize("runtime", ["litert", "jax"])
+def test_a_target_that_this_machine_is_not(tmp_path, runtime, target, said):
     with pytest.raises(ValueError, match=said):
-        table.build(CONFIG, tmp_path / "t.json", target=target)
+        table.build(CONFIG, tmp_path / "t.json", target=target, runtime=runtime)
     assert list(tmp_path.iterdir()) == []
 
 
