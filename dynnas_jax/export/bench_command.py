@@ -135,9 +135,19 @@ def _moment(text: str, offset_s: float) -> float:
 
 
 def _check_output(output: str | None) -> None:
-    """Before anything is measured."""
-    if output and not Path(output).absolute().parent.is_dir():
-        raise ValueError(f"--output={output}: there is no folder {Path(output).absolute().parent}")
+    """Before anything is measured: only earlier results are written over."""
+    if not output:
+        return
+    path = Path(output).absolute()
+    if not path.parent.is_dir():
+        raise ValueError(f"--output={output}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"--output={output} is a folder: give the name of a file")
+    if path.exists():
+        try:
+            bench.read(path)
+        except ValueError as error:
+            raise ValueError(f"--output={output} exists and is kept, since {error}: give another name") from error
 
 
 def _images(classifier: Any, known: argparse.Namespace) -> tuple[list[np.ndarray], str]:

@@ -286,9 +286,13 @@ def test_results_without_a_part_are_one_plain_line_or_do_without(folder, tmp_pat
 
 
 def test_mistakes_leave_nothing(folder, tmp_path, capsys):
-    output, csv = tmp_path / "bench.json", tmp_path / "log.csv"
-    output.write_text("kept")
+    output, csv, other = tmp_path / "bench.json", tmp_path / "log.csv", tmp_path / "other.txt"
+    main(["bench", str(folder), f"--output={output}", *QUICK])
+    kept = output.read_text()
+    other.write_text("mine")
+    capsys.readouterr()
     csv.write_text("time_s,power\n0,1\n")
+    (tmp_path / "bad.json").write_text("[")
     (tmp_path / "other.json").write_text(json.dumps({"version": 99, "kind": bench.KIND}))
     for arguments, said in (
         ([folder, "--runs=0"], "at least one input and one run"),
@@ -297,18 +301,22 @@ def test_mistakes_leave_nothing(folder, tmp_path, capsys):
         ([folder, "--images=nowhere"], "no images there"),
         ([tmp_path], "holds no exported model"),
         ([tmp_path / "none.tflite"], "cannot read"),
-        ([output, f"--energy_log={csv}"], "is not JSON"),
+        ([tmp_path / "bad.json", f"--energy_log={csv}"], "is not JSON"),
+        ([folder, f"--output={other}"], "exists and is kept"),
+        ([folder, f"--output={folder / 'model_fp32.tflite'}"], "exists and is kept"),
+        ([folder, f"--output={tmp_path}"], "is a folder: give the name of a file"),
+        ([output, f"--output={tmp_path}", f"--energy_log={csv}"], "is a folder: give the name of a file"),
         ([tmp_path / "other.json", f"--energy_log={csv}"], "holds no results of bench, version 1"),
         ([tmp_path / "other.json"], "--energy_log=CSV adds the energy"),
         ([tmp_path / "none.json", f"--energy_log={csv}"], "cannot read"),
     ):
         quick = [] if "--runs=0" in arguments else ["--runs=1"]
         with pytest.raises(SystemExit) as stopped:
-            main(["bench", *map(str, arguments), f"--output={output}", "--warm_up=0", *quick])
+            main(["bench", f"--output={output}", *map(str, arguments), "--warm_up=0", *quick])
         wrong = capsys.readouterr().err
         assert (stopped.value.code, wrong.count("\n")) == (2, 1), wrong
         assert said in wrong
-        assert output.read_text() == "kept"
+        assert (output.read_text(), other.read_text()) == (kept, "mine")
 
 
 @pytest.mark.parametrize(
