@@ -57,7 +57,7 @@ def read_json(path: Path, remedy: str | None = None) -> dict:
         reason = "it holds no object"
     except FileNotFoundError:
         reason = None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         reason = str(error)
     problem = f"is corrupt ({reason})" if reason else "is missing"
     raise ValueError(f"{path} {problem}; {remedy or f'pass --redo={path.parent.name} to make it anew'}")

@@ -97,14 +97,15 @@ def _entries(folder: Path) -> dict[int, dict[str, tuple[float, float]]]:
     """(mean, standard deviation) in ms by resolution and name."""
     import yaml
 
-    paths, entries = sorted(folder.glob(f"[0-9]*{SUFFIX}")), {}
+    paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdecimal())
+    entries = {}
     if not paths:
         raise ValueError(f"{folder} holds no latency tables: no file is called RESOLUTION{SUFFIX}")
     for path in paths:
         try:
             content = yaml.safe_load(path.read_text())
             found = {name: (float(entry["mean"]), float(entry["std"])) for name, entry in content.items()}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, RecursionError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no latency table ({_first_line(error)})") from error
         if not all(math.isfinite(mean) and mean >= 0 for mean, _ in found.values()):
             raise ValueError(f"{path} is no latency table (a mean is negative or no number)")

@@ -61,6 +61,10 @@ def _first_wrong(content: dict) -> str | None:
     """What is wrong with the metadata, or None."""
     if not isinstance(content, dict) or content.get("version") != VERSION:
         return f"is not of version {VERSION}"
+    if wrong := next(
+        (key for key in ("target", "precision") if not isinstance(content.get(key), (str, type(None)))), None
+    ):
+        return f"has a {wrong} of {content[wrong]!r}"
     texts, shape = content.get("labels"), content.get("image_shape")
     if not _all(texts, str) or len(texts) < 2:
         return "has no two labels"

@@ -189,6 +189,8 @@ def change(content, path, value):
         (("rows", 3), 7, "row 3 is 7"),
         (("device", "threads"), None, "device.threads is None"),
         (("overhead_ms",), True, "overhead_ms is True"),
+        (("overhead_ms",), float("nan"), "overhead_ms is nan"),
+        (("overhead_ms",), 10**400, "overhead_ms is 1000"),
         (("space",), 3, "space is 3"),
     ],
 )
@@ -206,6 +208,9 @@ def test_a_file_that_is_no_table(tmp_path):
     with pytest.raises(ValueError, match="table.json is missing; `dynnas table` builds one"):
         latency.load(tmp_path / "table.json")
     (tmp_path / "table.json").write_text('{"version": 1, "rows"')
+    with pytest.raises(ValueError, match="table.json is corrupt"):
+        latency.load(tmp_path / "table.json")
+    (tmp_path / "table.json").write_text('{"rows": ' + "[" * 100_000)
     with pytest.raises(ValueError, match="table.json is corrupt"):
         latency.load(tmp_path / "table.json")
     (tmp_path / "table.json").write_text('{"macs": 3}')

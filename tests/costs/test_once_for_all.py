@@ -96,6 +96,7 @@ def test_a_space_they_do_not_know(note10, tiny):
     [
         (None, "holds no latency tables"),
         ("a: [", "is no latency table"),
+        ("a: " + "[" * 5_000, "is no latency table"),
         ("[1, 2]", "is no latency table"),
         ("Conv: {mean: 1.0}", "is no latency table"),
         ("Conv: {mean: fast, std: 0}", "is no latency table"),
@@ -106,5 +107,6 @@ def test_a_space_they_do_not_know(note10, tiny):
 def test_files_that_are_none(tmp_path, tiny, text, said):
     if text is not None:
         (tmp_path / "8_lookup_table.yaml").write_text(text)
+        (tmp_path / "8x_lookup_table.yaml").write_text("not one of theirs")
     with pytest.raises(ValueError, match=said):
         once_for_all.read(tmp_path, tiny.supernet)

@@ -47,6 +47,8 @@ def test_what_the_exporter_says_is_understood(told):
         ("router", None, "names None as the router"),
         ("router", "gate", "a file of this folder"),
         ("router", "first", "has another policy than 'routed' of two steps"),
+        ("target", ["pi4"], "a target of ['pi4']"),
+        ("precision", {}, "a precision of {}"),
         ("central_share", 0, "central_share of 0"),
         ("central_share", "1", "central_share of '1'"),
     ],
