@@ -58,8 +58,7 @@ def main() -> None:
     if known.core is not None:
         os.sched_setaffinity(0, {known.core})
     found = latency.load(known.table)
-    config = {**command._config(rest), "target": found.target}
-    supernet = table.supernet_of(config)
+    supernet = table.supernet_of(command._config(rest))
     cost, counted = found.of(supernet), macs.table(supernet)
     genomes = table.stratified(supernet, cost, known.nets, jax.random.key(1))
     form = targets.target(found.target).depthwise

@@ -128,10 +128,12 @@ def _table(known: argparse.Namespace, rest: list[str]) -> None:
     from dynnas_jax import recipe
     from dynnas_jax.stages import table
 
-    config = {**_config(rest), "target": known.target}
+    config = _config(rest)
     recipe.check(config)
     asked = {name: getattr(known, name) for name in ("runtime", "threads", "nets", "rounds") if hasattr(known, name)}
-    built = table.build(config, known.output, target=known.target, precision=known.precision, **asked)
+    built = table.build(
+        config, known.output, target=known.target or config["target"], precision=known.precision, **asked
+    )
     print(f"table: {known.output} ({len(built.rows)} blocks, overhead {built.overhead_ms:.4f} ms)")
 
 

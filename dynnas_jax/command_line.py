@@ -104,7 +104,7 @@ def _lint(own: Parser) -> None:
 
 
 def _table(own: Parser) -> None:
-    own.add_argument("--target", required=True, help="whose table it is; this machine must be one")
+    own.add_argument("--target", help="whose table it is, the config's own by default; this machine must be one")
     own.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     own.add_argument(
         "--runtime", default=argparse.SUPPRESS, help="litert (default), or jax: on this machine's GPU, say"

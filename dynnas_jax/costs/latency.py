@@ -46,7 +46,7 @@ class LatencyTable(NamedTuple):
         if self.space != supernet.space.fingerprint:
             raise ValueError(
                 f"the latency table is of space {self.space!r}, but this space is {supernet.space.fingerprint!r}; "
-                "`dynnas table` builds one for it"
+                "`dynnas table` with the run's own config, --config.target with it, builds one for it"
             )
 
     def of(self, supernet: Supernet) -> macs.CostTable:

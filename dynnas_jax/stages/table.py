@@ -44,11 +44,14 @@ def build(
 ) -> latency.LatencyTable:
     """Times every distinct block of the config's space, and its routers, and writes the table to `output`.
 
+    The space is what the config's own target restricts it to, whatever is restricted for `target`: a run of the config can be
+    searched for any device.
+
     What is done stands in `output` + ".partial" meanwhile; the same call goes on from there, on the same machine with the same
     versions.
 
     Args:
-      target: whose table it is; this machine must be one.
+      target: whose table it is, and whose form of convolutions and precision the blocks have; this machine must be one.
       runtime: "litert", or "jax" for the device that JAX runs on here, such as a GPU, in float32.
       precision: of the files; the target's own (the last of its `precisions`) if None.
       nets: whole nets that the blocks' times are fitted to.
@@ -75,7 +78,7 @@ def build(
         raise ValueError(f"{output} exists already; remove it, or choose another --output")
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
-    supernet = supernet_of({**config, "target": target})
+    supernet = supernet_of(config)
     precision = precision or known.precisions[-1]
     asked = routing_stage.asked(config.get("dynamic", {}))[0] if kind is kinds.SUPERNET else None
     wanted = routing.tried(asked) if asked else ()

@@ -13,7 +13,7 @@ from dynnas_jax.dynamic import protocol
 from dynnas_jax.dynamic.routers import STATISTICS, Router
 from dynnas_jax.export import flatbuffer, rounds
 from dynnas_jax.networks import big_little, multi_supernet
-from dynnas_jax.stages import table
+from dynnas_jax.stages import cost_tables, table
 
 CALL_S, PER_MAC_S, IN_A_NET = 3e-6, 1e-9, 1.25  # in a net its weights are not in the cache any more
 OPTIONS = {"precision": "fp32", "threads": 1, "nets": 8, "rounds": 3}
@@ -234,6 +234,24 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "t.json").read_text() == "mine"
     with pytest.raises(ValueError, match="there is no folder"):
         table.build(CONFIG, tmp_path / "gone" / "t.json", target="x86")
+
+
+def test_a_table_of_a_device_that_restricts_more_than_the_config_s_own_is_of_the_config_s_space(tmp_path, monkeypatch):
+    """A finished run is searched for another device: its space is the run's, kernels of 7x7 included."""
+    section = {"stage_widths": [4], "stage_strides": [2], "stem": 4, "head": 4, "kernels": [3, 5, 7], "image_size": 8}
+    section |= {"widths": [1.0], "depths": [1, 2], "expands": [1]}
+    config = {**CONFIG, "target": "x86", "supernet": {"network": "small_images", **section}}
+    facts = {"board": "Raspberry Pi 4 Model B Rev 1.4", "cpu": None, "architecture": "aarch64"}
+    monkeypatch.setattr(table.machine, "facts", lambda: facts)
+    path = tmp_path / "pi4.json"
+    table.build(config, path, target="pi4", precision="fp32", nets=4, rounds=1)
+    own, restricted = (table.supernet_of({**config, "target": name}) for name in ("x86", "pi4"))
+    assert own.space.fingerprint != restricted.space.fingerprint
+    found = cost_tables.read_latency_table(path, own, "pi4")
+    assert found.target == "pi4"
+    assert found.of(own).exact(own.space.largest) > 0
+    with pytest.raises(ValueError, match="with the run's own config, --config.target with it, builds one"):
+        cost_tables.read_latency_table(path, restricted, "pi4")
 
 
 @pytest.mark.parametrize(
