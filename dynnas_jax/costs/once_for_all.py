@@ -16,11 +16,14 @@ from dynnas_jax.costs.latency import LatencyTable, Row, identity, input_shapes, 
 from dynnas_jax.elastic import Supernet
 
 SUFFIX = "_lookup_table.yaml"
-TARGET = "android"  # they were measured on phones
 
 
-def read(folder: str | Path, supernet: Supernet) -> LatencyTable:
+def read(folder: str | Path, supernet: Supernet, target: str = "android") -> LatencyTable:
     """The table of a supernet from a folder of YAML files `RESOLUTION_lookup_table.yaml`.
+
+    Args:
+      target: whose it is to be. They do not say it: they were measured on phones, of nets with hard-swish, which android's space
+        has none of, so that a run with them has another target.
 
     Raises:
       ValueError: for a folder without such files, a file that is none, or a block that they do not have.
@@ -38,7 +41,7 @@ def read(folder: str | Path, supernet: Supernet) -> LatencyTable:
         "precision": "fp32",
         "versions": {},
     }
-    return LatencyTable(TARGET, device, supernet.space.fingerprint, 0.0, {}, tuple(rows.values()))
+    return LatencyTable(target, device, supernet.space.fingerprint, 0.0, {}, tuple(rows.values()))
 
 
 def _row(built: macs.Built, entries: dict[int, dict], folder: Path) -> Row:

@@ -22,14 +22,16 @@ def cost_tables(supernet: Supernet, latency_table: str | Path | None, target: st
 
 
 def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> latency.LatencyTable:
-    """The latency table of a file of ours, or of a folder of once-for-all's.
+    """The latency table of a file of ours, or of a folder of once-for-all's, which serves whatever target is asked for.
 
     Raises:
       ValueError: as their readers do, and for a table of another space or target.
     """
-    path = Path(path).expanduser()
-    table = once_for_all.read(path, supernet) if path.is_dir() else latency.load(path)
-    if table.target != targets.target(target).name:
+    path, wanted = Path(path).expanduser(), targets.target(target).name
+    if path.is_dir():  # its device is in the table, and beside what is found with it
+        return once_for_all.read(path, supernet, wanted)
+    table = latency.load(path)
+    if table.target != wanted:
         raise ValueError(
             f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one"
         )

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
+from dynnas_jax import job
 from dynnas_jax.costs import latency, once_for_all
 from dynnas_jax.networks import ofa
+from dynnas_jax.stages import cost_tables
 
 STRIDES, WIDTHS = (2, 2, 2, 1, 2), (32, 48, 96, 136, 192)
 SE, HSWISH = (0, 1, 0, 1, 1), (0, 0, 1, 1, 1)
@@ -82,6 +84,24 @@ def test_their_tables_as_a_file_of_ours(note10, supernet, tmp_path):
     assert loaded == table
     genome = supernet.space.largest
     assert loaded.of(supernet).exact(genome) == table.of(supernet).exact(genome)
+
+
+def test_a_run_takes_them_with_a_target_that_restricts_nothing(note10):
+    """As a config has it: the space of theirs, a folder in place of a file; phones' own target has no hard-swish in its space."""
+    facts = {
+        "image_shape": [224, 224, 3],
+        "classes": [str(i) for i in range(1000)],
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+    }
+    section = {"network": "ofa_mobilenet_v3", "width": 1.2, "resolutions": [224]}
+    config = {"supernet": section, "target": "x86"}
+    supernet = job.build(config, facts)
+    found = cost_tables.read_latency_table(note10, supernet, "x86")
+    assert (found.target, found.device["board"]) == ("x86", "note10")
+    assert found.of(supernet).exact(supernet.space.smallest) > 0
+    with pytest.raises(ValueError, match="has no 'expanded_conv-.*-hs:0': it is a table of another space"):
+        cost_tables.read_latency_table(note10, job.build({**config, "target": "android"}, facts), "android")
 
 
 def test_a_space_they_do_not_know(note10, tiny):
