@@ -24,8 +24,6 @@ KIND = "dynnas bench"
 DECISION = "decision"  # the section of the whole decision; the others are named after their nets
 RUNS, WARM_UP = 1000, 100
 _SETS = 20  # of a net's inputs: stem tensors are large
-# How a board calls itself in its device tree: a target's power figure is used there only.
-_BOARDS = {"pi4": "Raspberry Pi 4", "pi5": "Raspberry Pi 5", "jetson_nano": "Jetson Nano"}
 
 
 # What results must hold to be read: kinds by key, several in a tuple, of each element in a list.
@@ -211,7 +209,7 @@ def _is_target(content: dict) -> bool:
     target, delegate = content["model"]["target"], content["settings"]["delegate"]
     if target == "edgetpu":
         return delegate is not None and "edgetpu" in delegate
-    return target in _BOARDS and _BOARDS[target] in (content["machine"]["board"] or "")
+    return target is not None and targets.of_board(content["machine"]["board"]) == target
 
 
 def read(path: str | Path) -> dict:

@@ -41,6 +41,7 @@ class Target(NamedTuple):
     depthwise: str = "conv"  # the form, of `networks.blocks`, that its files compute depthwise convolutions in
     onnx_opset: int | None = None  # the newest that its runtime reads
     onnx_ops: frozenset[str] | None = None  # the operators that its runtime reads of ONNX files; None: not held to any
+    board: str | None = None  # how it calls itself in its device tree, where all of the target do
 
 
 EVERYTHING = Space()
@@ -178,6 +179,7 @@ _ALL = (
         memory_bytes=512 * MIB,  # half of the smallest board's
         space=LITERT_SPACE,
         depthwise="bands",
+        board="Raspberry Pi 4",
         power=Power(3.06, "Raspberry Pi documentation, Power supply: bare board, active, 600 mA at 5.1 V"),
     ),
     Target(
@@ -191,6 +193,7 @@ _ALL = (
         memory_bytes=512 * MIB,  # half of the smallest board's
         space=LITERT_SPACE,
         depthwise="bands",
+        board="Raspberry Pi 5",
         power=Power(4.08, "Raspberry Pi documentation, Power supply: bare board, active, 800 mA at 5.1 V"),
     ),
     Target(
@@ -207,6 +210,7 @@ _ALL = (
         power=Power(10.0, "Jetson Linux Developer Guide, Power Management: budget of the Nano's mode 0 (MAXN)"),
         onnx_opset=13,
         onnx_ops=TENSORRT_OPS,
+        board="Jetson Nano",
     ),
     Target(
         name="android",
@@ -243,3 +247,8 @@ def target(name: str) -> Target:
     if not isinstance(name, str) or name not in TARGETS:
         raise ValueError(f"target is {name!r}, choose from {list(TARGETS)}")
     return TARGETS[name]
+
+
+def of_board(board: str | None) -> str | None:
+    """The name of the target whose board calls itself so; None where that is no target's."""
+    return next((name for name, known in TARGETS.items() if known.board and known.board in (board or "")), None)

@@ -25,7 +25,7 @@ def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> lat
     """The latency table of a file of ours, or of a folder of once-for-all's, which serves whatever target is asked for.
 
     Raises:
-      ValueError: as their readers do, and for a table of another space or target.
+      ValueError: as their readers do, and for a table of another space, target or board.
     """
     path, wanted = Path(path).expanduser(), targets.target(target).name
     if path.is_dir():  # its device is in the table, and beside what is found with it
@@ -35,5 +35,7 @@ def read_latency_table(path: str | Path, supernet: Supernet, target: str) -> lat
         raise ValueError(
             f"{path} was measured for target {table.target!r}, not for {target!r}; `dynnas table` builds one"
         )
+    if targets.of_board(board := table.device["board"]) not in (None, wanted):
+        raise ValueError(f"{path} says target {wanted!r}, but was measured on a {board}; `dynnas table` builds one")
     table.check_space(supernet)
     return table

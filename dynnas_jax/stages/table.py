@@ -73,7 +73,7 @@ def build(
     settings.check_least("", {"threads": threads, "nets": nets, "rounds": rounds}, _LEAST)
     if precision is not None and precision not in metadata.PRECISIONS:
         raise ValueError(f"precision is {precision!r}, choose from {list(metadata.PRECISIONS)}")
-    _check_machine(known.name, machine.facts()["architecture"])
+    _check_machine(known, machine.facts())
     if output.exists():
         raise ValueError(f"{output} exists already; remove it, or choose another --output")
     if not output.parent.is_dir():
@@ -99,13 +99,17 @@ def supernet_of(config: dict) -> Supernet:
     return job.build(config, job.facts_of(images))
 
 
-def _check_machine(target: str, architecture: str) -> None:
-    if target in NO_LITERT:
+def _check_machine(target: targets.Target, facts: dict) -> None:
+    """Raises ValueError where this machine is known not to be one of the target's; a board that does not say its name passes."""
+    if target.name in NO_LITERT:
         raise ValueError(
-            f"target {target!r} runs what its own compiler makes; there are no latency tables of blocks for it"
+            f"target {target.name!r} runs what its own compiler makes; there are no latency tables of blocks for it"
         )
-    if architecture.lower() not in ARCHITECTURES.get(target, ARM):
-        raise ValueError(f"this machine ({architecture}) is no {target}: run the same command on one")
+    architecture, board = facts["architecture"], facts["board"]
+    if architecture.lower() not in ARCHITECTURES.get(target.name, ARM):
+        raise ValueError(f"this machine ({architecture}) is no {target.name}: run the same command on one")
+    if board and (target.board or targets.of_board(board)) and targets.of_board(board) != target.name:
+        raise ValueError(f"this machine ({board}) is no {target.name}: run the same command on one")
 
 
 def of_supernet(

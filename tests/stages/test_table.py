@@ -227,6 +227,33 @@ def test_a_target_that_this_machine_is_not(tmp_path, runtime, target, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("target", ["pi4", "jetson_nano", "android"])
+def test_another_board_of_the_same_architecture(tmp_path, monkeypatch, target):
+    facts = {"board": "Raspberry Pi 5 Model B Rev 1.0", "cpu": None, "architecture": "aarch64"}
+    monkeypatch.setattr(table.machine, "facts", lambda: facts)
+    with pytest.raises(ValueError, match=rf"this machine \(Raspberry Pi 5 Model B Rev 1.0\) is no {target}"):
+        table.build(CONFIG, tmp_path / "t.json", target=target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_boards_that_may_be_of_the_target():
+    own = {"board": "Raspberry Pi 4 Model B Rev 1.4", "architecture": "aarch64"}
+    table._check_machine(table.targets.target("pi4"), own)
+    table._check_machine(table.targets.target("pi4"), {**own, "board": None})  # in a container, say
+    table._check_machine(table.targets.target("android"), {**own, "board": "Google Tensor"})
+    with pytest.raises(ValueError, match="is no pi4"):
+        table._check_machine(table.targets.target("pi4"), {**own, "board": "linux,dummy-virt"})
+
+
+def test_a_table_that_another_board_was_measured_for(supernet, made_up_table, tmp_path):
+    found = made_up_table(supernet, 0.25)
+    latency.save(
+        found._replace(target="pi4", device={**found.device, "board": "Raspberry Pi 5 Model B"}), tmp_path / "t"
+    )
+    with pytest.raises(ValueError, match="says target 'pi4', but was measured on a Raspberry Pi 5"):
+        cost_tables.read_latency_table(tmp_path / "t", supernet, "pi4")
+
+
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "t.json").write_text("mine")
     with pytest.raises(ValueError, match="exists already; remove it"):
