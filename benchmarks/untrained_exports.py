@@ -289,10 +289,11 @@ def exported(nets: Nets, untrained: Untrained) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         prepared, files = untrained.job(nets.config, Path(scratch) / "run"), Path(scratch) / "files"
         facts = _specialised(prepared, files) if prepared.kind is kinds.EAS else _answering(prepared, files)
+        row = _row(facts, nets.targets[0])
         for name in nets.targets[1:]:
-            for file in sorted(files.rglob("*.tflite")):
-                lint.check(file, name)
-        return _row(facts)
+            found = [lint.check(file, name) for file in sorted(files.rglob("*.tflite"))]
+            row["warnings"][name] = sorted({finding.line() for own in found for finding in own.warnings})
+        return row
 
 
 def _answering(prepared: job.Job, files: Path) -> dict:
@@ -318,14 +319,21 @@ def _specialised(prepared: job.Job, files: Path) -> dict:
     return facts
 
 
-def _row(facts: dict) -> dict:
+def _row(facts: dict, target: str) -> dict:
     differences = [fact["max_logit_difference"] for fact in facts.values() if fact["precision"] == "fp32"]
     return {
         "files": {fact["path"]: fact["size_bytes"] for fact in facts.values()},
         "macs": {fact["function"]: fact["macs"] for fact in facts.values()},
         "fp32_difference": max(differences, default=None),
-        "warnings": sorted({line for fact in facts.values() for line in fact.get("warnings", ())}),
+        "warnings": {target: sorted({line for fact in facts.values() for line in fact.get("warnings", ())})},
     }
+
+
+def _counted(warnings: dict[str, list[str]]) -> str:
+    """How many a row's targets have: one number where it is that of all."""
+    counts = {name: len(lines) for name, lines in warnings.items()}
+    alike = len({*counts.values()}) == 1
+    return str(max(counts.values())) if alike else ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _lacked(nets: Nets) -> tuple[str, ...]:
@@ -379,7 +387,7 @@ def table(rows: Iterable[dict]) -> Iterator[str]:
         sizes = str(len(row["files"])), f"{sum(row['files'].values()) / 1024:.0f}"
         yield (
             "| "
-            + " | ".join([*first, *sizes, f"{max(row['macs'].values()) / 1e6:.2f}", worst, str(len(row["warnings"]))])
+            + " | ".join([*first, *sizes, f"{max(row['macs'].values()) / 1e6:.2f}", worst, _counted(row["warnings"])])
             + " |"
         )
 
@@ -400,6 +408,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="export nothing, print what the file has")
     known = parser.parse_args()
     content = json.loads(known.output.read_text()) if known.output.exists() else {"rows": {}}
+    for row in content["rows"].values():
+        if isinstance(row.get("warnings"), list):  # a file begun when only those of the first target were kept
+            row["warnings"] = dict.fromkeys(row["targets"], row["warnings"])
     installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
     content["versions"] = {name: installed[name] for name in _PACKAGES if name in installed}
     every = wanted(every_recipe(), targets.TARGETS)

@@ -166,7 +166,7 @@ def _any_step(step: Step, target: targets.Target) -> Iterator[tuple[str, str]]:
 
 def _advice(step: Step, target: targets.Target) -> Iterator[tuple[str, str]]:
     """(rule, what will be slow) of one operator."""
-    space = target.space
+    space = target.advice or target.space
     if step.name == "DEPTHWISE_CONV_2D" and space.kernels and len(step.tensors("inputs")) > 1:
         sides = step.tensors("inputs")[1].shape.tolist()[1:3]
         if any(side > max(space.kernels) for side in sides):

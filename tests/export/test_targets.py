@@ -23,6 +23,13 @@ def test_a_desktop_restricts_nothing():
     assert targets.TARGETS["x86"].memory_bytes is None
 
 
+def test_what_litert_runs_slowly_is_advised_against_wherever_it_runs():
+    """Measured on a desktop: int8 hard-swish and kernels of 7x7 are slow there too, though its space is not restricted."""
+    slow = {name: known.advice or known.space for name, known in targets.TARGETS.items()}
+    assert slow["x86"] == slow["pi4"] == slow["pi5"] == slow["android"] == targets.LITERT_SPACE
+    assert slow["jetson_nano"] == targets.EVERYTHING  # TensorRT
+
+
 def test_coral_by_its_published_figures():
     """8 MiB of cache, 2 W; ReLU6, no squeeze-excite, kernels 3 and 5; int8 in files of their own."""
     coral = targets.TARGETS["edgetpu"]
