@@ -70,7 +70,7 @@ def run(
         measured = measuring.measure(unchecked, facts, test.images, test.labels, reference, **timing)
         measuring.insist(measured, max_accuracy_loss, network, scales, where)
         own = {"kept": kept(job)} if job.kind is kinds.SLIMMABLE else {}
-        write_json(unchecked / "export.json", measured | own | _compiled(unchecked, facts, network, where))
+        write_json(unchecked / "export.json", measured | own | compiled(unchecked, facts, network, where, job.target))
         device_folder.write(unchecked)
     return tuple(f"{job.target}/{path.name}" for path in sorted(where.iterdir()))
 
@@ -266,15 +266,19 @@ def _reference(job: Job, cost: tuple[int, ...]) -> measuring.Reference:
     return measuring.Reference(known, answers, macs)
 
 
-def _compiled(unchecked: Path, facts: dict, network: functions.Network, where: Path) -> dict:
-    """For the Edge TPU: what its compiler made of the steps together, or the command that makes it."""
-    if where.name != "edgetpu":
+def compiled(unchecked: Path, facts: dict, network: functions.Network, where: Path, target: str) -> dict:
+    """For the Edge TPU: what its compiler made of the steps together, or the command that makes it.
+
+    Raises:
+      ValueError: where the compiler refuses the files, or leaves operators to the CPU.
+    """
+    if target != "edgetpu":
         return {}
     from dynnas_jax.export import edgetpu
 
     files = [next(fact["path"] for fact in facts.values() if fact["function"] == name) for name in network.in_turn]
     if not edgetpu.is_installed():
         return {"compiler": {"command": edgetpu.command([where / file for file in files], where)}}
-    compiled = edgetpu.run_compiler([unchecked / file for file in files], unchecked)
-    edgetpu.insist(compiled)
-    return {"compiler": {"models": [model._asdict() for model in compiled]}}
+    models = edgetpu.run_compiler([unchecked / file for file in files], unchecked)
+    edgetpu.insist(models)
+    return {"compiler": {"models": [model._asdict() for model in models]}}

@@ -128,6 +128,7 @@ def write(job: Job, subnet: Subnet, where: Path, options: dict) -> dict[str, Any
         measuring.insist(measured, options["max_accuracy_loss"], network, scales, where, of=f"{subnet.name}: ")
         told = {"superclass": job.superclasses.title(subnet.members), "images": len(own)}
         told |= {"genome": job.supernet.space.to_json(subnet.genome), **measured}
+        told |= export.compiled(unchecked, facts, network, where, job.target)
         write_json(unchecked / "export.json", told)
         device_folder.write(unchecked)
     return told

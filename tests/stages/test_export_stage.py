@@ -142,11 +142,11 @@ def test_what_the_compiler_leaves_to_the_cpu_fails_the_export(tmp_path, monkeypa
     partly = mapped._replace(unmapped=2, operators=(row, ("HARD_SWISH", 2, "Operation not supported")))
     monkeypatch.setattr(edgetpu, "is_installed", lambda: True)
     monkeypatch.setattr(edgetpu, "run_compiler", lambda paths, folder: (mapped, mapped))
-    told = export._compiled(tmp_path, facts, network, tmp_path / "edgetpu")
+    told = export.compiled(tmp_path, facts, network, tmp_path / "nets", "edgetpu")
     assert told == {"compiler": {"models": [mapped._asdict()] * 2}}
     monkeypatch.setattr(edgetpu, "run_compiler", lambda paths, folder: (mapped, partly))
     with pytest.raises(ValueError, match=r"leaves 2 operators to the CPU: HARD_SWISH \(Operation not supported\)$"):
-        export._compiled(tmp_path, facts, network, tmp_path / "edgetpu")
+        export.compiled(tmp_path, facts, network, tmp_path / "nets", "edgetpu")
 
 
 def test_another_target_of_a_finished_run(tiny_run, tmp_path, capsys):

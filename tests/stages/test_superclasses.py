@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dynnas_jax import job, pipeline, records, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import latency, macs
-from dynnas_jax.export import dynamic, specialists
+from dynnas_jax.export import dynamic, edgetpu, specialists
 from dynnas_jax.reports import page
 from dynnas_jax.stages import superclass_export, superclass_generator, superclass_predict
 from dynnas_jax.train import calibration
@@ -229,6 +229,32 @@ def test_a_superclass_that_loses_too_much_names_the_layers(ready, tmp_path):
     with pytest.raises(ValueError, match=said):
         superclass_export.write(ready, subnet, tmp_path / "open", EXPORT | {"max_accuracy_loss": -1.0})
     assert [path.name for path in tmp_path.rglob("*")] == ["open", "int8_layers.json"]
+
+
+def test_files_for_the_edge_tpu_go_through_its_compiler(ready, tmp_path, monkeypatch):
+    """Where it is there; what it leaves to the CPU fails the export. Elsewhere its command is told."""
+    row, options = ("CONV_2D", 3, "Mapped to Edge TPU"), EXPORT | {"max_accuracy_loss": 1.0}
+    left = [edgetpu.Compiled("in", "out", 1, 1, 0, 1, 3, unmapped, (row,)) for unmapped in (0, 2)]
+
+    def compiler(paths, folder):
+        for path in paths:
+            shutil.copyfile(path, folder / f"{path.stem}_edgetpu.tflite")
+        return (left[0],)
+
+    coral, space = ready._replace(target="edgetpu"), ready.supernet.space
+    subnet = superclass_export.Subnet("open", ready.superclasses.members(["open"]), space.smallest)
+    monkeypatch.setattr(edgetpu, "is_installed", lambda: False)
+    told = superclass_export.write(coral, subnet, tmp_path / "plain", options)
+    assert told["compiler"]["command"].startswith(f"edgetpu_compiler --show_operations --out_dir {tmp_path / 'plain'} ")
+    monkeypatch.setattr(edgetpu, "is_installed", lambda: True)
+    monkeypatch.setattr(edgetpu, "run_compiler", compiler)
+    superclass_export.write(coral, subnet, tmp_path / "compiled", options)
+    assert len(read(tmp_path / "compiled" / "export.json")["compiler"]["models"]) == 1
+    assert len(list((tmp_path / "compiled").glob("*_int8_edgetpu.tflite"))) == 1
+    left.reverse()
+    with pytest.raises(ValueError, match="leaves 2 operators to the CPU"):
+        superclass_export.write(coral, subnet, tmp_path / "refused", options)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):
