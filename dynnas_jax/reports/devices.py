@@ -135,7 +135,7 @@ def _elsewhere(run: str, exports: dict[str, dict], benches: dict[str, dict]) -> 
                 continue
             row = _row(run, target, where, network, key, export, {}) | {"threads": settings["threads"]}
             row |= {"delegate": settings["delegate"] or ""}
-            row |= {"peak_memory_bytes": content["peak_memory_bytes"] if network == whole else ""}
+            row |= {"peak_memory_bytes": content["peak_memory_bytes"] if network == whole else None}
             if network != "dynamic" or not _on_noise(content):
                 row |= _taken(measured)
             found.append(row | ({} if network != "dynamic" or _own_thresholds(content) else {"accuracy": None}))
@@ -173,14 +173,18 @@ def _named(name: str) -> tuple[str, str]:
     return network, precision + (_ONNX if name.endswith(_ONNX) else "")
 
 
+def _in_turn(export: dict, key: str) -> list[str]:
+    """What makes a whole decision: all that was exported, but for nets that only stand beside their part behind the stem."""
+    found = [name for name, of in map(_named, export["files"]) if of == key]
+    return [name for name in found if f"{name}_after_stem" not in found]
+
+
 def _row(run: str, target: str, where: str | None, network: str, key: str, export: dict, measured: dict) -> dict:
     """What an export tells of a net, and what was measured of it."""
     of_export = (
         export.get("cascade", {}).get(key, {}) if network == "dynamic" else export["files"].get(f"{network}_{key}", {})
     )
-    second = "big_after_stem" if f"big_after_stem_{key}" in export["files"] else "big"
-    exits = tuple(name for name in _EXITS if f"{name}_{key}" in export["files"])
-    parts = (exits or ("little", second)) if network == "dynamic" else (network,)
+    parts = _in_turn(export, key) if network == "dynamic" else (network,)
     files = [export["files"].get(f"{part}_{key}", {}) for part in parts]
     sizes = {file["path"]: file["size_bytes"] for file in files if "path" in file}
     mean_ms = measured.get("latency_mean_ms")
@@ -194,7 +198,7 @@ def _row(run: str, target: str, where: str | None, network: str, key: str, expor
         "network": network,
         "accuracy": of_export.get("accuracy"),
         "latency_ms": measured.get("latency_ms"),
-        "latency_p95_ms": None,
+        "latency_p95_ms": measured.get("latency_p95_ms"),
         "throughput_per_s": 1e3 / mean_ms if mean_ms else None,
         "peak_memory_bytes": None,
         "energy_mj": None,

@@ -46,6 +46,7 @@ def test_measuring_agrees_with_jax(exported, in_jax, measured):
         assert cascade["macs"] == pytest.approx(reference.macs)
     assert all(cascade["agreement_with_jax"] >= 0.85 for cascade in found["cascade"].values())
     for name, fact in found["files"].items():
+        assert fact["latency_ms"] <= fact["latency_p95_ms"]
         assert 0 < fact["latency_spread_ms"][0] <= fact["latency_ms"] <= fact["latency_spread_ms"][1]
         exact = np.mean(reference.predictions[fact["function"]] == labels)
         assert fact["accuracy_loss"] == pytest.approx(exact - fact["accuracy"])

@@ -196,6 +196,32 @@ def test_exports_of_several_parts_are_of_their_target(workdir):
     assert devices._target("toaster") is None
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("little", "big"), 2),
+        (("little", "big_after_stem", "big"), 2),  # big alone stands beside them
+        (("router", "little_after_stem", "big_after_stem", "little", "big"), 3),
+        (("to_gate", "path1", "path2", "path4"), 4),
+        (("exit1", "exit2", "exit3"), 3),
+    ],
+)
+def test_the_size_of_a_whole_decision_is_that_of_all_files_that_it_runs(names, parts):
+    files = {
+        f"{name}_int8": {"path": f"{name}.tflite", "size_bytes": 1000 + (name in ("little", "big"))} for name in names
+    }
+    export = {"files": files | {"net_fp32": {"path": "net.tflite", "size_bytes": 7}}, "cascade": {"int8": {}}}
+    row = devices._row("run", "edgetpu", devices.HERE, "dynamic", "int8", export, {})
+    assert row["size_bytes"] // 1000 == parts
+    one = {name: {**file, "path": "model.tflite", "size_bytes": 5000} for name, file in files.items()}
+    assert devices._row("run", "pi4", None, "dynamic", "int8", {"files": one}, {})["size_bytes"] == 5000
+
+
+def test_the_memory_of_a_net_in_a_process_of_several_is_not_measured(workdir):
+    _, table = measured(workdir, desk=bench_of())
+    assert [table["desk", name]["peak_memory_bytes"] for name in ("little", "big", "dynamic")] == [None, None, 2**20]
+
+
 def test_static_baselines_that_are_not_there_are_named(workdir):
     found = artifacts.read(workdir)
     named = [note for note in devices.notes(found) if "MobileNetV3-Small" in note]
