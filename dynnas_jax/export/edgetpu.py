@@ -191,11 +191,21 @@ def run_compiler(paths: list[Path], folder: Path, *, timeout_s: float = 600) -> 
     return compiled
 
 
+def is_compiled(path: str | Path) -> bool:
+    """Whether a file is what the compiler made. Raises ValueError for one that is damaged or none of TFLite."""
+    return any(code.custom_code == COMPILED_OP for code in flatbuffer.load(path).operator_codes)
+
+
 def compiled_or_command(paths: list[Path], *, must: bool = False) -> str:
     """What the compiler makes of files together, in lines to read and kept nowhere; without it, how to run it.
 
+    Files that it made already are left out.
+
     Raises: ValueError if it refuses them, or leaves operators to the CPU; if it `must` be here, where it is not.
     """
+    paths = [path for path in paths if not is_compiled(path)]
+    if not paths:
+        return f"nothing is left for {COMPILER} to do"
     if not is_installed() and not must:
         return f"there is no {COMPILER} here ({INSTALL}); then run\n  {command(paths, Path(paths[0]).parent)}"
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ import stat
 import sys
 
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from dynnas_jax.__main__ import main
 from dynnas_jax.export import edgetpu
@@ -217,6 +218,24 @@ def test_lint_asks_the_compiler_where_there_is_one(pair, compiler, capsys):
     compiler((HEADER + WHOLE + FOOTER).format(folder="in", out="OUT"))
     main(["lint", str(pair[0]), "--target=edgetpu"])
     assert "little.tflite: 57 operators mapped, parameters 2380268 bytes on chip, 0 off chip" in capsys.readouterr().out
+
+
+def test_what_the_compiler_made_is_not_compiled_again(pair, tmp_path, compiler, edited, capsys):
+    def change(model):
+        code = schema.BuiltinOperator.CUSTOM
+        model.operatorCodes = [
+            schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, customCode=edgetpu.COMPILED_OP)
+        ]
+        model.subgraphs[0].operators = model.subgraphs[0].operators[-1:]
+        model.subgraphs[0].operators[0].opcodeIndex = 0
+
+    made = shutil.copyfile(edited(pair[0], change), tmp_path / "little_edgetpu.tflite")
+    arguments = compiler((HEADER + WHOLE + FOOTER).format(folder="in", out="OUT"))
+    main(["lint", str(made), "--target=edgetpu"])
+    assert "nothing is left for edgetpu_compiler to do" in capsys.readouterr().out
+    assert not arguments.exists()
+    main(["lint", str(made), str(pair[1]), "--target=edgetpu"])
+    assert arguments.read_text().splitlines()[3:] == [str(pair[1])]
 
 
 def test_what_the_compiler_leaves_to_the_cpu_is_an_error(pair, compiler, capsys):
