@@ -33,6 +33,14 @@ MODULES = (
     ),
 )
 _NUMPY, _PILLOW, _LITERT, _ONNXRUNTIME = "numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1", "onnxruntime"
+# On an emulated core of a Raspberry Pi 4 LiteRT 2.1.0 runs, 2.3.0 crashes as it opens a file (docs/boards/raspberry_pi.md).
+_PI, _PI_LITERT = (
+    ("pi4", "pi5"),
+    [
+        'ai-edge-litert==2.1.0; platform_machine == "aarch64" and python_version < "3.14"',
+        'ai-edge-litert>=2.1; platform_machine != "aarch64" or python_version >= "3.14"',
+    ],
+)
 _LABELS_SHOWN = 12
 
 
@@ -46,16 +54,16 @@ def write(folder: str | Path) -> None:
     models = sorted(path.name for path in folder.iterdir() if path.suffix in (".tflite", ".onnx"))
     for module in MODULES:
         shutil.copyfile(_PACKAGE / module, folder / Path(module).name)
-    (folder / "requirements.txt").write_text("\n".join(_requirements(models)) + "\n")
+    (folder / "requirements.txt").write_text("\n".join(_requirements(models, told.get("target"))) + "\n")
     (folder / "README.md").write_text("\n".join(_readme(folder, models, told)) + "\n", encoding="utf-8")
 
 
-def _requirements(models: list[str]) -> list[str]:
+def _requirements(models: list[str], target: str | None = None) -> list[str]:
     kinds = {Path(name).suffix for name in models}
     if ".tflite" not in kinds:
         return [_NUMPY, _PILLOW, _ONNXRUNTIME]
     optional = [f"# {_ONNXRUNTIME}, for the .onnx files"] if ".onnx" in kinds else []
-    return [_NUMPY, _PILLOW, _LITERT, *optional]
+    return [_NUMPY, _PILLOW, *(_PI_LITERT if target in _PI else [_LITERT]), *optional]
 
 
 def _readme(folder: Path, models: list[str], told: dict) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from hand_made import CLASSES, LABELS, STEPS, hand_made, tell  # noqa: F401 (a fixture)
+from packaging.requirements import Requirement
 from PIL import Image
 
-from dynnas_jax.export import device_folder, runtime
+from dynnas_jax.export import device_folder, metadata, runtime
 
 PACKAGE = Path(runtime.__file__).parents[1]
 ALLOWED = {"numpy", "PIL", "ai_edge_litert", "onnxruntime", "flatbuffers"}
@@ -175,9 +176,21 @@ def test_documented_commands_are_accepted():
 
 def test_requirements_follow_the_files(hand_made):  # noqa: F811
     written = (hand_made.one_file / "requirements.txt").read_text().splitlines()
-    assert written == ["numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1"]
+    told = metadata.read(next(hand_made.one_file.glob("*.tflite")))
+    assert written == device_folder._requirements(["a.tflite"], told["target"])
+    plain = device_folder._requirements(["a.tflite"], "x86")
+    assert plain == ["numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1"]
     assert device_folder._requirements(["a.onnx"])[-1] == "onnxruntime"
-    assert device_folder._requirements(["a.onnx", "a.tflite"]) == [*written, "# onnxruntime, for the .onnx files"]
+    assert device_folder._requirements(["a.onnx", "a.tflite"]) == [*plain, "# onnxruntime, for the .onnx files"]
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+@pytest.mark.parametrize("python", ["3.9", "3.10", "3.13", "3.14"])
+def test_a_pi_gets_the_litert_that_ran_on_its_core(machine, python):
+    wanted = map(Requirement, device_folder._requirements(["a.tflite"], "pi4"))
+    where = {"platform_machine": machine, "python_version": python}
+    (asked,) = (one for one in wanted if one.name == "ai-edge-litert" and one.marker.evaluate(where))
+    assert str(asked.specifier) == ("==2.1.0" if machine == "aarch64" and python != "3.14" else ">=2.1")
 
 
 def test_a_single_net_and_many_classes(hand_made, tmp_path):  # noqa: F811
