@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynnas_jax import job, kinds, settings
+from dynnas_jax import job, kinds
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.data import sources
 from dynnas_jax.dynamic import protocol, routing
@@ -70,7 +70,9 @@ def build(
                 "runtime jax times blocks in fp32 and with threads of its own: leave --precision and --threads out"
             )
         precision = "fp32"
-    settings.check_least("", {"threads": threads, "nets": nets, "rounds": rounds}, _LEAST)
+    for name, value in {"threads": threads, "nets": nets, "rounds": rounds}.items():
+        if value < _LEAST[name]:
+            raise ValueError(f"{name} is {value}, must be a number of at least {_LEAST[name]}")
     if precision is not None and precision not in metadata.PRECISIONS:
         raise ValueError(f"precision is {precision!r}, choose from {list(metadata.PRECISIONS)}")
     _check_machine(known, machine.facts())
