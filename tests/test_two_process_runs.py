@@ -161,7 +161,7 @@ def test_one_of_two_is_stopped_or_killed_the_other_is_ended_and_the_job_starts_a
     assert met == [(stage, False) for stage, _, _ in MOMENTS]
     told = [[line for line in said.splitlines() if f"(restart {n} of {len(MOMENTS)})" in line] for n in range(1, 5)]
     assert [len(lines) for lines in told] == [2, 1, 1, 1]  # both of them were preempted
-    assert all("exit code 75" in line for line in told[0])
+    assert all("exited with code 75" in line for line in told[0])
     for (line,) in told[1:]:
         assert "was killed by SIGKILL" in line
         assert "gets SIGTERM now and SIGKILL 20 s later" in line
