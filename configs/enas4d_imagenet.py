@@ -4,7 +4,7 @@ Lineage: ENAS4D (arXiv 2009.09182), whose values these are: three exits; resolut
 kernels 3, 5, 7; depths 2, 3, 4; 24 epochs of one random net a step, SGD with Nesterov momentum at 4.5e-3, weight decay 3e-5,
 batches of 192; omega 0.09; 18,000 recorded nets; 90 to 180 M MACs on average. Training starts from a supernet of single nets:
     dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.start_from=FILE    # the authors' weights
-    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.transfer_from=RUN  # one of ours
+    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.transfer_from=RUN  # one of configs/imagenet_ofa.py
 The data are those of configs/imagenet_ofa.py. Its largest nets and the smallest learn in every step too, as everywhere here.
 Expected: the paper reaches 70.5, 70.8, 72.1 and 74.4 % at 92, 123, 153 and 185 M MACs; it took 90 GPU hours to train and 100 to
 record. Nothing has been run here.
