@@ -152,7 +152,7 @@ def of_file(job: Job, *, start_from: str | None = None, new_classifier: bool = F
         raise ValueError(f"{error}; {why}") from error
     if loaded.network is not network:
         base = loaded.network.arch if fixed else loaded.network.arch.template.base
-        section = "network" if fixed else "supernet"
+        section = "network" if fixed else job.kind.name
         raise ValueError(
             f"train.start_from: the weights in {path} were trained with other conventions; "
             f"give {section}.padding={base.padding!r} and {section}.epsilon={base.epsilon}"
