@@ -64,6 +64,11 @@ def run(
     return "found.json", "nets.msgpack"
 
 
+def check(job: Job, *, aging: bool = True, **options) -> None:
+    """Raises ValueError for settings that evolution does not take."""
+    evolution.check(aging=aging, **options)
+
+
 class _Recorded(NamedTuple):
     """What the records are worth."""
 
