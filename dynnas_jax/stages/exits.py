@@ -110,7 +110,7 @@ def found(job: Job, aims: Aims, nets: list[dict]) -> dict[str, Any]:
     """The content of `found.json`, from the nets as `described`."""
     targets, largest = aims.targets, job.supernet.space.largest
     content = {"space": job.supernet.space.fingerprint, "score": job.score, "omega": targets.omega}
-    content |= {"cost": targets.unit, "deployed": targets.deployed}
+    content |= {"cost": targets.unit}
     for unit, tables in aims.tables.items():
         content[f"largest_{unit}"] = multi_costs.spent(job.supernet, tables)(largest)[-1]
     return content | {"nets": nets}

@@ -246,6 +246,39 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("search", {"recorded_candidates": -1}, "search.recorded_candidates is -1, must be a number of at least 0"),
+        ("predict", {"gap_subnets": -1}, "predict.gap_subnets is -1, must be a number of at least 0"),
+        ("search", {"children": 9}, "9 children cannot all live in a population of 8"),
+        ("search", {"children": None, "tournament": 0}, "search.tournament is 0"),
+    ],
+)
+def test_settings_of_later_stages_are_told_before_training(tmp_path, section, values, said):
+    config = searched()
+    config[section] |= values
+    with pytest.raises(ValueError, match=said):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_net_is_exported_without_searching_anew(runs, tmp_path):
+    for name, config in (("searched", searched()), ("fixed", fixed())):
+        path = shutil.copytree(getattr(runs, name), tmp_path / name)
+        before = {stage: (path / stage / "manifest.json").read_bytes() for stage in ("train", "search")}
+        config["dynamic"] = {**DYNAMIC, "deployed": 0}
+        with pytest.raises(ValueError, match="stage 'evaluate' was made with another config .*--redo=evaluate"):
+            pipeline.run(config, path)
+        pipeline.run(config, path, redo="evaluate")
+        assert {stage: (path / stage / "manifest.json").read_bytes() for stage in before} == before
+        entry = read(path / "search" / "found.json")["nets"][0]
+        assert read(path / "evaluate" / "evaluation.json")["deployed"] == 0
+        assert finished.dynamic_of_run(path).thresholds == tuple(entry["thresholds"])
+        exported = runtime.DynamicClassifier(path / "export" / "x86")
+        assert list(exported.thresholds) == pytest.approx(entry["thresholds"])
+
+
 @pytest.fixture(scope="module")
 def by_latency(runs, made_up_table):
     """(a run whose targets are latencies, from the records of the searched one; its table; the milliseconds of the largest)."""
