@@ -253,11 +253,14 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
         ("predict", {"gap_subnets": -1}, "predict.gap_subnets is -1, must be a number of at least 0"),
         ("search", {"children": 9}, "9 children cannot all live in a population of 8"),
         ("search", {"children": None, "tournament": 0}, "search.tournament is 0"),
+        ("multi_exit", {"ratios": 1.0}, "multi_exit: a value has another type"),
+        ("multi_exit", {"reuse": 3}, "multi_exit: a value has another type"),
+        ("report", {"published": 3}, "report.published is 3, must be a tuple of points"),
     ],
 )
 def test_settings_of_later_stages_are_told_before_training(tmp_path, section, values, said):
     config = searched()
-    config[section] |= values
+    config[section] = config.get(section, {}) | values
     with pytest.raises(ValueError, match=said):
         pipeline.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
