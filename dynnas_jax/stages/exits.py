@@ -59,12 +59,9 @@ def aims(supernet: Supernet, dynamic: dict, target: str) -> Aims:
     if file := options.get("latency_table"):
         known[exit_targets.LATENCY] = cost_tables.read_latency_table(file, supernet, target).of(supernet)
     tables = {unit: multi_costs.exit_tables(supernet, whole) for unit, whole in known.items()}
-    most, least = (
-        {unit: multi_costs.spent(supernet, of)(genome)[place] for unit, of in tables.items()}
-        for genome, place in ((supernet.space.largest, -1), (supernet.space.smallest, 0))
-    )
+    most = {unit: multi_costs.spent(supernet, of)(supernet.space.largest)[-1] for unit, of in tables.items()}
     targets = exit_targets.asked(most, **options)
-    exit_targets.check_reachable(targets, least[targets.unit])
+    exit_targets.check_reachable(targets, multi_costs.least(supernet, tables[targets.unit][0]))
     return Aims(targets, tables)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,7 +19,7 @@ from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import exits, multi_costs
 from dynnas_jax.search import exit_rewards
-from dynnas_jax.stages import starting
+from dynnas_jax.stages import exits_search, starting
 from dynnas_jax.stages.exits_search import first_alone
 from dynnas_jax.train.calibration import batches, recalibrate
 from dynnas_jax.workdir import Workdir, write_json
@@ -137,6 +138,38 @@ def test_the_single_net_is_the_best_first_exit_within_the_average_cost(runs):
         measured = answers.correct[:, :, 0].mean(axis=1)
         assert single["holdout_accuracy"] == pytest.approx(measured[0])
         assert measured[0] == measured.max()
+        assert single["feasible"]
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "chosen"),
+    [
+        (4, [2, 3], (4, "evolution", True)),
+        (9, [2, 3], (3, "records", True)),  # what evolution found costs too much
+        (9, [7, 8], (9, "evolution", False)),
+        (1, [2, 3, 8], (3, "records", True)),
+    ],
+)
+def test_a_single_net_that_costs_too_much_gives_way_or_is_marked(monkeypatch, found, known, chosen):
+    """Genomes of one gene, which is what they cost, and the number of ten images they have right."""
+    monkeypatch.setattr(exits_search.predictor, "load", lambda *_: None)
+    cost = np.asarray(known, np.float64)
+    ready = SimpleNamespace(
+        supernet=SimpleNamespace(space=None),
+        workdir=SimpleNamespace(folder=Path),
+        key=jax.random.key,
+    )
+    aims = SimpleNamespace(targets=SimpleNamespace(costs=(5.0,)), spent=lambda _: lambda genome: [float(genome[0])])
+    search = SimpleNamespace(
+        job=ready,
+        aims=aims,
+        variables={},
+        evaluate=lambda _, genomes: SimpleNamespace(correct=(np.arange(10) < genomes)[:, :, None]),
+        evolve_single=lambda *_: np.asarray([found]),
+        recorded=exits_search._Recorded(np.asarray(known)[:, None], None, cost, cost / 10),
+    )
+    single = exits_search._single(search, 5.0, 2)
+    assert (single.genome[0], single.origin, single.feasible) == chosen
 
 
 def test_the_first_exit_alone_is_an_ordinary_net(runs):
@@ -308,6 +341,7 @@ def test_targets_may_be_latencies(by_latency):
         told = entry["holdout"]
         worth = metric.reward(told["accuracy"], told["average_latency_ms"], entry["target"], 0.2)
         assert entry["reward"] == pytest.approx(worth)
+        assert entry["single"]["feasible"]
         assert entry["single"]["latency_ms"] <= told["average_latency_ms"]
     taken = np.asarray(evaluation["nets"][1]["latency_ms"])[out["choice"]]
     assert evaluation["nets"][1]["average_latency_ms"] == pytest.approx(taken.mean())
