@@ -1,7 +1,8 @@
 """The thresholds of a network of S exits that are best by the reward of `metric`, from scores and hits on held-out images.
 
 Exact for up to three exits: a coarse grid over the distinct thresholds, bounds on what each of its cells can hold, the cells that
-could beat the best one seen taken apart, and every point of the parts that still could. Of more by coordinate descent, each coordinate exact.
+could beat the best one seen taken apart, and every point of the parts that still could. Of more by coordinate descent, each
+coordinate exact.
 The paper (ENAS4D, arXiv 2009.09182) searches a grid.
 """
 
