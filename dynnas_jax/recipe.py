@@ -38,10 +38,11 @@ _LEAST = {
         **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
         "grid_g_per_kwh": 0,
     },
-    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
+    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
+        "recorded_candidates": 0,
     },
     "search.differentiable": {
         **{"batch_size": 1, "train_images": 1, "learning_rate": 0, "weight_learning_rate": 0, "temperature": 0},

@@ -28,7 +28,7 @@ REQUIRED = {
 }
 _OF_EXITS = {  # instead
     "predict/predictors.json": ("targets", "single"),
-    "search/found.json": ("nets", "deployed", "score"),
+    "search/found.json": ("nets", "score"),
     _EVALUATION: ("images", "nets", "deployed"),
 }
 _OF_SUPERCLASSES = {

@@ -158,7 +158,7 @@ def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     from dynnas_jax.export import functions
 
     whole = found_exits(job)
-    number = whole.found["deployed"]
+    number = whole.deployed
     net, variables = whole.dynamic(number, targets.target(job.target).depthwise), whole.variables[number]
     arch = whole.nets[number].arch
     steps = dict(zip(job.supernet.exits, net.steps, strict=True))
