@@ -78,12 +78,24 @@ def _summary(source: Source) -> str | None:
     tables.write_csv(
         source.folder / "tables" / "paths.csv", [{**row, "path": str(row["path"])} for row in evaluation["paths"]]
     )
+    body += _timed(evaluation["seconds"])
     alike = evaluation["one_by_one"]
     body += (
         f"<p>{alike['same_path']} of {alike['images']} images that ran alone took the path that they took in a batch; their "
         f"outputs differ by at most {alike['largest_logit_difference']:.1g}.</p>"
     )
     return figure(source, "accuracy_against_macs", gate_plots.accuracy(paths, gated), caption) + body
+
+
+def _timed(seconds: dict) -> str:
+    """What the times in batches are of; runs of before do not say it."""
+    if "largest_chunk" not in seconds:
+        return ""
+    return (
+        f"<p>In batches of {seconds['batch']} images; the widest path in chunks of {seconds['largest_chunk']}, its fastest. "
+        f"For each image of a batch the gated network computed {seconds['gated_rows'][-1]:.2f} behind its last gate, "
+        "since groups fill up their chunks.</p>"
+    )
 
 
 def _spread(source: Source) -> str | None:

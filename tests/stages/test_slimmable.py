@@ -105,6 +105,12 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 96, "every test image"
     np.testing.assert_array_equal(out["choice"], out["path"][:, 0])
     assert [row["macs"] for row in told["paths"]] == sorted(cost.tolist())
+    seconds = told["seconds"]
+    assert (seconds["batch"], seconds["gated_chunks"]) == (96, [64, 32])
+    assert seconds["gated_rows"] == [count / 96 for count in gates.rows(ready.supernet, out["path"])]
+    assert list(seconds["largest_by_chunk"]) == ["16", "32", "64", "96"]
+    assert seconds["largest"] == seconds["largest_by_chunk"][str(seconds["largest_chunk"])]
+    assert seconds["largest"] == min(seconds["largest_by_chunk"].values())
     (spread,) = told["gates"]
     np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, 0], minlength=2) / 96)
 
@@ -161,6 +167,7 @@ def test_the_report_shows_the_gates(run):
     page = (run / "report.html").read_text()
     assert "not run" not in page
     assert "took the path that they took in a batch" in page
+    assert "In batches of 96 images; the widest path in chunks of " in page
     assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
     for name in ("gates", "accuracy_against_macs", "gate_training", "samples"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
@@ -283,6 +290,8 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         ({"gate": {"steps": 4, "batch_size": 64, "transfer_from": None}}, "gate.transfer_from is empty: name the"),
         ({"evaluate": {"timed_batches": 0}}, "evaluate.timed_batches is 0, must be a number of at least 1"),
         ({"evaluate": {"one_by_one_images": 0}}, "evaluate.one_by_one_images is 0, must be a number of at least 1"),
+        ({"evaluate": {"batch": 2.5}}, "evaluate.batch is 2.5, must be a whole number of images from 1"),
+        ({"evaluate": {"capacity": 2.5}}, "evaluate.capacity is 2.5, must be a whole number of images from 1"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):
@@ -299,6 +308,13 @@ def test_stage_two_needs_stage_one_of_the_same_space(run, tmp_path):
         shutil.rmtree(tmp_path / "copy" / stage)
     with pytest.raises(ValueError, match="stage 'train' was made with another config"):
         pipeline.run(config_of(slimmable={**NETWORK, "stem": 8}), tmp_path / "copy", names=("gate",))
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_a_net_in_chunks_answers_as_on_the_batch(size):
+    images = np.arange(24, dtype=np.float32).reshape(12, 2)
+    found = slimmable_evaluate._in_chunks(lambda v, x: v * x[:, :1], size)(2.0, images)
+    np.testing.assert_array_equal(found, 2 * images[:, :1])
 
 
 def test_batches_of_any_size_are_answered(run):
