@@ -263,6 +263,8 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
             "'small_images', a network without gates; choose from ds_resnet50",
         ),
         ({"slimmable": {**NETWORK, "ratios": (1.0, 0.5)}}, "must ascend without repeats"),
+        ({"slimmable": {**NETWORK, "gated": ()}, "dynamic": {}}, "gated is empty"),
+        ({"slimmable": {**NETWORK, "gated": ((64, 0, 1),)}}, "must be at least 1 and whole"),
         ({"dynamic": {"target_macs": 10.0}}, "outside what the paths span"),
         (
             {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, "target": "edgetpu"},
