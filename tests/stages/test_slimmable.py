@@ -193,6 +193,32 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
         slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"stem": 8, "fixed": ((8, 1, 1),)}, "which differ from those here"),  # the first link reads the stem
+        ({"act": "swish"}, "act is 'relu6', here it is 'swish'"),
+        ({"epsilon": 0.01}, "epsilon is .*, here it is 0.01"),
+        ({"padding": "symmetric"}, "padding is .*, here it is 'symmetric'"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["train", "gate"])
+def test_a_network_of_other_weights_is_no_source(run, tmp_path, option, message, stage):
+    ready = prepared(tmp_path / "new", config_of(slimmable={**NETWORK, **option}))
+    with pytest.raises(ValueError, match=f"{stage}.transfer_from: .*{message}"):
+        slimmable_transfer.source(ready, str(run), stage)
+
+
+def test_a_residual_network_behind_another_stem_is_no_source(run, tmp_path, monkeypatch):
+    """Its links do not say what the first of them reads."""
+    options = {"network": "ds_resnet_small", "depths": (1,), "widths": (16,), "strides": (1,), "groups": 4}
+    other = prepared(tmp_path / "other", config_of(slimmable={**options, "stem": 16})).supernet
+    ready = prepared(tmp_path / "new", config_of(slimmable={**options, "stem": 32}))
+    monkeypatch.setattr(slimmable_transfer, "supernet_of_run", lambda folder: other)
+    with pytest.raises(ValueError, match="stem_out is 16, here it is 32"):
+        slimmable_transfer.source(ready, str(run), "train")
+
+
 def test_a_run_on_other_images_starts_from_another(run, tmp_path):
     """Five classes in the place of ten; a source whose gates were never trained, only tilted to its target."""
     shutil.copytree(run, tmp_path / "source")
