@@ -90,8 +90,8 @@ SLIMMABLE = (
         "Result",
         "A network that may run at any of several widths, and gates that look at an image's features and choose how wide what "
         "follows runs. Its cost is counted in multiply-accumulates (MACs), on average over the test images. The paths at the "
-        "same MACs: what the best nets of fixed widths out of the same supernet reach there. The interval tells how far the "
-        "accuracy could move on another test set of this size.",
+        "same MACs: what the best measured nets of fixed widths out of the same supernet reach there. The interval tells how far "
+        "the accuracy could move on another test set of this size.",
         "gate_summary",
     ),
     Chapter("What the gates choose", "How the ratios are spread over the test images.", "gate_spread"),

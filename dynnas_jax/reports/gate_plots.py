@@ -21,11 +21,12 @@ _TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
 @plots.styled
-def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[float, float]]):
+def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[float, float]], paths_in_all: int):
     """Two panels, accuracy against MACs: the paths alone and gated nets by name, (MACs, accuracy in [0, 1]); and as published."""
+    measured = "every path" if len(paths) == paths_in_all else f"{len(paths)} of {paths_in_all} paths"
     figure, (own, published) = plots.panels(2, height=3.8)
     x, y = np.asarray(paths, np.float64).T
-    own.plot(x / 1e6, 100 * y, "o", color=plots.COLOURS["little"], markersize=5, label="every path alone")
+    own.plot(x / 1e6, 100 * y, "o", color=plots.COLOURS["little"], markersize=5, label=f"{measured} alone")
     own.plot(
         x / 1e6,
         100 * np.maximum.accumulate(y),

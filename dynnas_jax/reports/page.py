@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dynnas_jax.reports import artifacts, chapters, sections, tables, threshold_control
+from dynnas_jax.reports import artifacts, chapters, gate_sections, sections, tables, threshold_control
 from dynnas_jax.workdir import write_bytes
 
 
@@ -55,6 +55,8 @@ def _headline(found: artifacts.Artifacts, outline: chapters.Outline) -> str:
     warning = ""
     if (found.found or {}).get("pair", {}).get("feasible") is False:
         warning = '<p class="warning">No pair and threshold met the target that was asked for; this is the closest.</p>'
+    elif told := gate_sections.warning(found):
+        warning = f'<p class="warning">{told}</p>'
     return f'<p class="headline">{outline.headline(found.evaluation)}</p>{warning}'
 
 

@@ -24,7 +24,8 @@ from dynnas_jax.stages import evaluate, slimmable
 from dynnas_jax.workdir import write_json
 
 SHOWN = 8  # images of each end that the report shows
-MOST_PATHS = 64  # whose accuracy is measured
+# Of more paths than both together those are measured that lie evenly by cost, and those nearest to the gated network's MACs.
+EVENLY, NEAREST = 64, 32
 _SINGLES = 32  # images that are timed alone
 _CHUNKS = (16, 32, 64, 128)  # images that the widest path is timed on at once, beside the whole batch
 # What one and the same network may differ by where it is computed in another order; accelerators multiply in fewer bits.
@@ -59,13 +60,15 @@ def run(
     answers, classes = answering(cut, split.images), len(job.images.classes)
     out, cost = _outputs(answers.logits, split.labels), np.asarray(gates.cost(supernet), np.float64)
     spent = cost[choice := gates.number_of(supernet, answers.path).astype(np.int32)]
-    paths, average = _paths(job, cost, calibration_images), float(spent.mean())
+    average = float(spent.mean())
+    paths = _paths(job, cost, measured_paths(cost, average), calibration_images)
     summary = {
         "split": "test",
         "images": len(split),
         "gates": _spread(supernet, answers, split, classes),
         "dynamic": evaluate.measured(out, classes) | {"macs": average},
         "paths": paths,
+        "paths_in_all": len(cost),
         "smallest": paths[0],
         "largest": paths[-1],
         "same_macs": {"macs": average, "accuracy": interpolated(paths, average)},
@@ -122,11 +125,23 @@ def _spread(supernet: Supernet, answers: gates.Answers, split: Any, classes: int
     return rows
 
 
-def _paths(job: Job, cost: np.ndarray, calibration_images: int) -> list[dict]:
-    """Accuracy and MACs of the paths alone, the cheapest first; of at most `MOST_PATHS`, evenly by cost."""
-    every, order = gates.paths(job.supernet), np.argsort(cost, kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(MOST_PATHS, len(order))).round().astype(int))
-    chosen = order[places]
+def measured_paths(cost: np.ndarray, average: float) -> np.ndarray:
+    """int[m]: the paths whose accuracy is measured, the cheapest first; both ends are among them.
+
+    Args:
+      cost: MACs of every path; average: of the gated network.
+    """
+    order = np.argsort(cost, kind="stable")
+    if len(order) <= EVENLY + NEAREST:
+        return order
+    evenly = np.linspace(0, len(order) - 1, EVENLY).round().astype(int)
+    nearest = np.argsort(np.abs(cost[order] - average), kind="stable")[:NEAREST]
+    return order[np.union1d(evenly, nearest)]
+
+
+def _paths(job: Job, cost: np.ndarray, chosen: np.ndarray, calibration_images: int) -> list[dict]:
+    """Accuracy and MACs of the chosen paths, each alone."""
+    every = gates.paths(job.supernet)
     # The first of several processes evaluates alone.
     here = devices.local_mesh()
     measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8, mesh=here)

@@ -14,6 +14,8 @@ from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import gate, gated, gated_parts
+from dynnas_jax.reports import artifacts, gate_sections
+from dynnas_jax.reports import page as make_page
 from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
 from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
@@ -105,6 +107,7 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 96, "every test image"
     np.testing.assert_array_equal(out["choice"], out["path"][:, 0])
     assert [row["macs"] for row in told["paths"]] == sorted(cost.tolist())
+    assert told["paths_in_all"] == len(cost)
     seconds = told["seconds"]
     assert (seconds["batch"], seconds["gated_chunks"]) == (96, [64, 32])
     assert seconds["gated_rows"] == [count / 96 for count in gates.rows(ready.supernet, out["path"])]
@@ -167,10 +170,37 @@ def test_the_report_shows_the_gates(run):
     page = (run / "report.html").read_text()
     assert "not run" not in page
     assert "took the path that they took in a batch" in page
+    assert "The files hold 2 paths; 100.0 % of the test images take one of them." in page
     assert "In batches of 96 images; the widest path in chunks of " in page
     assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
     for name in ("gates", "accuracy_against_macs", "gate_training", "samples"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_the_report_tells_what_was_asked_for(run, tmp_path):
+    """Of the target, held-out and test images; and a warning where no tilt of the gates met it."""
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "gate" / "found.json"
+    found, told = read(path), read(run / "evaluate" / "evaluation.json")
+    expected = {
+        "asked for on average": found["target_macs"],
+        "gated, held-out images": found["holdout"]["average_macs"],
+        "gated, test images": told["dynamic"]["macs"],
+    }
+    rows = {row["network"]: row for row in gate_sections.in_short(artifacts.read(run))[0]}
+    assert {name: rows[name]["macs"] for name in expected} == expected
+    page = (run / "report.html").read_text()
+    assert all(name in page and f"{macs / 1e6:,.3f}" in page for name, macs in expected.items())
+    assert 'class="warning"' not in page
+    path.write_text(json.dumps({**found, "target_missed": True}))
+    page = make_page.write(tmp_path / "run").read_text()
+    assert 'class="warning">The gates did not meet the ' in page
+    assert "asked for on average, missed" in page
+    evaluated = tmp_path / "run" / "evaluate" / "evaluation.json"
+    evaluated.write_text(json.dumps({**told, "paths_in_all": 256}))
+    assert "Measured are 2 of 256 paths" in make_page.write(tmp_path / "run").read_text()
+    path.write_text(json.dumps({**found, "target_macs": None}))
+    assert "asked for" not in make_page.write(tmp_path / "run").read_text()
 
 
 def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
@@ -275,6 +305,11 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         (tmp_path / "new" / name).write_text(json.dumps(content))
     kept = export.kept(ready)
     assert kept == {"paths": [1, 2, 3], "share": 0.5}, "not the one that test images use most; the share is theirs"
+    unused = {"holdout": {"share": [[0.6, 0.0, 0.0, 0.4]]}}
+    (tmp_path / "new" / "gate" / "found.json").write_text(json.dumps(unused))
+    assert export.kept(ready) == {"paths": [0, 3], "share": 0.625}, "none of a path that they do not take"
+    (tmp_path / "new" / "gate" / "found.json").write_text('{"holdout": {"share": [[0.0, 0.0, 0.0, 1.0]]}}')
+    assert export.kept(ready)["paths"] == [0, 3], "two, that there is a choice"
     assert export.kept(ready._replace(target="x86")) == {"paths": [0, 1, 2, 3], "share": 1.0}
     (tmp_path / "new" / "gate" / "found.json").write_text('{"holdout": {}}')
     with pytest.raises(ValueError, match="--redo=gate"):
@@ -336,6 +371,18 @@ def test_stage_two_needs_stage_one_of_the_same_space(run, tmp_path):
         shutil.rmtree(tmp_path / "copy" / stage)
     with pytest.raises(ValueError, match="stage 'train' was made with another config"):
         pipeline.run(config_of(slimmable={**NETWORK, "stem": 8}), tmp_path / "copy", names=("gate",))
+
+
+def test_of_many_paths_those_near_the_gated_network_are_measured():
+    cost = np.random.default_rng(0).permutation(256) * 10.0
+    chosen = cost[slimmable_evaluate.measured_paths(cost, 1203.0)]
+    assert (np.diff(chosen) > 0).all()
+    assert (chosen[0], chosen[-1]) == (0, 2550)
+    near = np.arange(1050, 1360, 10)
+    assert np.isin(near, chosen).all(), "all 31 of them"
+    assert slimmable_evaluate.EVENLY < len(chosen) <= slimmable_evaluate.EVENLY + slimmable_evaluate.NEAREST
+    assert np.diff(chosen).max() <= 50
+    np.testing.assert_array_equal(slimmable_evaluate.measured_paths(cost[:64], 0.0), np.argsort(cost[:64]))
 
 
 @pytest.mark.parametrize("size", [5, 12])
