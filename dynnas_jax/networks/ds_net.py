@@ -271,6 +271,7 @@ def _divided(link: Link, decides: bool) -> list[Link]:
 
 def ds_efficientnet_b0(
     *,
+    act: str = "swish",
     gate_head: str = "one_hot",
     gate_shared: bool = True,
     classes: int = 1000,
@@ -287,7 +288,7 @@ def ds_efficientnet_b0(
     published = efficientnet_b0(classes=classes, resolution=resolution).arch
     stem = {"stem_out": 16, "stem_kernel": 3, "stem_stride": 2, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, **options}
-    base = Arch(**stem, **shared, stem_group=0, blocks=(), act="swish", head_conv=published.head_conv)
+    base = Arch(**stem, **shared, stem_group=0, blocks=(), act=act, head_conv=published.head_conv)
     links, before = [], Width((16,))
     for number, (name, spec) in enumerate(published.named_blocks()):
         out = Width((make_divisible(spec.out / 2),)) if number < 8 else _equal_steps(spec.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynnas_jax.reports import gate_words
 from dynnas_jax.reports.plain_chapters import BY_SECTION, NETWORK, Chapter
 
 _EXPORTED = BY_SECTION["exports"]._replace(
@@ -96,16 +97,8 @@ SLIMMABLE = (
     ),
     Chapter("What the gates choose", "How the ratios are spread over the test images.", "gate_spread"),
     Chapter("Which images are easy?", "Test images that cost the least and the most.", "gate_samples"),
-    BY_SECTION["training"]._replace(
-        explanation="At each step the widest path learns the labels, random ones what averaged weights of the widest say, and "
-        "the narrowest the mean of all these. Held-out accuracies are of the ends."
-    ),
-    Chapter(
-        "Training of the gates",
-        "The supernet is frozen. The gates learn from the labels, from what an image costs, and from where the ends of the "
-        "supernet say that it belongs.",
-        "gate_training",
-    ),
+    BY_SECTION["training"]._replace(explanation=gate_words.supernet),
+    Chapter("Training of the gates", gate_words.gates, "gate_training"),
     BY_SECTION["exports"]._replace(
         explanation="<i>to_gate</i> is what stands in front of the gate, with it; each path goes on from what that leaves. "
         "<i>Logits off by</i> is the largest difference to the JAX network's raw outputs."

@@ -33,7 +33,8 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
         parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found, outline)]
         for heading, explanation, name in outline.chapters:
             body = sections.BUILDERS[name](source) or f'<p class="absent">{tables.NOT_RUN}</p>'
-            parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
+            said = explanation if isinstance(explanation, str) else explanation(found.config)
+            parts.append(f"<section><h2>{heading}</h2>\n<p>{said}</p>\n{body}</section>")
         page = PAGE.format(title=markup.escape(title), css=CSS + threshold_control.CSS, body="\n".join(parts))
         for folder in ("tables", "figures"):
             _replace(workdir / "report" / folder, source.folder / folder)

@@ -196,6 +196,12 @@ def test_what_there_is_no_network_of_one_gate_of(options, message):
         ds_net.ds_mobilenet_small(**options)
 
 
+@pytest.mark.parametrize("name", ["ds_resnet50", "ds_mobilenet_v1", "ds_efficientnet_b0", "ds_resnet_small"])
+def test_every_network_takes_an_activation(name):
+    supernet = getattr(ds_net, name)(act="relu6")
+    assert supernet.arch(supernet.space.largest).act == "relu6"
+
+
 def test_other_networks_that_there_are_none_of():
     with pytest.raises(ValueError, match=r"depths is \(3, 4, 6, 0\), must be at least 1 and whole"):
         ds_net.ds_resnet50(depths=(3, 4, 6, 0))
