@@ -5,7 +5,10 @@
 Every row is the recipe with some keys changed, one run a seed, kept in the working directory: what is done is not done again, and
 a run that was cut off goes on. Rows that change the gates alone take the supernet of the same seed from `supernet_SEED`. The rows
 of Tables 6 and 7 want no average MACs, as in the paper, so that the losses decide what an image costs. --figures=FOLDER draws the
-curves of Table 5 (figure 6) and the rows of the others against their MACs (figure 7).
+curves of Table 5 (figure 6) and the rows of the others against their MACs (figure 7), of Table 9 the supernet's paths too.
+
+Accuracies, those of the curves too, are of the averaged weights, as the recipe keeps them; in-place distillation, the row without
+an average, keeps those of its last step (`train.ema_decay=0`). The gates are averaged in all rows.
 """
 
 from __future__ import annotations
@@ -45,7 +48,11 @@ FREE = ("dynamic.target_macs=None", "dynamic.target_macs_fraction=None")
 TABLES = {
     "5": Table(
         {
-            "in-place distillation": ("train.bootstrapping.target=online", "train.bootstrapping.ensemble=False"),
+            "in-place distillation": (
+                "train.bootstrapping.target=online",
+                "train.bootstrapping.ensemble=False",
+                "train.ema_decay=0.0",
+            ),
             "EMA": ("train.bootstrapping.ensemble=False",),
             "EMA and ensemble": (),
         }
@@ -143,6 +150,7 @@ def figures_of(path: Path) -> dict[str, float]:
     gated, paths = told["dynamic"], told["same_macs"]
     return ends | {
         "gated_accuracy": 100 * gated["accuracy"],
+        "paths_of_its_macs_accuracy": 100 * paths["accuracy"],
         "gain_over_paths_of_its_macs": 100 * (gated["accuracy"] - paths["accuracy"]),
         "average_macs": gated["macs"],
         "macs_share": gated["macs"] / told["largest"]["macs"],
@@ -179,8 +187,18 @@ def draw(folder: Path, figures: dict) -> None:
         if name in ("table 5", "table 10"):
             made = gate_plots.curves({row: told["held_out_narrowest_by_step"] for row, told in rows.items()})
         else:
-            made = gate_plots.rows({row: (told["average_macs"], told["gated_accuracy"]) for row, told in rows.items()})
+            made = gate_plots.rows(points(rows, paths_too=name == "table 9"))
         (folder / f"ds_net_{name.replace(' ', '_')}.png").write_bytes(plots.png(made))
+
+
+def points(rows: dict, *, paths_too: bool) -> dict[str, tuple]:
+    """(average MACs, accuracy) of every row by its name, and where asked for of the supernet's paths of the same MACs."""
+    found = {}
+    for row, told in rows.items():
+        found[f"{row}, gated" if paths_too else row] = told["average_macs"], told["gated_accuracy"]
+        if paths_too:
+            found[f"{row}, paths"] = told["average_macs"], told["paths_of_its_macs_accuracy"]
+    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ widest net, its norms zeroed as it runs, by a path that is not known beforehand;
 indices; `slicing` has the gates and the switch, on variables that were cut for every part once, and copied so;
 `slicing_each_call` slices them as it runs, where they are: what is claimed of slicing is to hold for both; `ideal` is a net of
 that width alone, without gates, `attention` the same with their attention heads. Ratios are of `ideal`, turn by turn. --small
-takes a net of 32 pixels, to try it; the whole one's 52 parts compile for minutes.
+takes a net of 32 pixels, to try it; the whole one's 53 parts compile for minutes.
 """
 
 import argparse

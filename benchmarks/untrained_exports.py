@@ -104,6 +104,8 @@ def loaded(recipe: str) -> dict:
     name, _, mode = recipe.partition(":")
     config = settings.as_dict(settings.load([f"--config={CONFIGS / name}.py{':' if mode else ''}{mode}"]))
     config[kinds.of(config).name]["depthwise"] = "conv"  # compiles fastest; an export has its target's own form
+    if kinds.of(config) in kinds.OF_EXITS:
+        config["dynamic"]["deployed"] = 0  # of the one net that is made up
     return config
 
 
@@ -247,7 +249,7 @@ def _exit_network(config: dict, supernet: elastic.Supernet, images: sources.Data
 def _found_exits(supernet: elastic.Supernet, genome: np.ndarray) -> Artifacts:
     limits = [0.5] * (len(supernet.exits) - 1)
     net = {"genome": supernet.space.to_json(genome), "thresholds": limits}
-    return {"search/found.json": {"nets": [net], "deployed": 0, "score": "max_softmax"}}
+    return {"search/found.json": {"nets": [net], "score": "max_softmax"}}
 
 
 def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:

@@ -4,7 +4,9 @@ Lineage: DS-Net (arXiv 2103.13258), whose values these are: batches of 512; 150 
 at first, a cosine that ends at 1 %, decay 1e-4, no label smoothing; 10 epochs of the gates from 0.05 on, times 0.9 after each;
 losses weighed 1, 0.5, 1. A step takes the mean of its four paths' gradients where the authors' code adds them: hence four times
 their learning rate, and a quarter of their decay. The paper leaves the target's decay open; 0.997 is that of the authors' code.
-Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it names, is left out.
+Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it names, is left out. Gradients are not
+clipped, as in the authors' code (tiny clips them, at batches of 64). The gates that are used are averages (gate.ema_decay, 0.99),
+which the paper does not take.
     dynnas run --config=configs/ds_net_imagenet.py --workdir=runs/ds_resnet50                           # several GPUs
     dynnas run --config=configs/ds_net_imagenet.py:mobilenet --workdir=runs/ds_mobilenet                # 14 paths
     dynnas run --config=configs/ds_net_imagenet.py:mobilenet18 --workdir=runs/ds_mobilenet18            # 18, near the paper's
@@ -49,6 +51,7 @@ def get_config(mode: str = "") -> ConfigDict:
             "weight_decay": 1e-4 / ADDED,
             "warm_up": WARM_UP_EPOCHS / EPOCHS,
             "final": 0.01,
+            "clip_norm": 0.0,
         },
         "bootstrapping": {"random_paths": RANDOM_PATHS},
         "precision": "bfloat16",
@@ -56,7 +59,7 @@ def get_config(mode: str = "") -> ConfigDict:
         "checkpoint_every": 2000,
         "log_every": 100,
     }
-    optimizer = {"learning_rate": 0.05, "warm_up": 0.0, "factor": 0.9, "factor_every": epoch}
+    optimizer = {"learning_rate": 0.05, "warm_up": 0.0, "factor": 0.9, "factor_every": epoch, "clip_norm": 0.0}
     config.gate = {"steps": GATE_EPOCHS * epoch, "batch_size": BATCH, "optimizer": optimizer, "log_every": 100}
     config.export.precisions = ("fp32",)
     config.report = {"title": "ImageNet: a dynamic slimmable network"}
@@ -79,4 +82,5 @@ def tiny(config: ConfigDict) -> None:
     config.train.update({"steps": 600, "precision": "float32", "evaluate_every": 0, **short})
     config.gate.update({"steps": 100, **short})
     config.gate.optimizer.factor_every = 10
+    config.train.optimizer.clip_norm = config.gate.optimizer.clip_norm = 5.0  # rates are those of eight times the batch
     config.export.update({"calibration_images": 1000, "runs": 200, "warm_up": 20})

@@ -3,8 +3,10 @@
 Lineage: ENAS4D (arXiv 2009.09182), whose values these are: three exits; resolutions 128 to 224 by 16; ratios 1/2, 2/3, 1;
 kernels 3, 5, 7; depths 2, 3, 4; 24 epochs of one random net a step, SGD with Nesterov momentum at 4.5e-3, weight decay 3e-5,
 batches of 192; omega 0.09; 18,000 recorded nets; 90 to 180 M MACs on average. Training starts from a supernet of single nets:
-    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.start_from=FILE    # the authors' weights
-    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.transfer_from=RUN  # one of ours
+    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.transfer_from=runs/imagenet
+that of configs/imagenet_ofa.py, or of the authors' weights (a state dict of theirs), which want their padding:
+    dynnas run --config=configs/enas4d_imagenet.py --workdir=runs/enas4d --config.train.start_from=FILE \
+        --config.multi_exit.padding=symmetric
 The data are those of configs/imagenet_ofa.py. Its largest nets and the smallest learn in every step too, as everywhere here.
 Expected: the paper reaches 70.5, 70.8, 72.1 and 74.4 % at 92, 123, 153 and 185 M MACs; it took 90 GPU hours to train and 100 to
 record. Nothing has been run here.
@@ -33,6 +35,7 @@ def get_config(mode: str = "") -> ConfigDict:
         "exits": 3,
         "ratios": (1 / 2, 2 / 3, 1.0),
         "kernel_transforms": True,
+        "padding": "SAME",
     }
     del config["supernet"], config.train["progressive_shrinking"]
     config.train.update(

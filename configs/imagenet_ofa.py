@@ -12,8 +12,9 @@ DIR/downloads/manual, then once
     python -c "import tensorflow_datasets as t; t.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 Expected: the authors' supernet takes some 1,200 GPU hours (V100). No mode of this recipe has been run on ImageNet; the tiny one
 on stand-in images only. Predicted for eight v5e chips: 1,700 images a second of 224 pixels (docs/scaling.md), thus 24 hours for
-180 epochs at the mean of the four resolutions; eight H100: 5 hours, if their hosts decode 12,000 images a second. The largest net keeps at most 181 MB an image for its gradient at 224 pixels: 46 GB at 256
-images, 12 GB at 64. The test split takes 7.5 GB of the host's memory, the training images are streamed.
+180 epochs at the mean of the four resolutions; for eight H100 5 hours, if their hosts decode 12,000 images a second. The largest
+net keeps at most 181 MB an image for its gradient at 224 pixels: 46 GB at 256 images, 12 GB at 64. The test split takes 7.5 GB of
+the host's memory, the training images are streamed.
 """
 
 from ml_collections import ConfigDict

@@ -25,8 +25,8 @@ def data_mesh(devices: int | None = None, subnet: int = 1) -> Mesh:
         raise ValueError(f"train: subnet_devices {subnet} does not divide the {devices} devices")
     shape, names = ((devices,), (DATA,)) if subnet == 1 else ((devices // subnet, subnet), (DATA, SUBNET))
     axis_types = (AxisType.Auto,) * len(names)
-    if jax.process_count() == 1:
-        return jax.make_mesh(shape, names, axis_types=axis_types)  # in the order in which neighbours are next to each other
+    if jax.process_count() == 1:  # in an order in which neighbours on the chip's network are next to each other
+        return jax.make_mesh(shape, names, axis_types=axis_types)
     return Mesh(np.asarray(by_process(jax.devices())[:devices]).reshape(shape), names, axis_types=axis_types)
 
 

@@ -9,11 +9,11 @@ import flax.linen as nn
 import numpy as np
 
 from dynnas_jax import elastic, kinds
-from dynnas_jax.dynamic import protocol, routers
+from dynnas_jax.dynamic import exit_targets, protocol, routers
 from dynnas_jax.job import Job, build, load_variables, supernet_of_run, trained_file
 from dynnas_jax.networks import big_little
 from dynnas_jax.pair_space import PairSpace
-from dynnas_jax.workdir import read_json
+from dynnas_jax.workdir import read_config, read_json
 
 
 class FoundPair(NamedTuple):
@@ -71,6 +71,7 @@ class FoundExits(NamedTuple):
     found: dict
     nets: tuple[nn.Module, ...]
     variables: tuple[dict, ...]  # with statistics of their own
+    deployed: int  # the number of the one that is exported
 
     def dynamic(self, number: int, depthwise: str | None = None) -> protocol.Dynamic:
         """One of the nets; its convolutions in another form where one is named."""
@@ -80,10 +81,12 @@ class FoundExits(NamedTuple):
 
 def found_exits(job: Job) -> FoundExits:
     """The nets of several exits that the search of a run made or judged."""
-    return _read_exits(job.supernet, job.workdir.path, job.kind)
+    return _read_exits(job.supernet, job.workdir.path, job.kind, job.dynamic)
 
 
-def _read_exits(supernet: elastic.Supernet, path: Path, kind: kinds.Kind, remedy: str | None = None) -> FoundExits:
+def _read_exits(
+    supernet: elastic.Supernet, path: Path, kind: kinds.Kind, dynamic: dict, remedy: str | None = None
+) -> FoundExits:
     found = read_json(path / "search" / "found.json", remedy)
     nets = [supernet.net(supernet.arch(supernet.space.from_json(entry["genome"]))) for entry in found["nets"]]
     if kind is kinds.EXIT_NETWORK:
@@ -91,7 +94,7 @@ def _read_exits(supernet: elastic.Supernet, path: Path, kind: kinds.Kind, remedy
     else:
         kept = load_variables(path / "search" / "nets.msgpack")
         variables = [kept[str(number)] for number in range(len(nets))]
-    return FoundExits(found, tuple(nets), tuple(variables))
+    return FoundExits(found, tuple(nets), tuple(variables), dynamic.get("deployed", exit_targets.DEPLOYED))
 
 
 class FoundDynamic(NamedTuple):
@@ -114,8 +117,8 @@ def dynamic_of_run(path: str | Path) -> FoundDynamic:
         raise ValueError(f"{path} is a run of {kind.words}: it has none that exits")
     supernet = None if kind is kinds.CASCADE else supernet_of_run(path)
     if kind in kinds.OF_EXITS:
-        exits = _read_exits(supernet, path, kind, "`dynnas run` with its config makes it")
-        number = exits.found["deployed"]
+        exits = _read_exits(supernet, path, kind, read_config(path)["dynamic"], "`dynnas run` with its config makes it")
+        number = exits.deployed
         own = tuple(exits.found["nets"][number]["thresholds"])
         return FoundDynamic(exits.dynamic(number), exits.variables[number], own, exits.nets[number].arch.resolution)
     found = _read_pair(supernet, path / "search", "`dynnas run` with its config makes it")

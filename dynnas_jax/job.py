@@ -120,7 +120,11 @@ def build(config: dict, facts: dict) -> elastic.Supernet | None:
         return build_supernet(config[kind.name], facts, config["target"])
     if kind is kinds.MULTI_EXIT:
         own = {name: value for name, value in config["multi_exit"].items() if name in _OF_EXITS}
-        return multi_supernet.build(base_of(config, facts), **own)
+        base = base_of(config, facts)
+        try:
+            return multi_supernet.build(base, **own)
+        except TypeError as error:
+            raise ValueError(f"multi_exit: a value has another type ({error})") from error
     height, width, _ = facts["image_shape"]
     if height != width:
         raise ValueError(NOT_SQUARE.format(height, width))

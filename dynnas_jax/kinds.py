@@ -44,6 +44,13 @@ class Kind(NamedTuple):
 _SHARED = ("target", "seed")
 
 
+# What nets of several exits are made for. Which of them is exported, `dynamic.deployed`, is no part of finding them.
+_AIMS = (
+    *("dynamic.target_macs", "dynamic.target_macs_fractions", "dynamic.target_latency_ms"),
+    *("dynamic.target_latency_fractions", "dynamic.latency_table", "dynamic.omega", "dynamic.score"),
+)
+
+
 def _data(name: str) -> tuple[str, str, str]:
     """What every stage reads."""
     return "data", name, "seed"
@@ -104,10 +111,10 @@ MULTI_EXIT = Kind(
     (
         Stage("train", (*_data("multi_exit"), "train"), ()),
         Stage("collect", (*_data("multi_exit"), "collect", "dynamic.score"), ("train",)),
-        Stage("predict", (*_data("multi_exit"), "predict", "dynamic"), ("collect",)),
-        Stage("search", (*_data("multi_exit"), "search", "dynamic"), ("train", "predict")),
-        Stage("evaluate", (*_data("multi_exit"), "evaluate"), ("search",)),
-        Stage("export", (*_data("multi_exit"), "export", "target"), ("evaluate",)),
+        Stage("predict", (*_data("multi_exit"), "predict", *_AIMS), ("collect",)),
+        Stage("search", (*_data("multi_exit"), "search", *_AIMS), ("train", "predict")),
+        Stage("evaluate", (*_data("multi_exit"), "evaluate", "dynamic.deployed"), ("search",)),
+        Stage("export", (*_data("multi_exit"), "export", "dynamic.deployed", "target"), ("evaluate",)),
         Stage("report", (*_data("multi_exit"), "report"), ("collect", "predict", "search", "evaluate", "export")),
     ),
     {"predict": "exits_predict", "search": "exits_search", "evaluate": "exits_evaluate"},
@@ -119,9 +126,9 @@ EXIT_NETWORK = Kind(
     ("data", "exit_network", "dynamic", *_SHARED, "train", "search", "evaluate", "export", "report"),
     (
         Stage("train", (*_data("exit_network"), "train"), ()),
-        Stage("search", (*_data("exit_network"), "search", "dynamic"), ("train",)),
-        Stage("evaluate", (*_data("exit_network"), "evaluate"), ("search",)),
-        Stage("export", (*_data("exit_network"), "export", "target"), ("evaluate",)),
+        Stage("search", (*_data("exit_network"), "search", *_AIMS), ("train",)),
+        Stage("evaluate", (*_data("exit_network"), "evaluate", "dynamic.deployed"), ("search",)),
+        Stage("export", (*_data("exit_network"), "export", "dynamic.deployed", "target"), ("evaluate",)),
         Stage("report", (*_data("exit_network"), "report"), ("train", "search", "evaluate", "export")),
     ),
     {"train": "network_train", "search": "exit_network_search", "evaluate": "exits_evaluate"},

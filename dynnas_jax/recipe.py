@@ -32,16 +32,17 @@ _LEAST = {
         **{"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
         **{"checkpoint_every": 1, "log_every": 1},
     },
-    "evaluate": {"calibration_images": 1, "timed_batches": 1, "one_by_one_images": 1},
+    "evaluate": {"calibration_images": 1, "timed_batches": 1, "one_by_one_images": 1, "batch": 1, "capacity": 1},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},
     "grow": {
         **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
         "grid_g_per_kwh": 0,
     },
-    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1)},
+    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
+        "recorded_candidates": 0,
     },
     "search.differentiable": {
         **{"batch_size": 1, "train_images": 1, "learning_rate": 0, "weight_learning_rate": 0, "temperature": 0},

@@ -141,7 +141,7 @@ def _train(config: dict, kind: kinds.Kind) -> settings.Options:
         del found["train"]["teacher"]
         return found
     if kind is kinds.SUPERNET:
-        del found["train"]["transfer_from"]
+        del found["train"]["transfer_from"], found["train"]["transfer_sorted"]
     if kind is kinds.EAS:
         del found["train"]["teacher"]
     joined = {"train.joint_rule": parameters(joint.rule)} if kind is kinds.SUPERNET else {}

@@ -146,7 +146,7 @@ class Workdir:
         inputs = {other: digest(self._manifest(other)) for other in stage.inputs}
         # What a later stage's section names is no part of what stands before it.
         mine = ("train", *stage.reads) if "data" in stage.reads else ()
-        sources = {key: found for key, found in self.sources.items() if key.partition(".")[0] in mine}
+        sources = {key: found for key, found in self.sources.items() if {key, key.partition(".")[0]} & set(mine)}
         return {"schema": SCHEMA, "stage": name, "config": digest(read), "sources": sources, "inputs": inputs}
 
     def complete(self, name: str) -> bool:

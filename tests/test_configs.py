@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynnas_jax import job, recipe, settings
+from dynnas_jax import elastic, job, recipe, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import derived, superclasses
 from dynnas_jax.dynamic import exit_targets, gate_targets
 from dynnas_jax.networks import exits, growing
 from dynnas_jax.reports import growth_study, study_tables
 from dynnas_jax.search import generator, generator_fit, stage_importance
-from dynnas_jax.stages import superclass_generator, train
+from dynnas_jax.stages import starting, superclass_generator, train
 from dynnas_jax.study import claim, grid
 from dynnas_jax.train import state
 
@@ -132,6 +132,23 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("enas4d_cifar10.py", "cifar10.py"),
+        ("enas4d_cifar10.py:tiny", "cifar10.py:tiny"),
+        ("enas4d_cifar10.py", "cifar10_coupled.py:apart"),
+        ("enas4d_imagenet.py", "imagenet_ofa.py"),
+    ],
+)
+def test_nets_of_several_exits_can_start_from_the_recipe_of_single_nets_that_is_named(path, source):
+    several, single = (settings.as_dict(settings.load([f"--config={FOLDER / name}"])) for name in (path, source))
+    base, trained = job.base_of(several, facts_of(several)), job.build(single, facts_of(single))
+    shape = tuple(facts_of(several)["image_shape"])
+    variables = jax.eval_shape(lambda key: elastic.init_supernet(trained, key, shape), jax.random.key(0))
+    starting.check_fits(trained, variables, base, shape)
 
 
 @pytest.mark.parametrize(("mode", "groups"), [("imagenet10", 10), ("imagenet12", 12), ("car20", 20)])

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dynnas_jax import kinds, settings
+from dynnas_jax.dynamic import exit_targets
 
 
 def test_a_kind_is_named_by_its_section():
@@ -16,6 +17,19 @@ def test_a_kind_is_named_by_its_section():
             assert {key.partition(".")[0] for key in stage.reads} <= set(kind.sections)
             assert set(stage.inputs) <= set(kind.names[: kind.names.index(stage.name)])
         assert kind.leaves in kind.names
+
+
+def test_what_nets_of_several_exits_are_made_for_is_read_by_what_finds_them():
+    """Every key of the section but the number of the net that is exported, which only what comes after reads."""
+    asked = set(settings.parameters(exit_targets.asked, given=("most",), also=("score",)))
+    for kind in kinds.OF_EXITS:
+        reads = {
+            stage.name: {key.partition(".")[2] for key in stage.reads if key.startswith("dynamic")}
+            for stage in kind.stages
+        }
+        for name in {"predict", "search"} & set(reads):
+            assert reads[name] == asked - {"deployed"}
+        assert reads["evaluate"] == reads["export"] == {"deployed"}
 
 
 @pytest.mark.parametrize(

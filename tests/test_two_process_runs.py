@@ -3,6 +3,8 @@ one process killed it ends, starts again and makes the same bytes."""
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -21,8 +23,14 @@ sys.path.append(str(ROOT / "benchmarks"))
 import faults  # noqa: E402
 
 STAGES = ("train", "collect", "predict", "search")
-KILLED = ("train",)  # what the run that is killed does
-STEPS = 12
+STEPS = 40
+# What happens to one of the processes: when (a stage, and in training a step that has been saved), and the signal.
+MOMENTS = (
+    ("train", 2, signal.SIGTERM),
+    ("train", 10, signal.SIGKILL),
+    ("collect", 0, signal.SIGKILL),
+    ("search", 0, signal.SIGKILL),
+)
 CONFIG = f"""
 from ml_collections import ConfigDict
 
@@ -120,29 +128,41 @@ def test_it_equals_one_process_of_eight_devices(two, config_file, tmp_path, quic
     ]
 
 
-def test_one_of_two_is_killed_the_other_is_ended_and_the_job_starts_again(two, launched, tmp_path):
-    workdir = tmp_path / "W"
-    checkpoint = workdir / "train" / "checkpoints" / "2"
-    with launched(workdir, "--restarts=1", "--grace_s=20", stages=KILLED) as process:
+def has_come(workdir, stage, step):
+    """Whether a run is in a stage, and has saved so much of its training."""
+    folder = workdir / stage
+    saved = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
+    return folder.exists() and max(saved, default=0) >= step
+
+
+def test_one_of_two_is_stopped_or_killed_the_other_is_ended_and_the_job_starts_again(two, launched, tmp_path):
+    """In training, among the records, in the search; the last start makes the bytes of a run that nothing happened to."""
+    workdir, draw, met = tmp_path / "W", random.Random(0), []
+    with launched(workdir, f"--restarts={len(MOMENTS)}", "--grace_s=20") as process:
         try:
-            while not checkpoint.exists() and process.poll() is None:
-                time.sleep(0.005)
-            other = faults.children(process.pid)
-            killed_s = time.monotonic()
-            faults.kill_one(process.pid, 1)
-            while any(map(alive, other)):
-                time.sleep(0.05)
-            ended_after_s = time.monotonic() - killed_s
-            was_done = (workdir / "train" / "manifest.json").exists()
+            for stage, step, number in MOMENTS:
+                while not has_come(workdir, stage, step) and process.poll() is None:
+                    time.sleep(0.005)
+                time.sleep(draw.uniform(0, 0.1))
+                both = faults.children(process.pid)
+                victim, begun_s = draw.choice(both), time.monotonic()
+                met.append((stage, (workdir / stage / "manifest.json").exists()))
+                os.kill(victim, number)
+                while any(map(alive, both)):
+                    time.sleep(0.05)
+                assert time.monotonic() - begun_s < 60
+                while len(faults.children(process.pid)) < 2 and process.poll() is None:
+                    time.sleep(0.05)
             said, _ = process.communicate(timeout=900)
         finally:
             if process.poll() is None:
                 process.terminate()
     assert process.returncode == 0, said
-    assert not was_done
-    assert ended_after_s < 60
-    assert (
-        "launch: process 1 was killed by SIGKILL; process 0 gets SIGTERM now and SIGKILL 20 s later; "
-        "then the job starts again (restart 1 of 1)\n"
-    ) in said
-    assert faults.differences(faults.content(workdir, KILLED), faults.content(two, KILLED)) == []
+    assert met == [(stage, False) for stage, _, _ in MOMENTS]
+    told = [[line for line in said.splitlines() if f"(restart {n} of {len(MOMENTS)})" in line] for n in range(1, 5)]
+    assert [len(lines) for lines in told] == [2, 1, 1, 1]  # both of them were preempted
+    assert all("exited with code 75" in line for line in told[0])
+    for (line,) in told[1:]:
+        assert "was killed by SIGKILL" in line
+        assert "gets SIGTERM now and SIGKILL 20 s later" in line
+    assert faults.differences(faults.content(workdir, STAGES), faults.content(two, STAGES)) == []

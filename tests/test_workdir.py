@@ -258,3 +258,10 @@ def test_a_stage_that_is_not_the_same_is_not_taken_over(tmp_path, what):
         first.finish("bake", ())
         second = Workdir(tmp_path / "second", stages, CONFIG, {"data.name": "new"})
     assert not second.take_over("bake", first.path)
+
+
+def test_what_a_single_key_names_is_compared_by_the_stages_that_read_it(tmp_path):
+    stages = (Stage("first", ("data", "dynamic.score"), ()), Stage("second", ("data", "dynamic.file"), ("first",)))
+    work = Workdir(tmp_path, stages, {"data": {}, "dynamic": {}}, {"dynamic.file": "a"})
+    assert work.hashes("first")["sources"] == {}
+    assert work.hashes("second")["sources"] == {"dynamic.file": "a"}

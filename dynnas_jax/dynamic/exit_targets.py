@@ -8,6 +8,7 @@ from typing import NamedTuple
 from dynnas_jax.dynamic import metric
 
 MACS, LATENCY = "macs", "latency_ms"  # units, by their names in files
+DEPLOYED = 0  # the target, from 0, whose net is exported where a config says nothing
 
 
 class Targets(NamedTuple):
@@ -15,7 +16,6 @@ class Targets(NamedTuple):
 
     costs: tuple[float, ...]
     omega: float
-    deployed: int  # which of them the exported net is for
     unit: str  # of the costs: `MACS` or `LATENCY`
 
 
@@ -28,7 +28,7 @@ def asked(
     target_latency_fractions: Sequence[float] | None = None,
     latency_table: str | None = None,
     omega: float = metric.OMEGA,
-    deployed: int = 0,
+    deployed: int = DEPLOYED,
 ) -> Targets:
     """The targets of a config's section `dynamic`.
 
@@ -39,7 +39,7 @@ def asked(
       target_latency_ms, target_latency_fractions: the same in milliseconds of `latency_table`.
       latency_table: a file of `dynnas table`.
       omega: how much the cost weighs in the reward; 0 leaves it out.
-      deployed: which of the targets, from 0, the exported net is for.
+      deployed: which of the targets, from 0, the exported net is for; no target depends on it.
 
     Raises:
       ValueError: unless exactly one of the four lists is given, for latencies without a table, a target not above 0, an omega
@@ -61,7 +61,7 @@ def asked(
     if unit == LATENCY and not latency_table:
         raise ValueError(f"dynamic.{named[0]} needs dynamic.latency_table; `dynnas table` builds one")
     scale = most[unit] if named[0].endswith("_fractions") else 1
-    return Targets(tuple(value * scale for value in values), float(omega), int(deployed), unit)
+    return Targets(tuple(value * scale for value in values), float(omega), unit)
 
 
 def check(**options: object) -> None:

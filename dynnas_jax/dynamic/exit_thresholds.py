@@ -1,7 +1,8 @@
 """The thresholds of a network of S exits that are best by the reward of `metric`, from scores and hits on held-out images.
 
-Exact for up to three exits: a coarse grid over the distinct thresholds, bounds on what each of its cells can hold, and every
-point of the cells that could beat the best one seen. Of more by coordinate descent, each coordinate exact.
+Exact for up to three exits: a coarse grid over the distinct thresholds, bounds on what each of its cells can hold, the cells that
+could beat the best one seen taken apart, and every point of the parts that still could. Of more by coordinate descent, each
+coordinate exact.
 The paper (ENAS4D, arXiv 2009.09182) searches a grid.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from dynnas_jax.dynamic import metric, thresholds
 
 NODES = 200  # of the coarse grid, along each threshold
+STEPS = (8, 1)  # thresholds of the second exit in a part of a cell, and in a part of that
 RESTARTS = 8  # of the coordinate descent
 
 
@@ -156,43 +158,89 @@ def _of_three(images: _Images, count: int = NODES) -> tuple[int, int]:
     for row in np.argsort(-bound.max(axis=1), kind="stable"):
         columns = np.flatnonzero(bound[row] > best)
         if len(columns):
-            best, chosen = _strip(images, grid.nodes, int(row), columns[[0, -1]], (best, chosen))
+            best, chosen = _row_of_cells(images, grid.nodes, int(row), columns, (best, chosen))
     return chosen
 
 
-def _strip(
-    images: _Images, nodes: tuple, row: int, columns: np.ndarray, before: tuple
+class _Span(NamedTuple):
+    """Thresholds of the second exit in cells: of each the first, and how many there are."""
+
+    first: np.ndarray  # int64[n], ascending
+    count: np.ndarray  # int64[n]
+
+    def every(self, step: int) -> _Span:
+        """Cells of at most so many thresholds in the place of each."""
+        parts = -(-self.count // step)
+        own = np.arange(parts.sum()) - np.repeat(parts.cumsum() - parts, parts)
+        first = np.repeat(self.first, parts) + step * own
+        return _Span(first, np.minimum(np.repeat(self.first + self.count, parts) - first, step))
+
+
+def _row_of_cells(
+    images: _Images, nodes: tuple, row: int, columns: np.ndarray, found: tuple[float, tuple[int, int]]
 ) -> tuple[float, tuple[int, int]]:
-    """The better of what was found before, (reward, thresholds), and every point of a row of cells, between two columns."""
+    """The better of what was found before, (reward, thresholds), and every point of some cells of a row of the grid.
+
+    The thresholds of the first exit are taken one by one, those of the second in ever smaller cells, where these could be better.
+    """
+    rows = np.arange(*_ends(nodes[0], np.asarray(row)))
+    first, end = _ends(nodes[1], columns)
+    strip, span = _strip(images, rows), _Span(first, end - first)
+    for step in STEPS:
+        span = span.every(step)
+        right, spent = strip.at(images, span.first)
+        reward = images.reward(right, spent)
+        place = np.unravel_index(reward.argmax(), reward.shape)
+        if reward[place] > found[0]:
+            found = float(reward[place]), (int(rows[place[0]]), int(span.first[place[1]]))
+        gain = strip.may_gain[span.first + span.count - 1] - strip.may_gain[span.first]
+        better = (images.reward(right + gain, spent) > found[0]).any(axis=0) & (span.count > 1)
+        if not better.any():
+            break
+        span = _Span(span.first[better], span.count[better])
+    return found
+
+
+class _Strip(NamedTuple):
+    """Some neighbouring thresholds of the first exit, and what is known at every one of the second."""
+
+    moving: np.ndarray  # int64[n], images that leave the first exit within these
+    place: np.ndarray  # int64[n], at which of them
+    right: np.ndarray  # int64[rows, 1], answered rightly by the first two exits if the third answered none
+    spent: np.ndarray  # float64[rows, 1]
+    gained: np.ndarray  # int64[thresholds], by the third answering those of its images that reach it at all of these
+    last: np.ndarray  # int64[thresholds], how many these are
+    may_gain: np.ndarray  # int64[thresholds], how many are right at the third and wrong at the second, and may reach it
+
+    def at(self, images: _Images, wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(right int64[rows, n], spent float64[rows, n]) at some thresholds of the second exit, ascending."""
+        place = np.searchsorted(wide, images.levels[1].level[self.moving], side="right")
+        inside = place < len(wide)
+        moving, gained = self.moving[inside], images.correct[:, 2] - images.correct[:, 1]
+        flat, shape = self.place[inside] * len(wide) + place[inside], (len(self.right), len(wide))
+        cells = (np.bincount(flat, weights, shape[0] * shape[1]) for weights in (None, gained[moving]))
+        last, right = (cell.astype(np.int32).reshape(shape).cumsum(axis=0).cumsum(axis=1) for cell in cells)
+        spent = (last + self.last[wide]) * (images.cost[2] - images.cost[1])
+        return right + self.gained[wide] + self.right, spent + self.spent
+
+
+def _strip(images: _Images, rows: np.ndarray) -> _Strip:
     one, two = images.levels
-    rows, wide = (
-        _thresholds_of(own, at, *span)
-        for own, at, span in zip(images.levels, nodes, ((row, row), columns), strict=True)
-    )
     first, second, third = images.correct.T
     gained = third - second
     stays = one.level < rows[0]
     moving = np.flatnonzero(
         (one.level >= rows[0]) & (one.level < rows[-1])
     )  # from the first exit on, within these rows
-    at = one.level[moving] - rows[0] + 1
-    moved, count = (np.bincount(at, weights, len(rows)).cumsum() for weights in ((second - first)[moving], None))
-    place = np.maximum(two.level[moving] + 1 - wide[0], 0)
-    inside = place < len(wide)
-    cells = [np.zeros((len(rows), len(wide)), np.int32) for _ in range(2)]
-    for cell, weights in zip(cells, (1, gained[moving][inside]), strict=True):
-        np.add.at(cell, (at[inside], place[inside]), weights)
-        np.cumsum(np.cumsum(cell, axis=0, out=cell), axis=1, out=cell)
-    right = cells[1] + (two.below(stays * gained)[wide] + first[~stays].sum() + second[stays].sum())
-    right = right + moved[:, None]
-    spent = (cells[0] + two.below(stays)[wide]) * (images.cost[2] - images.cost[1])
-    spent += (len(first) * images.cost[0] + (stays.sum() + count) * (images.cost[1] - images.cost[0]))[:, None]
-    reward = images.reward(right, spent)
-    best = np.unravel_index(reward.argmax(), reward.shape)
-    found = float(reward[best]), (int(rows[best[0]]), int(wide[best[1]]))
-    return found if found[0] > before[0] else before
+    place = one.level[moving] - rows[0] + 1
+    moved, count = (np.bincount(place, weights, len(rows)).cumsum() for weights in ((second - first)[moving], None))
+    right = first[~stays].sum() + second[stays].sum() + moved.astype(np.int64)
+    spent = len(first) * images.cost[0] + (stays.sum() + count) * (images.cost[1] - images.cost[0])
+    may_gain = two.below((gained > 0) & (one.level < rows[-1]))
+    return _Strip(moving, place, right[:, None], spent[:, None], two.below(stays * gained), two.below(stays), may_gain)
 
 
-def _thresholds_of(levels: thresholds.Levels, nodes: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The thresholds of the cells from the first to the last."""
-    return np.arange(nodes[first], nodes[last + 1] if last + 1 < len(nodes) else nodes[-1] + 1)
+def _ends(nodes: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first threshold of cells, and the one behind their last."""
+    behind = np.append(nodes[1:], nodes[-1] + 1)
+    return nodes[places], behind[places]

@@ -83,25 +83,60 @@ def _unpacked(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return packed[:, : math.prod(shape[1:]) // packed.shape[2]].reshape(shape)
 
 
+def capacities(supernet: Supernet, batch: int, capacity: int | None = None) -> tuple[int, ...]:
+    """Images of a chunk in every segment of the chain, where batches have so many.
+
+    Each group of a segment fills up its last chunk, and a segment behind several gates has as many groups as pairs of choices: by
+    default the chunks are the smaller the more groups share the batch, and at most `cascade.default_capacity`'s second. In front
+    of the first gate, where all images are one group, they are its first.
+
+    Args:
+      capacity: behind a gate, in the place of the default.
+
+    Raises:
+      ValueError: for a capacity that is no whole number of at least 1.
+    """
+    if capacity is not None and (type(capacity) is not int or capacity < 1):
+        raise ValueError(f"capacity is {capacity!r}, must be a whole number of images from 1")
+    first, most = cascade.default_capacity(2)
+    groups = [len(gated_parts.of_segment(supernet, number)) for number in range(1, len(supernet.arch.segments))]
+    behind = [capacity or max(1, min(most, batch // count)) for count in groups]
+    return tuple(min(batch, size) for size in (first, *behind))
+
+
+def rows(supernet: Supernet, path: np.ndarray, capacity: int | None = None) -> tuple[int, ...]:
+    """Images that `grouped` computes in every segment for a batch of path int[B, gates], with those that fill its chunks."""
+    sizes, picked = capacities(supernet, len(path), capacity), path.T
+    found = [-(-len(path) // sizes[0]) * sizes[0]]
+    for number, size in enumerate(sizes[1:], 1):
+        counts = np.bincount(np.asarray(_index(supernet, number, picked[:number])))
+        found.append(int((-(-counts // size) * size).sum()))
+    return tuple(found)
+
+
 def grouped(supernet: Supernet, *, capacity: int | None = None) -> Callable[[dict | Cut, jax.Array], Answers]:
     """(variables, images[B, h, w, c]) -> Answers: at each gate images of one width run together, sliced; jit-able.
 
     Takes what `gated_parts.cut` makes of the variables in their place, too.
 
     Args:
-      capacity: images of a chunk, at most the batch; by default `cascade.default_capacity`'s first.
+      capacity: images of a chunk behind a gate, at most the batch; by default as `capacities` says.
+
+    Raises:
+      ValueError: as `capacities`, when it is called.
     """
-    size = cascade.default_capacity(1)[0] if capacity is None else capacity
 
     def answer(given: dict | Cut, images: jax.Array) -> Answers:
+        sizes = capacities(supernet, len(images), capacity)
+
         def steps(number: int) -> list[Callable]:
             parts = gated_parts.of_segment(supernet, number)
             return [lambda v, x, part=part: gated_parts.run_padded(supernet, v, part, x) for part in parts]
 
-        carry, picked = cascade.by_choice(steps(0), size, given, images, jnp.zeros(len(images), jnp.int32)), []
+        carry, picked = cascade.by_choice(steps(0), sizes[0], given, images, jnp.zeros(len(images), jnp.int32)), []
         for number in range(1, len(supernet.arch.segments)):
             picked.append(gated_parts.scores_padded(supernet, given, number, carry).argmax(-1).astype(jnp.int32))
-            carry = cascade.by_choice(steps(number), size, given, carry, _index(supernet, number, picked))
+            carry = cascade.by_choice(steps(number), sizes[number], given, carry, _index(supernet, number, picked))
         return Answers(carry, jnp.stack(picked, axis=1))
 
     return answer

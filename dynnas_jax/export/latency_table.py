@@ -165,6 +165,14 @@ def drawn_inputs(part: Part) -> dict[str, np.ndarray]:
     }
 
 
+def check_nets(parts: Sequence[Part]) -> None:
+    """Raises ValueError for fewer nets than the fit has unknowns."""
+    if (count := sum(bool(part.blocks) for part in parts)) < FEWEST_NETS:
+        raise ValueError(
+            f"{count} nets to fit the blocks to, must be at least {FEWEST_NETS}; of several exits each is one, with what it adds"
+        )
+
+
 def fit(parts: Sequence[Part], samples: np.ndarray) -> Fit:
     """What blocks take in nets, and a net besides, from the measured times ms float64[rounds, n] of both.
 
@@ -180,8 +188,7 @@ def fit(parts: Sequence[Part], samples: np.ndarray) -> Fit:
     own = np.maximum(middle - call, 0)
     alone = {part.name: i for i, part in enumerate(parts) if not part.blocks and part.name != EMPTY.name}
     nets = {i: [alone[name] for name in part.blocks] for i, part in enumerate(parts) if part.blocks}
-    if len(nets) < FEWEST_NETS:
-        raise ValueError(f"{len(nets)} nets to fit the blocks to, must be at least {FEWEST_NETS}")
+    check_nets(parts)
     columns = np.asarray([[1, len(blocks), own[blocks].sum()] for blocks in nets.values()])
     measured = middle[list(nets)]
     (overhead, each, scale), _ = nnls(columns / measured[:, None], np.ones(len(nets)))

@@ -12,11 +12,11 @@ from typing import Any
 
 from dynnas_jax import networks
 from dynnas_jax.elastic import Supernet
-from dynnas_jax.networks.chains import ChainNet
+from dynnas_jax.networks.chains import ChainNet, check_counts
 from dynnas_jax.networks.gate import GateSpec
 from dynnas_jax.networks.mobilenets import efficientnet_b0
 from dynnas_jax.networks.slimmable_blocks import Arch, BlockSpec
-from dynnas_jax.networks.slimmable_space import Link, Template, Width, build, check_head, checked_ratios, sliced_width
+from dynnas_jax.networks.slimmable_space import Link, Template, Width, build, check_gates, checked_ratios, sliced_width
 from dynnas_jax.search_space import make_divisible
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
@@ -71,8 +71,9 @@ def ds_resnet50(
       groups: of a group norm at ratio 1.
 
     Raises:
-      ValueError: for ratios that do not ascend or cut a group.
+      ValueError: for ratios that do not ascend or cut a group, or counts that are not whole and at least 1.
     """
+    check_counts(depths=tuple(depths), width=width)
     inner = tuple(width * 2**stage for stage in range(len(depths)))
     plan = [(depth, channels, 4 * channels, 2 if i else 1) for i, (depth, channels) in enumerate(zip(depths, inner))]  # noqa: B905
     stem = {"stem_out": width, "stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
@@ -105,8 +106,11 @@ def ds_resnet_small(
       gate_units: least units of a gate's dense layer.
 
     Raises:
-      ValueError: for ratios that do not ascend or cut a group, or stages that are not described alike.
+      ValueError: for ratios that do not ascend or cut a group, stages that are not described alike, or counts that are not whole
+        and at least 1.
     """
+    sizes = {"depths": tuple(depths), "widths": tuple(widths), "strides": tuple(strides)}
+    check_counts(**sizes, stem=stem, gate_units=gate_units)
     if not len(depths) == len(widths) == len(strides):
         raise ValueError(f"depths {depths}, widths {widths}, strides {strides}: give one of each per stage")
     plan = [(*stage[:2], *stage[1:]) for stage in zip(depths, widths, strides, strict=True)]
@@ -122,7 +126,7 @@ def _residual(
 ) -> Template:
     """Stages of (depth, inner channels, channels put out, stride), each with a gate at the start of its first block."""
     ratios, act = checked_ratios(ratios), shared.pop("act", "relu")
-    check_head(head[0])
+    check_gates(*head)
     base = Arch(**stem, **shared, stem_group=_group(stem["stem_out"], groups, "the stem"), blocks=(), act=act)
     links, before, genes = [], Width((stem["stem_out"],)), []
     for stage, (depth, inner, out, stride) in enumerate(plan, 1):
@@ -206,15 +210,29 @@ def ds_mobilenet_small(
       gate_units: least units of a gate's dense layer.
 
     Raises:
-      ValueError: for ratios that do not ascend or give no whole channels.
+      ValueError: for ratios that do not ascend or give no whole channels, no stage behind the gate, or counts that are not whole
+        and at least 1.
     """
     ratios = checked_ratios(ratios)
+    check_counts(stem=stem, gate_units=gate_units)
+    _check_stages(fixed=fixed, gated=gated)
+    if not gated:
+        raise ValueError("gated is empty: the gate decides how wide its stages run, give at least one")
     plan = [(Width((out,)), count, stride) for out, count, stride in fixed]
     plan += [(sliced_width(out, ratios, _GENE, 0, "the gated part"), *rest) for out, *rest in gated]
     first = {"stem_out": stem, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, "act": act, **options}
     head = (gate_head, gate_shared)
     return build(_separable(plan, first, ratios, {}, head, shared, gate_units), depthwise)
+
+
+def _check_stages(**plans: Sequence[Sequence[int]]) -> None:
+    """Raises ValueError for a stage that is not (channels, blocks, stride), whole and at least 1."""
+    for name, stages in plans.items():
+        if not all(isinstance(stage, (tuple, list)) and len(stage) == 3 for stage in stages):
+            raise ValueError(f"{name} is {stages!r}, must be stages of (channels, blocks, stride)")
+        for stage in stages:
+            check_counts(**{name: tuple(stage)})
 
 
 def _separable(
@@ -227,7 +245,7 @@ def _separable(
     units: int = 1,
 ) -> Template:
     """Stages of (width, blocks, stride); the first block whose width is a gate's has the gate."""
-    check_head(head[0])
+    check_gates(*head)
     base = Arch(**stem, **shared, stem_group=0, blocks=())
     links, before = [], Width((stem["stem_out"],))
     for stage, (out, count, stride) in enumerate(plan, 1):
@@ -253,6 +271,7 @@ def _divided(link: Link, decides: bool) -> list[Link]:
 
 def ds_efficientnet_b0(
     *,
+    act: str = "swish",
     gate_head: str = "one_hot",
     gate_shared: bool = True,
     classes: int = 1000,
@@ -265,11 +284,11 @@ def ds_efficientnet_b0(
     Its ratios are 0.75, 0.80, ..., 1.75 of the published widths. Neighbouring widths of a layer lie equally far apart, by the
     whole number nearest to a twentieth, that of 1.25 exact: the ends are off by 0.04 of a layer's channels at most.
     """
-    check_head(gate_head)
+    check_gates(gate_head, gate_shared)
     published = efficientnet_b0(classes=classes, resolution=resolution).arch
     stem = {"stem_out": 16, "stem_kernel": 3, "stem_stride": 2, "stem_pool": False}
     shared = {"classes": classes, "resolution": resolution, **options}
-    base = Arch(**stem, **shared, stem_group=0, blocks=(), act="swish", head_conv=published.head_conv)
+    base = Arch(**stem, **shared, stem_group=0, blocks=(), act=act, head_conv=published.head_conv)
     links, before = [], Width((16,))
     for number, (name, spec) in enumerate(published.named_blocks()):
         out = Width((make_divisible(spec.out / 2),)) if number < 8 else _equal_steps(spec.out)

@@ -47,6 +47,19 @@ def spent(supernet: Supernet, tables: Sequence[macs.CostTable] | None = None) ->
     return cost
 
 
+def least(supernet: Supernet, table: macs.CostTable) -> int | float:
+    """The least that any genome costs by a table of the first exit, whose choices are free of each other but for the resolution.
+
+    Of measured blocks that need not be the smallest genome's.
+    """
+    space, total = supernet.space, 0
+    resolutions = space.sizes[space.index("resolution")] if "resolution" in space else 1
+    for position, costs in table.rows:  # the resolution is the first of a row's genes
+        skipped = position.depth is not None and position.depth[1] > 0
+        total = total + (0 if skipped else costs.reshape(resolutions, -1).min(axis=1))
+    return np.min(total).item() + table.overhead
+
+
 def settled(supernet: Supernet, genome: np.ndarray) -> np.ndarray:
     """int32[genes]: the genome of the same answers without what no answer hangs on (see `multi_exit.Arch.live_exits`).
 

@@ -37,7 +37,7 @@ def transferred(
 
     Args:
       variables: of the supernet of several exits, fresh.
-      source: of MBConv nets; its blocks have the same names and sizes.
+      source: of MBConv nets; its blocks have the same names and sizes, whatever it has to choose.
       trained: the source's variables.
       least: int32[genes] of the source, the smallest choices it was trained with, whose subnets stay what they are; the
         largest, where only that was trained: then all channels are put in order.

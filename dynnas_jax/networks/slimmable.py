@@ -1,7 +1,7 @@
-"""Networks that come in any width: MobileNetV1 and ResNet-50 as slimmable networks have them, all filters there from the start.
+"""Networks that come in any width: MobileNetV1 and ResNet-50 at the widths of slimmable networks.
 
-Sources: Yu et al. 2019 (arXiv 1812.08928) and Yu and Huang 2019 (arXiv 1903.05134). A net of one width is an ordinary arch; the
-variables of a narrower one are the leading channels of a wider one's.
+Sources: Yu et al. 2019 (arXiv 1812.08928) and Yu and Huang 2019 (arXiv 1903.05134). Each width is a fixed network, trained by
+itself: no weights are shared between widths.
 """
 
 from __future__ import annotations

@@ -123,9 +123,18 @@ class Decoder:
 
 
 def build(template: Template, depthwise: str = "conv") -> Supernet:
-    """The supernet of a template. Raises ValueError for no gate, or several with batch norm: statistics are kept by path."""
+    """The supernet of a template.
+
+    Raises:
+      ValueError: for no gate, ratios that not exactly one gate decides, or several gates with batch norm, whose statistics are
+        kept by path.
+    """
     if not template.ratios:
         raise ValueError("a dynamic slimmable network has at least one gate")
+    gates = [link.gate for link in template.links]
+    for gene, _ in template.ratios:
+        if gates.count(gene) != 1:
+            raise ValueError(f"{gene} is decided by {gates.count(gene)} gates, must be by one")
     if len(template.ratios) > 1 and not template.base.stem_group:
         raise ValueError("several gates need norm='group': batch norm has statistics of its own for every path")
     fixed = {name: value for name, value in vars(template.base).items() if name not in ("mean", "std")}
@@ -164,7 +173,9 @@ def sliced_width(channels: int, ratios: tuple[float, ...], gene: str, group: int
     return Width(tuple(found), gene)
 
 
-def check_head(gate_head: str) -> None:
-    """Raises ValueError for an unknown slimming head."""
+def check_gates(gate_head: str, gate_shared: bool) -> None:
+    """Raises ValueError for an unknown slimming head, or a layer that is neither shared nor not."""
     if gate_head not in HEADS:
         raise ValueError(f"gate_head is {gate_head!r}, choose from {list(HEADS)}")
+    if not isinstance(gate_shared, bool):
+        raise ValueError(f"gate_shared is {gate_shared!r}, must be True or False")

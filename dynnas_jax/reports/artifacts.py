@@ -28,7 +28,7 @@ REQUIRED = {
 }
 _OF_EXITS = {  # instead
     "predict/predictors.json": ("targets", "single"),
-    "search/found.json": ("nets", "deployed", "score"),
+    "search/found.json": ("nets", "score"),
     _EVALUATION: ("images", "nets", "deployed"),
 }
 _OF_SUPERCLASSES = {
@@ -38,6 +38,7 @@ _OF_SUPERCLASSES = {
 }
 _OF_NET = {_EVALUATION: ("images", *(f"net.{key}" for key in ("accuracy", "macs", "params")))}
 _OF_SLIMMABLE = {_EVALUATION: ("images", "paths", "gates", "dynamic.accuracy", "dynamic.macs", "one_by_one", "seconds")}
+_GATES = "gate/found.json"
 _OF_KIND = {
     **dict.fromkeys((kind.name for kind in kinds.OF_NET), _OF_NET),
     "slimmable": _OF_SLIMMABLE,
@@ -67,6 +68,7 @@ class Artifacts(NamedTuple):
     times: dict[str, float]  # seconds that each stage but the report has taken, in order
     growth: dict | None = None  # of a run that grew stage by stage
     stale_benches: tuple[str, ...] = ()  # names of results on files that have been exported anew since
+    gates: dict | None = None  # of a slimmable network: what its gates were asked for, and what held-out images came to
 
     @property
     def kind(self) -> kinds.Kind:
@@ -111,6 +113,7 @@ def read(workdir: str | Path) -> Artifacts:
         times=_times(workdir, kind),
         growth=growth,
         stale_benches=benched.stale,
+        gates=_json(workdir, _GATES, ("target_macs", "holdout.accuracy", "holdout.average_macs")),
     )
 
 

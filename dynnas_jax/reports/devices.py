@@ -1,5 +1,6 @@
 """What exported files do on devices: the rows of a table, from this machine's measurements and from those taken in."""
 
+import re
 from collections import Counter
 
 from dynnas_jax import kinds
@@ -12,8 +13,8 @@ from dynnas_jax.reports.artifacts import Artifacts
 OWN = "this run"
 HERE = "this machine"
 _DESKTOP = "x86"  # the target that the machine of an export is taken for
-_EXITS = tuple(f"exit{number}" for number in range(1, 6))  # each from where the one before it left
-_NETWORKS = (SINGLE, "little", "big", *_EXITS, "dynamic")
+_EXIT = re.compile(r"exit([1-9]\d*)")  # by number, from 1; each from where the one before it left
+_NETWORKS = (SINGLE, "little", "big", _EXIT, "dynamic")
 _ONNX = "_onnx"  # behind the precision of what onnxruntime runs
 
 COLUMNS = (
@@ -55,7 +56,14 @@ def rows(artifacts: Artifacts) -> list[dict]:
 def _place(row: dict, order: list[str]) -> tuple:
     """Behind its target, precision and engine: where it was measured, nowhere last."""
     where = row["where"] is None, row["where"] or "", row["threads"] or 0
-    return *where, order.index(row["run"]), _NETWORKS.index(row["network"])
+    return *where, order.index(row["run"]), _order(row["network"])
+
+
+def _order(network: str) -> tuple[int, int] | None:
+    """The place of a network's row among those of a run; None for what has no row."""
+    if found := _EXIT.fullmatch(network):
+        return _NETWORKS.index(_EXIT), int(found[1])
+    return (_NETWORKS.index(network), 0) if network in _NETWORKS else None
 
 
 def notes(artifacts: Artifacts) -> list[str]:
@@ -111,7 +119,7 @@ def _here(run: str, exports: dict[str, dict]) -> list[dict]:
     for target, export in exports.items():
         for name, file in export["files"].items():
             network, key = _named(name)
-            if network in _NETWORKS:
+            if _order(network):
                 found.append(_row(run, target, HERE, network, key, export, file))
         for key, cascade in export.get("cascade", {}).items():
             if len(cascade.get("exit_rate") or "..") > 1:  # a single net has been told already
@@ -131,7 +139,7 @@ def _elsewhere(run: str, exports: dict[str, dict], benches: dict[str, dict]) -> 
         whole = "dynamic" if len(model["steps"]) > 1 else model["steps"][0]
         for section, measured in content["sections"].items():
             network = whole if section == bench.DECISION else section
-            if network not in _NETWORKS:
+            if not _order(network):
                 continue
             row = _row(run, target, where, network, key, export, {}) | {"threads": settings["threads"]}
             row |= {"delegate": settings["delegate"] or ""}
@@ -152,7 +160,7 @@ def _taken(measured: dict) -> dict:
 
 def _nowhere(run: str, measured: dict, known: list[dict], wanted: set[str]) -> list[dict]:
     """Rows of a run's networks for the targets that it was not exported for, or not measured on, in what they run best."""
-    networks = [network for network in _NETWORKS if any(row["network"] == network for row in known)]
+    networks = sorted({row["network"] for row in known}, key=_order)
     on_boards = {content["model"]["target"] for content in measured["benches"].values()}
     found = []
     for target in sorted(wanted - on_boards):

@@ -9,7 +9,7 @@ import numpy as np
 
 from dynnas_jax.reports import plots
 
-SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, from the first on
+SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, from the first on, where there are no more
 
 
 class Line(NamedTuple):
@@ -59,19 +59,28 @@ def exits(nets: Mapping[str, Mapping[str, Sequence[float]]]):
         ("exit_accuracy", 100, "accuracy on these (%)"),
     )
     count = max(len(net["macs"]) for net in nets.values())
-    width = 0.8 / count
+    width, colours = 0.8 / count, shades(count)
     for axes, (key, scale, label) in zip(panels, shown, strict=True):
         for exit in range(count):
             places = [at + (exit - (count - 1) / 2) * width for at in range(len(nets))]
             known = [(place, net[key][exit]) for place, net in zip(places, nets.values(), strict=True)]
             known = [(place, value) for place, value in known if value is not None]
             heights = [scale * value for _, value in known]
-            colour = SHADES[exit % len(SHADES)]
-            axes.bar([place for place, _ in known], heights, width * 0.92, color=colour, label=f"exit {exit + 1}")
+            places = [place for place, _ in known]
+            axes.bar(places, heights, width * 0.92, color=colours[exit], label=f"exit {exit + 1}")
         axes.set(xticks=range(len(nets)), xticklabels=list(nets), ylabel=label)
         axes.grid(axis="x", visible=False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=count)
     return figure
+
+
+def shades(count: int) -> tuple[str, ...]:
+    """As many colours, each another one, of so many exits; from dark to light where there are more than five."""
+    if count <= len(SHADES):
+        return SHADES[:count]
+    import matplotlib as mpl
+
+    return tuple(mpl.colors.to_hex(colour) for colour in mpl.colormaps["viridis"](np.linspace(0, 0.95, count)))
 
 
 @plots.styled

@@ -102,7 +102,10 @@ def published(config: dict | None) -> dict[str, list[tuple[float, float]]]:
       ValueError: for a point without a label, MACs or an accuracy.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    for point in ((config or {}).get("report") or {}).get("published") or ():
+    points = ((config or {}).get("report") or {}).get("published") or ()
+    if not isinstance(points, Sequence):
+        raise ValueError(f"report.published is {points!r}, must be a tuple of points")
+    for point in points:
         try:
             label, macs, accuracy = str(point["label"]), float(point["macs"]), float(point["accuracy"])
         except (KeyError, TypeError, ValueError) as error:

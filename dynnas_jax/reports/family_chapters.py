@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynnas_jax.reports import gate_words
 from dynnas_jax.reports.plain_chapters import BY_SECTION, NETWORK, Chapter
 
 _EXPORTED = BY_SECTION["exports"]._replace(
@@ -90,22 +91,14 @@ SLIMMABLE = (
         "Result",
         "A network that may run at any of several widths, and gates that look at an image's features and choose how wide what "
         "follows runs. Its cost is counted in multiply-accumulates (MACs), on average over the test images. The paths at the "
-        "same MACs: what the best nets of fixed widths out of the same supernet reach there. The interval tells how far the "
-        "accuracy could move on another test set of this size.",
+        "same MACs: what the best measured nets of fixed widths out of the same supernet reach there. The interval tells how far "
+        "the accuracy could move on another test set of this size.",
         "gate_summary",
     ),
     Chapter("What the gates choose", "How the ratios are spread over the test images.", "gate_spread"),
     Chapter("Which images are easy?", "Test images that cost the least and the most.", "gate_samples"),
-    BY_SECTION["training"]._replace(
-        explanation="At each step the widest path learns the labels, random ones what averaged weights of the widest say, and "
-        "the narrowest the mean of all these. Held-out accuracies are of the ends."
-    ),
-    Chapter(
-        "Training of the gates",
-        "The supernet is frozen. The gates learn from the labels, from what an image costs, and from where the ends of the "
-        "supernet say that it belongs.",
-        "gate_training",
-    ),
+    BY_SECTION["training"]._replace(explanation=gate_words.supernet),
+    Chapter("Training of the gates", gate_words.gates, "gate_training"),
     BY_SECTION["exports"]._replace(
         explanation="<i>to_gate</i> is what stands in front of the gate, with it; each path goes on from what that leaves. "
         "<i>Logits off by</i> is the largest difference to the JAX network's raw outputs."

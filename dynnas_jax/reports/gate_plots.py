@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from dynnas_jax.reports import plots
 
-# Table 2 of Li et al. 2021 (arXiv 2103.13258): (million MACs, ImageNet top-1 in percent) of gated networks and their rivals.
-PUBLISHED = {
+# Tables 2 and 8 of Li et al. 2021 (arXiv 2103.13258): (million MACs, ImageNet top-1 in percent) of gated networks and their
+# rivals; the whole ResNet-50 of its section 4.1, with the MACs of Table 3.
+GATED = {
     "DS-ResNet": ((1200, 74.6), (2200, 76.1), (3100, 76.6)),
-    "ResNet-50 of one width": ((1100, 72.1), (2300, 74.9)),
     "DS-MBNet": ((153, 70.1), (319, 72.8), (565, 74.5)),
-    "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
+    "DS-EffNet": ((270, 75.4), (400, 76.7)),
+}
+RIVALS = {
+    "ResNet-50 of one width": ((1100, 72.1), (2300, 74.9), (4100, 76.1)),
+    "S-ResNet-50": ((2300, 74.9),),
     "MobileNetV1 of one width": ((150, 63.3), (317, 68.4), (569, 70.9)),
+    "US-MBNetV1": ((150, 64.2), (317, 69.5), (569, 71.8)),
+    "EffNet-B0 of one width": ((267, 74.6), (399, 76.0)),
+    "AutoSlim, ResNet-50": ((2000, 75.6), (3000, 76.0)),
+    "AutoSlim, MobileNetV1": ((150, 67.9), (325, 71.5), (572, 73.0)),
+    "MetaPruning, ResNet-50": ((1000, 73.4), (2000, 75.4), (3000, 76.2)),
+    "MetaPruning, MobileNetV1": ((281, 70.6),),
+    "ThiNet": ((1200, 72.1), (2100, 74.7), (2900, 75.8)),
+    "SFP": ((2900, 75.1),),
+    "CP": ((2000, 73.3),),
+    "ConvNet-AIG-50": ((3100, 76.2),),
+    "MSDNet": ((2000, 75.5),),
+    "GFNet": ((1200, 73.8),),
+    "NetAdapt": ((284, 69.1),),
+    "EagleEye": ((284, 70.9),),
+    "CG-Net-A": ((303, 70.3),),
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
 @plots.styled
-def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[float, float]]):
+def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[float, float]], paths_in_all: int):
     """Two panels, accuracy against MACs: the paths alone and gated nets by name, (MACs, accuracy in [0, 1]); and as published."""
-    figure, (own, published) = plots.panels(2, height=3.8)
+    measured = "every path" if len(paths) == paths_in_all else f"{len(paths)} of {paths_in_all} paths"
+    figure, (own, published) = plots.panels(2, height=4.4)
     x, y = np.asarray(paths, np.float64).T
-    own.plot(x / 1e6, 100 * y, "o", color=plots.COLOURS["little"], markersize=5, label="every path alone")
+    own.plot(x / 1e6, 100 * y, "o", color=plots.COLOURS["little"], markersize=5, label=f"{measured} alone")
     own.plot(
         x / 1e6,
         100 * np.maximum.accumulate(y),
@@ -37,16 +58,24 @@ def accuracy(paths: Sequence[tuple[float, float]], gated: Mapping[str, tuple[flo
     for name, (macs, value) in gated.items():
         own.plot([macs / 1e6], [100 * value], "*", color=plots.COLOURS["dynamic"], markersize=14, label=name)
     own.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)", title="this run")
-    colours = (plots.COLOURS["dynamic"], plots.GREY, plots.COLOURS["big"], *plots.EXTRA)
-    for colour, (name, points) in zip(colours, PUBLISHED.items(), strict=False):
-        x, y = np.asarray(points, np.float64).T
-        published.plot(x, y, "s--", color=colour, markersize=5, label=name)
+    _published(published)
     published.set(xscale="log", xlabel="MACs (millions)", title="ImageNet, as published")
     published.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
     published.set_xticks([], minor=True)
-    for axes in (own, published):
-        axes.legend(fontsize=7.5, loc="lower right")
+    own.legend(fontsize=7.5, loc="lower right")
+    published.legend(fontsize=5, ncols=2, loc="lower right")
     return figure
+
+
+def _published(axes) -> None:
+    """Gated networks as lines, their rivals told apart by colour and marker."""
+    styles = itertools.product(_MARKERS, (plots.GREY, plots.COLOURS["big"], *plots.EXTRA[:2]))
+    for (name, points), (marker, colour) in zip(RIVALS.items(), styles, strict=False):
+        x, y = np.asarray(points, np.float64).T
+        axes.plot(x, y, f"{marker}:", color=colour, markersize=4, linewidth=0.8, label=name)
+    for (name, points), marker in zip(GATED.items(), _MARKERS, strict=False):
+        x, y = np.asarray(points, np.float64).T
+        axes.plot(x, y, f"{marker}-", color=plots.COLOURS["dynamic"], markersize=6, label=name)
 
 
 @plots.styled

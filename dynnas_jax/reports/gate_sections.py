@@ -30,7 +30,7 @@ GATES = (
 _NAMES = {
     "smallest": "narrowest path",
     "same_macs": "paths at the same MACs",
-    "dynamic": "gated",
+    "dynamic": "gated, test images",
     "largest": "widest path",
 }
 _CLOCK = {"dynamic": "gated", "largest": "largest"}  # keys of `seconds`
@@ -42,7 +42,7 @@ def in_short(found: Artifacts) -> tuple[list[dict], tuple[Column, ...]]:
 
 
 def summary(found: Artifacts) -> list[dict]:
-    """One row for each end of the supernet, the gated network, and what the paths reach at its MACs."""
+    """One row for each end of the supernet, the gated network, and what the paths reach at its MACs; and the target."""
     evaluation, rows = found.evaluation or {}, []
     for key, name in _NAMES.items():
         if key in evaluation:
@@ -52,7 +52,25 @@ def summary(found: Artifacts) -> list[dict]:
             clock = _CLOCK.get(key)
             times = {"batch_ms": 1e3 * seconds[clock], "alone_ms": 1e3 * seconds[f"{clock}_alone"]} if clock else {}
             rows.append(row | {"macs": told["macs"], "batch_ms": "", "alone_ms": ""} | times)
-    return rows
+    return [*rows, *_asked(found.gates, dict.fromkeys(rows[0], ""))] if rows else rows
+
+
+def _asked(gates: dict | None, blank: dict) -> list[dict]:
+    """The average MACs that were asked for and those of the held-out images, where there was a target."""
+    if not gates or gates["target_macs"] is None:
+        return []
+    missed, held_out = ", missed" if gates.get("target_missed") else "", gates["holdout"]
+    told = {"network": "gated, held-out images", "accuracy": held_out["accuracy"], "macs": held_out["average_macs"]}
+    return [blank | {"network": f"asked for on average{missed}", "macs": gates["target_macs"]}, blank | told]
+
+
+def warning(found: Artifacts) -> str:
+    """What the page says of a target that no tilt of the gates met; empty where there is none."""
+    gates = found.gates or {}
+    if not gates.get("target_missed"):
+        return ""
+    asked, came = (f"{macs / 1e6:,.3f}" for macs in (gates["target_macs"], gates["holdout"]["average_macs"]))
+    return f"The gates did not meet the {asked} M average MACs that were asked for: held-out images came to {came} M."
 
 
 def headline(evaluation: dict) -> str:
@@ -74,16 +92,34 @@ def _summary(source: Source) -> str | None:
     caption = (
         "Every path is a net of fixed widths, cut out of the same supernet. Star: the gates pick a path for each image."
     )
+    in_all = evaluation.get("paths_in_all", len(paths))
+    if in_all > len(paths):
+        caption += (
+            f" Measured are {len(paths)} of {in_all} paths, evenly by cost and those nearest to the gated network's MACs: what "
+            "paths reach at its MACs is the best of these."
+        )
     body = table(source, "summary", summary(source.found), SUMMARY)
     tables.write_csv(
         source.folder / "tables" / "paths.csv", [{**row, "path": str(row["path"])} for row in evaluation["paths"]]
     )
+    body += _timed(evaluation["seconds"])
     alike = evaluation["one_by_one"]
     body += (
         f"<p>{alike['same_path']} of {alike['images']} images that ran alone took the path that they took in a batch; their "
         f"outputs differ by at most {alike['largest_logit_difference']:.1g}.</p>"
     )
-    return figure(source, "accuracy_against_macs", gate_plots.accuracy(paths, gated), caption) + body
+    return figure(source, "accuracy_against_macs", gate_plots.accuracy(paths, gated, in_all), caption) + body
+
+
+def _timed(seconds: dict) -> str:
+    """What the times in batches are of; runs of before do not say it."""
+    if "largest_chunk" not in seconds:
+        return ""
+    return (
+        f"<p>In batches of {seconds['batch']} images; the widest path in chunks of {seconds['largest_chunk']}, its fastest. "
+        f"For each image of a batch the gated network computed {seconds['gated_rows'][-1]:.2f} behind its last gate, "
+        "since groups fill up their chunks.</p>"
+    )
 
 
 def _spread(source: Source) -> str | None:

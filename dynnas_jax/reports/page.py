@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dynnas_jax.reports import artifacts, chapters, sections, tables, threshold_control
+from dynnas_jax.reports import artifacts, chapters, gate_sections, sections, tables, threshold_control
 from dynnas_jax.workdir import write_bytes
 
 
@@ -33,7 +33,8 @@ def write(workdir: str | Path, *, title: str | None = None) -> Path:
         parts = [f"<h1>{markup.escape(title)}</h1>", _headline(found, outline)]
         for heading, explanation, name in outline.chapters:
             body = sections.BUILDERS[name](source) or f'<p class="absent">{tables.NOT_RUN}</p>'
-            parts.append(f"<section><h2>{heading}</h2>\n<p>{explanation}</p>\n{body}</section>")
+            said = explanation if isinstance(explanation, str) else explanation(found.config)
+            parts.append(f"<section><h2>{heading}</h2>\n<p>{said}</p>\n{body}</section>")
         page = PAGE.format(title=markup.escape(title), css=CSS + threshold_control.CSS, body="\n".join(parts))
         for folder in ("tables", "figures"):
             _replace(workdir / "report" / folder, source.folder / folder)
@@ -55,6 +56,8 @@ def _headline(found: artifacts.Artifacts, outline: chapters.Outline) -> str:
     warning = ""
     if (found.found or {}).get("pair", {}).get("feasible") is False:
         warning = '<p class="warning">No pair and threshold met the target that was asked for; this is the closest.</p>'
+    elif told := gate_sections.warning(found):
+        warning = f'<p class="warning">{told}</p>'
     return f'<p class="headline">{outline.headline(found.evaluation)}</p>{warning}'
 
 

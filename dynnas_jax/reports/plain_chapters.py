@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -9,7 +10,7 @@ class Chapter(NamedTuple):
     """A part of the page."""
 
     heading: str
-    explanation: str
+    explanation: str | Callable[[dict], str]  # or what the config of the run says
     section: str  # of `sections.BUILDERS`
 
 

@@ -174,12 +174,19 @@ def _exports(source: Source) -> str | None:
         body += _table(source, f"export_{target}", tables.exported_files(export), tables.FILES)
         for warning in dict.fromkeys(line for file in export["files"].values() for line in file.get("warnings", ())):
             body += f"<p>{markup.escape(warning)}</p>"
-        body += _compiled(source, target, export.get("compiler", {}))
+        body += _compiled(source, target, export.get("compiler", {})) + _kept(export.get("kept"))
         cascades = tables.cascades(export)
         if cascades:
             body += "<p>The whole decision, little first and big where little is unsure:</p>"
             body += _table(source, f"cascade_{target}", cascades, tables.CASCADES)
     return body or None
+
+
+def _kept(kept: dict | None) -> str:
+    """Which paths of a gated network are in the files."""
+    if kept is None:
+        return ""
+    return f"<p>The files hold {len(kept['paths'])} paths; {100 * kept['share']:.1f} % of the test images take one of them.</p>"
 
 
 def _compiled(source: Source, target: str, compiler: dict) -> str:

@@ -8,6 +8,7 @@ regularized evolution (Real et al., 2019).
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,8 +90,7 @@ def run(
     Raises:
         ValueError: for a setting outside its range.
     """
-    if children is None:
-        children = max(1, population // 4) if aging else population
+    children = _born(children, population, aging)
     _check(population, generations, children, tournament, mutation_share, mutation_probability, aging)
     budget = jnp.asarray(budget, jnp.float32)
     evaluate = evaluator(fitness, cost, mesh, form)
@@ -113,6 +113,13 @@ def run(
     carry = (first, order, _take(first, order[0]))
     (_, _, best), history = jax.lax.scan(generation, carry, jax.random.split(scan_key, generations))
     return Found(space.canonical(best.genome), best.fitness, best.cost, best.cost <= budget, history)
+
+
+def check(**options) -> None:
+    """Raises ValueError for settings that `run` does not take, with its defaults for those that are not given."""
+    names, parameters = inspect.signature(_check).parameters, inspect.signature(run).parameters
+    settings = {name: options.get(name, parameters[name].default) for name in names}
+    _check(**settings | {"children": _born(settings["children"], settings["population"], settings["aging"])})
 
 
 def schedule(evaluations: int, population: int | None = None) -> dict[str, int]:
@@ -270,6 +277,13 @@ def _overrun(candidates: Population, budget: jax.Array) -> jax.Array:
 
 def _take(candidates: Population, indices) -> Population:
     return jax.tree.map(lambda x: x[indices], candidates)
+
+
+def _born(children: int | None, population: int, aging: bool) -> int:
+    """How many are born in a generation where that is left open."""
+    if children is not None:
+        return children
+    return max(1, population // 4) if aging else population
 
 
 def _check(population, generations, children, tournament, mutation_share, mutation_probability, aging) -> None:

@@ -59,12 +59,9 @@ def aims(supernet: Supernet, dynamic: dict, target: str) -> Aims:
     if file := options.get("latency_table"):
         known[exit_targets.LATENCY] = cost_tables.read_latency_table(file, supernet, target).of(supernet)
     tables = {unit: multi_costs.exit_tables(supernet, whole) for unit, whole in known.items()}
-    most, least = (
-        {unit: multi_costs.spent(supernet, of)(genome)[place] for unit, of in tables.items()}
-        for genome, place in ((supernet.space.largest, -1), (supernet.space.smallest, 0))
-    )
+    most = {unit: multi_costs.spent(supernet, of)(supernet.space.largest)[-1] for unit, of in tables.items()}
     targets = exit_targets.asked(most, **options)
-    exit_targets.check_reachable(targets, least[targets.unit])
+    exit_targets.check_reachable(targets, multi_costs.least(supernet, tables[targets.unit][0]))
     return Aims(targets, tables)
 
 
@@ -110,7 +107,7 @@ def found(job: Job, aims: Aims, nets: list[dict]) -> dict[str, Any]:
     """The content of `found.json`, from the nets as `described`."""
     targets, largest = aims.targets, job.supernet.space.largest
     content = {"space": job.supernet.space.fingerprint, "score": job.score, "omega": targets.omega}
-    content |= {"cost": targets.unit, "deployed": targets.deployed}
+    content |= {"cost": targets.unit}
     for unit, tables in aims.tables.items():
         content[f"largest_{unit}"] = multi_costs.spent(job.supernet, tables)(largest)[-1]
     return content | {"nets": nets}

@@ -29,7 +29,7 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
         if key not in outputs:
             outputs[key] = _answers(whole, number, job)
         nets.append(_tested(job, entry, outputs[key], number))
-    number = whole.found["deployed"]
+    number = whole.deployed
     entry = whole.found["nets"][number]
     out, split = outputs[str(entry["genome"])], job.images.test
     choice = thresholds.choices(out.score, entry["thresholds"])

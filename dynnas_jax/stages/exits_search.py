@@ -64,6 +64,11 @@ def run(
     return "found.json", "nets.msgpack"
 
 
+def check(job: Job, *, aging: bool = True, **options) -> None:
+    """Raises ValueError for settings that evolution does not take."""
+    evolution.check(aging=aging, **options)
+
+
 class _Recorded(NamedTuple):
     """What the records are worth."""
 
@@ -79,6 +84,7 @@ class _Single(NamedTuple):
     genome: np.ndarray  # of the net of several
     origin: str
     accuracy: float  # on the held-out images
+    feasible: bool  # whether it costs no more than it may
 
 
 def _recorded(job: Job, aims: exits.Aims) -> _Recorded:
@@ -116,6 +122,7 @@ class _Search(NamedTuple):
         return {
             "genome": supernet.space.to_json(genome),
             "origin": single.origin,
+            "feasible": single.feasible,
             "macs": costs.macs[0],
             **{unit: spent[0] for unit, spent in self.aims.others(supernet, genome).items()},
             "params": costs.params[0],
@@ -142,7 +149,10 @@ def _candidates(search: _Search, number: int, recorded: int) -> tuple[np.ndarray
 
 
 def _single(search: _Search, most: float, recorded: int) -> _Single:
-    """The most accurate first exit within a cost: of what evolution finds, and the best records that cost no more."""
+    """The most accurate first exit within a cost: of what evolution finds, and the best records that cost no more.
+
+    Where none of these is within it, what evolution found, which is the cheapest that it saw.
+    """
     job, known = search.job, search.recorded
     fitted = predictor.load(job.workdir.folder("predict") / SINGLE, job.supernet.space)
     found = search.evolve_single(jax.random.fold_in(job.key(3), len(search.aims.targets.costs)), fitted, most)
@@ -150,8 +160,10 @@ def _single(search: _Search, most: float, recorded: int) -> _Single:
     best = within[np.argsort(-known.first_accuracy[within], kind="stable")[:recorded]]
     genomes = np.stack([found, *known.genomes[np.sort(best)]])
     accuracy = search.evaluate(search.variables, genomes).correct[:, :, 0].mean(axis=1)
-    place = int(accuracy.argmax())
-    return _Single(genomes[place], "evolution" if place == 0 else "records", float(accuracy[place]))
+    feasible = search.aims.spent(job.supernet)(found)[0] <= most
+    place = int(accuracy.argmax()) if feasible or not len(best) else 1 + int(accuracy[1:].argmax())
+    origin = "evolution" if place == 0 else "records"
+    return _Single(genomes[place], origin, float(accuracy[place]), feasible or place > 0)
 
 
 def _program(supernet: Supernet, cost: Callable, options: dict) -> Callable:

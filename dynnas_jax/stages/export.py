@@ -158,7 +158,7 @@ def _exits(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     from dynnas_jax.export import functions
 
     whole = found_exits(job)
-    number = whole.found["deployed"]
+    number = whole.deployed
     net, variables = whole.dynamic(number, targets.target(job.target).depthwise), whole.variables[number]
     arch = whole.nets[number].arch
     steps = dict(zip(job.supernet.exits, net.steps, strict=True))
@@ -186,13 +186,16 @@ def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
 
 def kept(job: Job) -> dict:
     """Which paths are exported, and the share of the test images that take them: of separate files those that held-out
-    images use most.
+    images use most, two or three.
     """
     if len(job.supernet.space.genes) > 1:
         return {"paths": list(range(len(gates.paths(job.supernet)))), "share": 1.0}
     (share,) = slimmable.held_out_shares(job)
-    most = len(share) if targets.target(job.target).one_file else _SEPARATE_PATHS
-    paths = sorted(sorted(range(len(share)), key=lambda path: -share[path])[:most])
+    paths = list(range(len(share)))
+    if not targets.target(job.target).one_file:
+        often = sorted(paths, key=lambda path: -share[path])
+        # Two at least: a gate that has collapsed is no choice otherwise.
+        paths = sorted(often[: min(_SEPARATE_PATHS, max(2, np.count_nonzero(share)))])
     (gate,) = read_json(job.workdir.folder("evaluate") / "evaluation.json")["gates"]
     return {"paths": paths, "share": sum(gate["share"][path] for path in paths)}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dynnas_jax import networks, relaxed, relaxed_reads
 from dynnas_jax.costs import macs
-from dynnas_jax.dynamic import gate_targets, gates
+from dynnas_jax.dynamic import cascade, gate_targets, gates
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import Job, load_variables
 from dynnas_jax.networks import gate, gated
@@ -94,11 +94,18 @@ def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray
     return {**variables, gated.PATHS: {**found, **alike}}
 
 
+def default_batch() -> int:
+    """Images of a batch on this backend: at least the chunk that runs in front of the first gate."""
+    return max(256, cascade.default_capacity(1)[0])
+
+
 class Answering:
     """A gated network on the images of a split: logits float32[m, classes] and path int32[m, gates]; one compiled program."""
 
-    def __init__(self, supernet: Supernet, *, batch: int = 256):
-        self.run, self.batch = jax.jit(gates.grouped(supernet)), batch
+    def __init__(self, supernet: Supernet, *, batch: int | None = None, capacity: int | None = None):
+        """Images of a batch, by default `default_batch()`, and of a chunk, as in `gates.grouped`."""
+        self.run, self.capacity = jax.jit(gates.grouped(supernet, capacity=capacity)), capacity
+        self.batch = batch or default_batch()
 
     def __call__(self, variables: dict | Cut, images: np.ndarray) -> gates.Answers:
         found, count = [], len(images)

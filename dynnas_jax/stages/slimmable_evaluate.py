@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +24,10 @@ from dynnas_jax.stages import evaluate, slimmable
 from dynnas_jax.workdir import write_json
 
 SHOWN = 8  # images of each end that the report shows
-MOST_PATHS = 64  # whose accuracy is measured
+# Of more paths than both together those are measured that lie evenly by cost, and those nearest to the gated network's MACs.
+EVENLY, NEAREST = 64, 32
 _SINGLES = 32  # images that are timed alone
+_CHUNKS = (16, 32, 64, 128)  # images that the widest path is timed on at once, beside the whole batch
 # What one and the same network may differ by where it is computed in another order; accelerators multiply in fewer bits.
 _ROUNDING, _COARSE = {"cpu": 1e-4}, 1e-2
 
@@ -38,6 +39,8 @@ def run(
     calibration_images: int = 1024,
     timed_batches: int = 5,
     one_by_one_images: int | None = None,
+    batch: int | None = None,
+    capacity: int | None = None,
 ) -> tuple[str, ...]:
     """What the gated network does on images not seen before.
 
@@ -45,32 +48,44 @@ def run(
       calibration_images: training images for the statistics of each path alone.
       timed_batches: repetitions of what is timed; the median counts.
       one_by_one_images: test images that also run alone, through the switch, and must answer as in the batch; None: all.
+      batch: images that are answered at once, and timed; by default `slimmable.default_batch()`.
+      capacity: images of a chunk behind a gate; by default as `gates.capacities` says.
 
     Raises: RuntimeError for images that do not.
     """
     supernet, variables, split = job.supernet, slimmable.trained(job), job.images.test
     cut = jax.jit(functools.partial(gated_parts.cut, supernet))(variables)
-    answering, switched = slimmable.Answering(supernet), jax.jit(gates.switched(supernet))
+    answering = slimmable.Answering(supernet, batch=batch, capacity=capacity)
+    switched = jax.jit(gates.switched(supernet))
     answers, classes = answering(cut, split.images), len(job.images.classes)
     out, cost = _outputs(answers.logits, split.labels), np.asarray(gates.cost(supernet), np.float64)
     spent = cost[choice := gates.number_of(supernet, answers.path).astype(np.int32)]
-    paths, average = _paths(job, cost, calibration_images), float(spent.mean())
+    average = float(spent.mean())
+    paths = _paths(job, cost, measured_paths(cost, average), calibration_images)
     summary = {
         "split": "test",
         "images": len(split),
         "gates": _spread(supernet, answers, split, classes),
         "dynamic": evaluate.measured(out, classes) | {"macs": average},
         "paths": paths,
+        "paths_in_all": len(cost),
         "smallest": paths[0],
         "largest": paths[-1],
         "same_macs": {"macs": average, "accuracy": interpolated(paths, average)},
         "one_by_one": one_by_one(supernet, switched, cut, split.images, answers, one_by_one_images),
-        "seconds": _timed(answering, switched, supernet, (variables, cut), split.images, timed_batches),
+        "seconds": _timed(answering, switched, supernet, (variables, cut), (split.images, answers.path), timed_batches),
         "calibration": evaluate.calibration({"dynamic": out}),
         "by_class": quality.by_group(np.asarray(split.labels), classes, dynamic=out.correct),
     }
     write_json(folder / "evaluation.json", summary)
     return "evaluation.json", *_saved(folder, split, answers, out, choice, spent)
+
+
+def check(job: Job, *, batch: int | None = None, capacity: int | None = None, **_) -> None:
+    """Raises ValueError for a batch or a chunk that is no whole number of images."""
+    for name, value in (("batch", batch), ("capacity", capacity)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"evaluate.{name} is {value!r}, must be a whole number of images from 1")
 
 
 def _saved(
@@ -110,11 +125,23 @@ def _spread(supernet: Supernet, answers: gates.Answers, split: Any, classes: int
     return rows
 
 
-def _paths(job: Job, cost: np.ndarray, calibration_images: int) -> list[dict]:
-    """Accuracy and MACs of the paths alone, the cheapest first; of at most `MOST_PATHS`, evenly by cost."""
-    every, order = gates.paths(job.supernet), np.argsort(cost, kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(MOST_PATHS, len(order))).round().astype(int))
-    chosen = order[places]
+def measured_paths(cost: np.ndarray, average: float) -> np.ndarray:
+    """int[m]: the paths whose accuracy is measured, the cheapest first; both ends are among them.
+
+    Args:
+      cost: MACs of every path; average: of the gated network.
+    """
+    order = np.argsort(cost, kind="stable")
+    if len(order) <= EVENLY + NEAREST:
+        return order
+    evenly = np.linspace(0, len(order) - 1, EVENLY).round().astype(int)
+    nearest = np.argsort(np.abs(cost[order] - average), kind="stable")[:NEAREST]
+    return order[np.union1d(evenly, nearest)]
+
+
+def _paths(job: Job, cost: np.ndarray, chosen: np.ndarray, calibration_images: int) -> list[dict]:
+    """Accuracy and MACs of the chosen paths, each alone."""
+    every = gates.paths(job.supernet)
     # The first of several processes evaluates alone.
     here = devices.local_mesh()
     measure = Evaluator(job.supernet, job.calibration(calibration_images), job.images.test, chunk=8, mesh=here)
@@ -180,30 +207,63 @@ def _timed(
     switched: Callable,
     supernet: Supernet,
     variables: tuple[dict, Cut],
-    images: Any,
+    split: tuple[Any, np.ndarray],
     runs: int,
-) -> dict[str, float]:
-    """Seconds an image, the median of some runs: gated and the widest path, in a batch and one by one."""
-    whole, cut = variables
+) -> dict[str, Any]:
+    """Seconds an image, gated and the widest path, in a batch and one by one: of each the median of some runs, in turns.
+
+    The widest path is timed in chunks of several sizes, since convolutions may slow down with the batch; the fastest counts.
+
+    Args:
+      split: images, and the path that each of them took.
+    """
+    (whole, cut), (images, path) = variables, (part[: answering.batch] for part in split)
     net, own = gated.path(supernet, whole, supernet.space.largest)
-    widest = jax.jit(lambda v, x: net.apply(v, x)[0])
-    ways = {"gated": (answering.run, cut), "gated_alone": (switched, cut)}
-    ways |= {"largest": (widest, own), "largest_alone": (widest, own)}
-    images = images[: answering.batch]
-    batch = jnp.asarray(images)
+    widest, batch = (lambda v, x: net.apply(v, x)[0]), jnp.asarray(images)
+    chunks = sorted({min(size, len(batch)) for size in (*_CHUNKS, len(batch))})
+    ways = {"gated": (answering.run, cut), "gated_alone": (switched, cut), "largest_alone": (jax.jit(widest), own)}
+    ways |= {f"largest_{size}": (_in_chunks(widest, size), own) for size in chunks}
     singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
-    found: dict[str, float] = {"batch": len(batch)}
-    for name, (run, given) in ways.items():
-        each = singles if name.endswith("_alone") else [batch]
-        found[name] = statistics.mean(_median(run, given, one, runs) for one in each)
-    return found
+    given = {name: singles if name.endswith("_alone") else [batch] for name in ways}
+    found = _in_turns(ways, given, runs)
+    by_chunk = {size: found.pop(f"largest_{size}") for size in chunks}
+    best = min(by_chunk, key=lambda size: by_chunk[size])
+    rows = gates.rows(supernet, path, answering.capacity)
+    return found | {
+        "batch": len(batch),
+        "largest": by_chunk[best],
+        "largest_chunk": best,
+        "largest_by_chunk": {str(size): value for size, value in by_chunk.items()},
+        "gated_chunks": gates.capacities(supernet, len(batch), answering.capacity),
+        "gated_rows": [count / len(batch) for count in rows],
+    }
 
 
-def _median(run: Callable, variables: Any, images: jax.Array, runs: int) -> float:
-    jax.block_until_ready(run(variables, images))
-    taken = []
+def _in_chunks(function: Callable, size: int) -> Callable:
+    """(variables, images[B, ...]) -> function's [B, ...], so many images at once; the first fill up the last chunk; jitted."""
+
+    def run(variables: Any, images: jax.Array) -> jax.Array:
+        if size == len(images):
+            return function(variables, images)
+        chunks = jnp.concatenate([images, images[: -len(images) % size]]).reshape(-1, size, *images.shape[1:])
+        found = jax.lax.map(functools.partial(function, variables), chunks)
+        return found.reshape(-1, *found.shape[2:])[: len(images)]
+
+    return jax.jit(run)
+
+
+def _in_turns(ways: dict[str, tuple], given: dict[str, list], runs: int) -> dict[str, float]:
+    """Seconds an image of every way on the batches given to it: the mean over these of the medians, every way once a turn."""
+    for name, (run, own) in ways.items():
+        jax.block_until_ready(run(own, given[name][0]))
+    taken: dict[str, list] = {name: [] for name in ways}
     for _ in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(run(variables, images))
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken) / len(images)
+        for name, (run, own) in ways.items():
+            taken[name].append([_clocked(run, own, images) for images in given[name]])
+    return {name: float(np.median(values, axis=0).mean()) for name, values in taken.items()}
+
+
+def _clocked(run: Callable, variables: Any, images: jax.Array) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run(variables, images))
+    return (time.perf_counter() - start) / len(images)

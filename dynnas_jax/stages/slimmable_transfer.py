@@ -16,6 +16,8 @@ from dynnas_jax.networks import gate
 from dynnas_jax.stages import slimmable
 from dynnas_jax.workdir import read_json
 
+_OF_IMAGES = ("classes", "resolution", "channels", "mean", "std")  # of a network, which other images may have otherwise
+
 
 class Transferred(NamedTuple):
     """Variables, and what of them came from elsewhere."""
@@ -28,7 +30,7 @@ def source(job: Job, path: str, stage: str) -> Supernet:
     """The network of the run that `stage` starts from.
 
     Raises:
-      ValueError: for a directory that is no such run with this stage done, or one of other paths.
+      ValueError: for a directory that is no such run with this stage done, or one of other paths or another network.
     """
     folder, where = Path(str(path)).expanduser(), f"{stage}.transfer_from"
     if (kind := kinds.of_run(folder)) is not kinds.SLIMMABLE:
@@ -42,6 +44,12 @@ def source(job: Job, path: str, stage: str) -> Supernet:
             f"{where}: {folder} trained paths of the space {other.space.fingerprint}, which differ from those here, "
             f"{mine.space.fingerprint}; give slimmable what its config has"
         )
+    for name, value in vars(own.base).items():
+        if name not in _OF_IMAGES and getattr(its.base, name) != value:
+            raise ValueError(
+                f"{where}: {folder} trained a network whose {name} is {getattr(its.base, name)!r}, here it is {value!r}; "
+                "give slimmable what its config has"
+            )
     return other
 
 

@@ -92,7 +92,7 @@ def supernet_of(config: dict) -> Supernet:
     """The supernet that a config's data and target make; nothing is trained.
 
     Raises:
-      ValueError: for data that are missing, or a config whose nets are too few to fit a table to.
+      ValueError: for data that are missing, or a config of one fixed net with one exit.
     """
     if (kind := kinds.of(config)) not in (kinds.SUPERNET, *kinds.OF_EXITS):
         raise ValueError(f"config: a latency table is of the blocks of many nets, and this is {kind.words}")
@@ -127,18 +127,19 @@ def of_supernet(
     routers: Sequence[Router] = (),
     **measurement: Any,
 ) -> latency.LatencyTable:
-    """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`."""
+    """The table of a supernet, written to `output`; arguments as in `build`, others are those of `latency_table.timed`.
+
+    Raises:
+      ValueError: for nets that are too few to fit the blocks' times to.
+    """
     in_jax = runtime == latency_table.JAX
     blocks, form = latency.distinct(supernet), form_here("auto") if in_jax else targets.target(target).depthwise
     beside = {part.name: (part, router) for router in routers for part in _router_parts(supernet, blocks, router)}
     parts = [latency_table.EMPTY, *(_block_part(name, built, form) for name, built in blocks.items())]
     parts += [part for part, _ in beside.values()]
     genomes = stratified(supernet, macs.table(supernet), nets, jax.random.key(0))
-    if len(genomes) < latency_table.FEWEST_NETS:
-        raise ValueError(
-            f"the space has {len(genomes)} nets, a table needs {latency_table.FEWEST_NETS} to fit the blocks to"
-        )
     parts += [part for genome in genomes for part in net_parts(supernet, genome, form)]
+    latency_table.check_nets(parts)
     partial = output.with_name(f"{output.name}.partial")
     how = {"runtime": runtime, "precision": precision, "threads": threads}
     device = _device(in_jax)

@@ -42,6 +42,7 @@ def run(
     start_from: str | None = None,
     new_classifier: bool = False,
     transfer_from: str | None = None,
+    transfer_sorted: str = starting.KEPT,
     teacher: str | None = None,
     subnet_devices: int = 1,
     **options,
@@ -53,12 +54,13 @@ def run(
     Args:
       sandwich_rule, progressive_shrinking: keyword arguments of the functions of those names in `train`.
       joint_rule: of `joint.rule`, which then takes the place of the sandwich rule.
-      start_from, new_classifier, transfer_from: see `starting.of_supernet`.
+      start_from, new_classifier, transfer_from, transfer_sorted: see `starting.of_supernet`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
       subnet_devices: how many devices have the same images and share the random subnets of a step; the others have other images.
       options: see `fitted`.
     """
-    start = starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    source = {"start_from": start_from, "transfer_from": transfer_from, "transfer_sorted": transfer_sorted}
+    start = starting.of_supernet(job, new_classifier=new_classifier, **source)
     rules = sandwich_rule, joint_rule, progressive_shrinking
     taught = {"teacher": trained_teacher(job, teacher), "mesh": devices.data_mesh(subnet=subnet_devices)}
     return trained(job, folder, start, rules, **taught, **options)
@@ -123,6 +125,7 @@ def check(
     start_from: str | None = None,
     new_classifier: bool = False,
     transfer_from: str | None = None,
+    transfer_sorted: str = starting.KEPT,
     teacher: str | None = None,
     subnet_devices: int = 1,
     **options,
@@ -133,7 +136,8 @@ def check(
         "joint_rule": joint_rule,
         "progressive_shrinking": progressive_shrinking,
     }
-    starting.of_supernet(job, start_from=start_from, new_classifier=new_classifier, transfer_from=transfer_from)
+    source = {"start_from": start_from, "transfer_from": transfer_from, "transfer_sorted": transfer_sorted}
+    starting.of_supernet(job, new_classifier=new_classifier, **source)
     answers = None if teacher is None else _answers(read_teacher(job, teacher)[0])
     check_rules(job, answers, **sections, subnet_devices=subnet_devices, **options)
 

@@ -8,14 +8,14 @@ from dynnas_jax.dynamic import exit_targets
 def test_parts_of_the_largest_net_are_macs_of_it():
     most = {"macs": 2000}
     found = exit_targets.asked(most, target_macs_fractions=(0.25, 0.5), omega=0.1, deployed=1)
-    assert found == exit_targets.Targets((500.0, 1000.0), 0.1, 1, "macs")
+    assert found == exit_targets.Targets((500.0, 1000.0), 0.1, "macs")
     assert exit_targets.asked(most, target_macs=(500, 1000), omega=0.1, deployed=1) == found
 
 
 def test_parts_of_the_largest_net_are_milliseconds_of_it():
     most = {"macs": 2000, "latency_ms": 8.0}
     found = exit_targets.asked(most, target_latency_fractions=(0.25,), latency_table="table.json", omega=0)
-    assert found == exit_targets.Targets((2.0,), 0.0, 0, "latency_ms")
+    assert found == exit_targets.Targets((2.0,), 0.0, "latency_ms")
     assert exit_targets.asked(most, target_latency_ms=(2,), latency_table="table.json", omega=0) == found
 
 
@@ -46,6 +46,6 @@ def test_impossible_targets(options, said):
     ],
 )
 def test_a_target_below_the_cheapest_answer(unit, said):
-    exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0, unit), 90)
+    exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, unit), 90)
     with pytest.raises(ValueError, match=said):
-        exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, 0, unit), 91)
+        exit_targets.check_reachable(exit_targets.Targets((100.0, 90.0), 0.09, unit), 91)

@@ -47,20 +47,29 @@ def test_the_best_equals_brute_force(seed, exits, images, levels):
         assert again == found
 
 
-@pytest.mark.parametrize("levels", [None, 40])
-def test_no_coarse_grid_hides_a_better_point(levels):
+def alike(seed, images, exits):
+    """Answers of exits that are all as good, with scores that tell nothing: nearly every pair of thresholds is worth the same."""
+    generator = np.random.default_rng(seed)
+    return generator.random((images, exits)).astype(np.float32), generator.random((images, exits)) < 0.6
+
+
+@pytest.mark.parametrize("images", [900, 4000])
+@pytest.mark.parametrize(
+    ("drawn", "levels", "target"),
+    [(records, None, 90.0), (records, 40, 90.0), (alike, None, 120.0), (alike, None, 300.0)],
+)
+def test_no_coarse_grid_hides_a_better_point(drawn, levels, target, images):
     """Of more images than the grid has nodes, every pair of thresholds at once, by two cumulated histograms."""
-    score, correct = records(3, 900, 3, levels)
-    cost, target = np.asarray(COST[:3]), 90.0
+    score, correct = drawn(3, images, 3, *([levels] if levels else []))
+    cost = np.asarray(COST[:3])
     one, two = (np.unique(score[:, exit], return_inverse=True)[1] for exit in (0, 1))
-    hits, spent = (np.zeros((one.max() + 2, two.max() + 2)) for _ in range(2))
-    for i in range(len(hits)):
-        leaves = one >= i
-        for table, values in ((hits, correct.astype(float)), (spent, np.broadcast_to(cost, correct.shape))):
-            sums = np.zeros(hits.shape[1])
-            np.add.at(sums, two[~leaves] + 1, (values[:, 2] - values[:, 1])[~leaves])
-            table[i] = values[leaves, 0].sum() + values[~leaves, 1].sum() + sums.cumsum()
-    reward = metric.reward(hits / len(score), spent / len(score), target)
+    tables = []
+    for values in (correct.astype(float), np.broadcast_to(cost, correct.shape)):
+        table = np.zeros((one.max() + 2, two.max() + 2))
+        np.add.at(table, (one + 1, two + 1), values[:, 2] - values[:, 1])  # it reaches the third exit beyond both
+        first = np.bincount(one + 1, values[:, 1] - values[:, 0], len(table)).cumsum()
+        tables.append(values[:, 0].sum() + first[:, None] + table.cumsum(axis=0).cumsum(axis=1))
+    reward = metric.reward(*(table / len(score) for table in tables), target)
     reward = reward[int((score[:, 0] == 0).any()) :, int((score[:, 1] == 0).any()) :]
     found = exit_thresholds.best(score, correct, cost, target=target)
     assert reward_of(found, target, metric.OMEGA) == pytest.approx(reward.max(), abs=1e-12)

@@ -77,6 +77,48 @@ def test_the_three_ways_agree(network):
         np.testing.assert_allclose(net.apply(own, images[rows])[0], np.asarray(grouped.logits)[rows], atol=2e-6)
 
 
+@pytest.mark.parametrize("capacity", [None, 3])
+def test_the_rows_that_a_batch_takes(network, monkeypatch, capacity):
+    """Counted as they run, on the path that each image takes."""
+    supernet, variables, images = network
+    run, ran = gated_parts.run_padded, []
+
+    def counted(supernet, given, part, carry):
+        jax.debug.callback(lambda: ran.append((part.number, len(carry))))
+        return run(supernet, given, part, carry)
+
+    monkeypatch.setattr(gated_parts, "run_padded", counted)
+    found = jax.jit(gates.grouped(supernet, capacity=capacity))(variables, images)
+    jax.effects_barrier()
+    segments = range(len(supernet.arch.segments))
+    computed = tuple(sum(rows for number, rows in ran if number == segment) for segment in segments)
+    assert computed == gates.rows(supernet, np.asarray(found.path), capacity)
+    assert computed[0] == len(images)
+    sizes, groups = gates.capacities(supernet, len(images), capacity), (2, 4)
+    for segment in segments[1:]:
+        assert computed[segment] <= len(images) + groups[segment - 1] * (sizes[segment] - 1)
+
+
+@pytest.mark.parametrize(("backend", "most"), [("cpu", 1.2), ("gpu", 1.4)])
+def test_groups_behind_a_gate_are_padded_little(monkeypatch, backend, most):
+    """A batch of 256 images, 183 of which take the narrowest path and 73 the widest; and three gates that take all ways."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    build, options = SMALL["one gate"]
+    one = build(**{**FACTS, "ratios": (0.25, 0.5, 0.75, 1.0)}, **options)
+    path = np.repeat([[0], [3]], (183, 73), axis=0)
+    assert gates.rows(one, path)[0] == 256
+    assert gates.rows(one, path)[1] <= most * 256
+    three = ds_net.ds_resnet_small()
+    spread = np.random.default_rng(0).integers(0, 4, (256, 3))
+    assert max(gates.rows(three, spread)) <= 2 * 256
+
+
+@pytest.mark.parametrize("capacity", [0, 2.5, True, "8"])
+def test_capacities_that_are_none(network, capacity):
+    with pytest.raises(ValueError, match="must be a whole number of images from 1"):
+        gates.capacities(network[0], 24, capacity)
+
+
 def test_straight_through_is_one_hot_with_the_gradient_of_the_chances():
     scores = np.asarray([0.3, 1.0, -0.5], np.float32)
     weights = np.asarray([1.0, 2.0, 4.0], np.float32)

@@ -1,5 +1,6 @@
 """Dynamic slimmable networks: published costs, what their spaces refuse, and paths sliced out of the widest."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from dynnas_jax import elastic, masking
 from dynnas_jax.costs import macs
-from dynnas_jax.networks import chains, ds_net, ds_net_costs, gate, gated
+from dynnas_jax.networks import chains, ds_net, ds_net_costs, gate, gated, slimmable_space
 from dynnas_jax.networks.gate import GateSpec
 
 FACTS = {"classes": 3, "resolution": 8, "channels": 1, "mean": (0.4,), "std": (0.3,)}
@@ -165,11 +166,51 @@ def test_the_other_gates(noisy_variables):
         ({"ratios": (0.3, 1.0)}, "ratio 0.3 of the 32 channels of stage 1 is 9.6, which is not groups of 4 channels"),
         ({"groups": 3}, "groups is 3, which the 16 channels of the stem do not divide into"),
         ({"gate_head": "two"}, "gate_head is 'two', choose from"),
+        ({"gate_shared": "no"}, "gate_shared is 'no', must be True or False"),
+        ({"gate_units": 0}, "gate_units is 0, must be at least 1 and whole"),
+        ({"gate_units": 2.5}, "gate_units is 2.5, must be at least 1 and whole"),
+        ({"depths": (1, 0, 1)}, r"depths is \(1, 0, 1\), must be at least 1 and whole"),
+        ({"depths": ()}, r"depths is \(\), must be at least 1 and whole"),
+        ({"strides": (1, 2, 0)}, r"strides is \(1, 2, 0\), must be at least 1 and whole"),
     ],
 )
 def test_what_there_is_no_network_of(options, message):
     with pytest.raises(ValueError, match=message):
         ds_net.ds_resnet_small(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gated": ()}, "gated is empty"),
+        ({"gated": ((64, 0, 1),)}, r"gated is \(64, 0, 1\), must be at least 1 and whole"),
+        ({"gated": ((64, 1),)}, r"gated is \(\(64, 1\),\), must be stages of \(channels, blocks, stride\)"),
+        ({"gated": (64, 1, 2)}, "must be stages of"),
+        ({"fixed": ((16, -1, 1),)}, r"fixed is \(16, -1, 1\), must be at least 1 and whole"),
+        ({"gate_units": -4, "stem": 2}, "gate_units is -4, must be at least 1 and whole"),
+        ({"stem": 0}, "stem is 0, must be at least 1 and whole"),
+    ],
+)
+def test_what_there_is_no_network_of_one_gate_of(options, message):
+    with pytest.raises(ValueError, match=message):
+        ds_net.ds_mobilenet_small(**options)
+
+
+@pytest.mark.parametrize("name", ["ds_resnet50", "ds_mobilenet_v1", "ds_efficientnet_b0", "ds_resnet_small"])
+def test_every_network_takes_an_activation(name):
+    supernet = getattr(ds_net, name)(act="relu6")
+    assert supernet.arch(supernet.space.largest).act == "relu6"
+
+
+def test_other_networks_that_there_are_none_of():
+    with pytest.raises(ValueError, match=r"depths is \(3, 4, 6, 0\), must be at least 1 and whole"):
+        ds_net.ds_resnet50(depths=(3, 4, 6, 0))
+    for build in (ds_net.ds_mobilenet_v1, ds_net.ds_efficientnet_b0):
+        with pytest.raises(ValueError, match="gate_shared is 1, must be True or False"):
+            build(gate_shared=1)
+    template = ds_net.ds_mobilenet_small(fixed=()).arch.template
+    with pytest.raises(ValueError, match="gate.ratio is decided by 0 gates, must be by one"):
+        slimmable_space.build(replace(template, links=template.links[-1:]))
 
 
 def test_widths_start_where_the_variables_of_a_wider_path_do(small):

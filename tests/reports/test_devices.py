@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,3 +239,17 @@ def test_stale_results_are_named(workdir):
     assert any(
         "attic, kitchen, measured on files that have been exported anew" in note for note in devices.notes(found)
     )
+
+
+def test_every_exit_has_a_row_in_the_order_of_their_numbers():
+    """Of the seven exits of a net, each a file of its own, and all in what the dynamic network takes."""
+    file = {"size_bytes": 100, "latency_ms": 1.0}
+    files = {f"exit{n}_int8": {**file, "path": f"exit{n}.tflite"} for n in (7, 2, 3, 10, 1, 4, 5, 6)}
+    files |= {"exit1_fp32": {**file, "path": "other.tflite"}, "stem_int8": {**file, "path": "stem.tflite"}}
+    exports = {"edgetpu": {"files": files, "cascade": {"int8": {"exit_rate": [0.1] * 8, "latency_ms": 2.0}}}}
+    told = SimpleNamespace(exports=exports, benches={}, baselines={})
+    found = [row for row in devices.rows(told) if row["precision"] == "int8"]
+    measured = [row for row in found if row["where"] == devices.HERE]
+    assert [row["network"] for row in measured] == [*(f"exit{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10)), "dynamic"]
+    assert [row["size_bytes"] for row in measured] == [*[100] * 8, 800]
+    assert [row["network"] for row in found if row["where"] is None] == [row["network"] for row in measured]

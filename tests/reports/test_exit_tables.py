@@ -24,3 +24,8 @@ def test_published_points_of_one_label_belong_together():
 def test_what_is_no_point(point, said):
     with pytest.raises(ValueError, match=said):
         exit_tables.published({"report": {"published": (point,)}})
+
+
+def test_points_that_are_no_list():
+    with pytest.raises(ValueError, match="report.published is 3, must be a tuple of points"):
+        exit_tables.published({"report": {"published": 3}})

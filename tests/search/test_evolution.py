@@ -190,3 +190,11 @@ def test_offspring_are_mutants_of_the_first_and_crossings_of_pairs():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="evolution.run"):
         evolution.run(jax.random.key(0), SPACE, rugged, price, 1.0, **settings)
+    with pytest.raises(ValueError, match="evolution.run"):
+        evolution.check(**settings)
+
+
+def test_settings_of_the_defaults_are_accepted():
+    evolution.check()
+    evolution.check(aging=True)
+    evolution.check(aging=True, population=8, children=8, generations=3)

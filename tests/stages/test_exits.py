@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dynnas_jax import finished, job, pipeline, records, settings
+from dynnas_jax import elastic, finished, job, pipeline, records, settings
 from dynnas_jax.__main__ import main
 from dynnas_jax.costs import latency
 from dynnas_jax.data.splits import in_batches
@@ -18,10 +19,10 @@ from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
 from dynnas_jax.networks import exits, multi_costs
 from dynnas_jax.search import exit_rewards
-from dynnas_jax.stages import starting
+from dynnas_jax.stages import exits_search, starting
 from dynnas_jax.stages.exits_search import first_alone
 from dynnas_jax.train.calibration import batches, recalibrate
-from dynnas_jax.workdir import Workdir
+from dynnas_jax.workdir import Workdir, write_json
 
 DATA = {"name": "digits", "holdout": 100, "train_limit": 400, "test_limit": 96}
 EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
@@ -137,6 +138,38 @@ def test_the_single_net_is_the_best_first_exit_within_the_average_cost(runs):
         measured = answers.correct[:, :, 0].mean(axis=1)
         assert single["holdout_accuracy"] == pytest.approx(measured[0])
         assert measured[0] == measured.max()
+        assert single["feasible"]
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "chosen"),
+    [
+        (4, [2, 3], (4, "evolution", True)),
+        (9, [2, 3], (3, "records", True)),  # what evolution found costs too much
+        (9, [7, 8], (9, "evolution", False)),
+        (1, [2, 3, 8], (3, "records", True)),
+    ],
+)
+def test_a_single_net_that_costs_too_much_gives_way_or_is_marked(monkeypatch, found, known, chosen):
+    """Genomes of one gene, which is what they cost, and the number of ten images they have right."""
+    monkeypatch.setattr(exits_search.predictor, "load", lambda *_: None)
+    cost = np.asarray(known, np.float64)
+    ready = SimpleNamespace(
+        supernet=SimpleNamespace(space=None),
+        workdir=SimpleNamespace(folder=Path),
+        key=jax.random.key,
+    )
+    aims = SimpleNamespace(targets=SimpleNamespace(costs=(5.0,)), spent=lambda _: lambda genome: [float(genome[0])])
+    search = SimpleNamespace(
+        job=ready,
+        aims=aims,
+        variables={},
+        evaluate=lambda _, genomes: SimpleNamespace(correct=(np.arange(10) < genomes)[:, :, None]),
+        evolve_single=lambda *_: np.asarray([found]),
+        recorded=exits_search._Recorded(np.asarray(known)[:, None], None, cost, cost / 10),
+    )
+    single = exits_search._single(search, 5.0, 2)
+    assert (single.genome[0], single.origin, single.feasible) == chosen
 
 
 def test_the_first_exit_alone_is_an_ordinary_net(runs):
@@ -246,6 +279,42 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("search", {"recorded_candidates": -1}, "search.recorded_candidates is -1, must be a number of at least 0"),
+        ("predict", {"gap_subnets": -1}, "predict.gap_subnets is -1, must be a number of at least 0"),
+        ("search", {"children": 9}, "9 children cannot all live in a population of 8"),
+        ("search", {"children": None, "tournament": 0}, "search.tournament is 0"),
+        ("multi_exit", {"ratios": 1.0}, "multi_exit: a value has another type"),
+        ("multi_exit", {"reuse": 3}, "multi_exit: a value has another type"),
+        ("report", {"published": 3}, "report.published is 3, must be a tuple of points"),
+    ],
+)
+def test_settings_of_later_stages_are_told_before_training(tmp_path, section, values, said):
+    config = searched()
+    config[section] = config.get(section, {}) | values
+    with pytest.raises(ValueError, match=said):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_net_is_exported_without_searching_anew(runs, tmp_path):
+    for name, config in (("searched", searched()), ("fixed", fixed())):
+        path = shutil.copytree(getattr(runs, name), tmp_path / name)
+        before = {stage: (path / stage / "manifest.json").read_bytes() for stage in ("train", "search")}
+        config["dynamic"] = {**DYNAMIC, "deployed": 0}
+        with pytest.raises(ValueError, match="stage 'evaluate' was made with another config .*--redo=evaluate"):
+            pipeline.run(config, path)
+        pipeline.run(config, path, redo="evaluate")
+        assert {stage: (path / stage / "manifest.json").read_bytes() for stage in before} == before
+        entry = read(path / "search" / "found.json")["nets"][0]
+        assert read(path / "evaluate" / "evaluation.json")["deployed"] == 0
+        assert finished.dynamic_of_run(path).thresholds == tuple(entry["thresholds"])
+        exported = runtime.DynamicClassifier(path / "export" / "x86")
+        assert list(exported.thresholds) == pytest.approx(entry["thresholds"])
+
+
 @pytest.fixture(scope="module")
 def by_latency(runs, made_up_table):
     """(a run whose targets are latencies, from the records of the searched one; its table; the milliseconds of the largest)."""
@@ -272,6 +341,7 @@ def test_targets_may_be_latencies(by_latency):
         told = entry["holdout"]
         worth = metric.reward(told["accuracy"], told["average_latency_ms"], entry["target"], 0.2)
         assert entry["reward"] == pytest.approx(worth)
+        assert entry["single"]["feasible"]
         assert entry["single"]["latency_ms"] <= told["average_latency_ms"]
     taken = np.asarray(evaluation["nets"][1]["latency_ms"])[out["choice"]]
     assert evaluation["nets"][1]["average_latency_ms"] == pytest.approx(taken.mean())
@@ -300,24 +370,104 @@ def test_another_latency_needs_the_records_only(by_latency, runs, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_weights_of_single_nets_are_transferred_and_listed(runs, tmp_path):
+@pytest.fixture
+def a_source(tmp_path):
+    """(changes of the section `supernet`) -> the directory of a run as its training leaves it, with fresh variables."""
+
+    def made(**section):
+        config = config_of(supernet={**SINGLE, **section}, dynamic={"max_macs_fraction": 0.9})
+        path, ready = tmp_path / "single", prepared(tmp_path / "single", config)
+        variables = elastic.init_supernet(ready.supernet, jax.random.key(7), (8, 8, 1))
+        job.save_variables(path / "train" / "supernet.msgpack", variables)
+        write_json(path / "config.json", config)
+        write_json(path / "train" / "data.json", job.described(ready.images))
+        return path, ready.supernet, variables
+
+    return made
+
+
+def made_on(tmp_path, **section):
     config = searched()
-    section = {key: value for key, value in SINGLE.items() if key != "network"}
-    learn = {**TRAIN, "steps": 2, "optimizer": {"learning_rate": 0.1}, "sandwich_rule": {"random_subnets": 0}}
-    single = config_of(supernet={"network": "small_images", **section}, train=learn, dynamic={"max_macs_fraction": 0.9})
-    pipeline.run(single, tmp_path / "single", names=("train",))
-    started = starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
-    assert jax.tree.structure(started.variables) == jax.tree.structure(
-        job.supernet_variables(prepared(runs.searched, config))
-    )
-    told = started.transferred
-    assert not told["unused"]
+    config["multi_exit"] |= section
+    return prepared(tmp_path / "new", config)
+
+
+# What there is to choose may be more or less, as long as the largest nets have the same leaves.
+LIKE_CIFAR10 = {"widths": (0.5, 1.0), "expands": (1, 2)}
+LIKE_OFA = {"resolutions": (6,), "kernel_transforms": True, "expands": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("of_single", "of_several"),
+    [
+        (LIKE_CIFAR10, {"kernel_transforms": True}),
+        (LIKE_OFA, {"resolutions": (4, 6), "kernel_transforms": True, "expands": (1, 2)}),
+    ],
+)
+def test_weights_of_single_nets_are_transferred_and_listed(tmp_path, a_source, of_single, of_several):
+    """Of the source's own choices: its largest net, and that of half the hidden channels, are still there."""
+    ready, (path, source, variables) = made_on(tmp_path, reuse=(), **of_several), a_source(**of_single)
+    started = starting.of_supernet(ready, transfer_from=str(path))
+    told, space, theirs = started.transferred, ready.supernet.space, source.space
     assert told["taken"]["params/exit1_stem/conv/kernel"] == "params/stem/conv/kernel"
-    config["multi_exit"]["depths"] = (1, 2, 3)
-    with pytest.raises(ValueError, match="trained the space .* but these nets are made on"):
-        starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(tmp_path / "single"))
-    with pytest.raises(ValueError, match="not both"):
-        starting.of_supernet(prepared(tmp_path / "new", config), transfer_from="a", start_from="b")
+    assert not told["unused"]
+    assert {leaf.split("/")[1] for leaf in told["fresh"]} == (set() if of_single is LIKE_OFA else {"kernel_transforms"})
+    images = ready.images.test.images[:16]
+    smallest = [size - 1 if g.name.endswith("width") else 0 for g, size in zip(theirs.genes, theirs.sizes, strict=True)]
+    for genome, same in ((space.largest, theirs.largest), (space.smallest, np.asarray(smallest, np.int32))):
+        net, own = extract(ready.supernet, started.variables, genome)
+        single, subnet = extract(source, variables, same)
+        answers = jax.jit(net.apply)(own, images)[1]["exit1"]
+        np.testing.assert_allclose(answers, jax.jit(single.apply)(subnet, images)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_transfer_may_put_all_channels_in_order(tmp_path, a_source):
+    ready, path = made_on(tmp_path, expands=(1, 2)), a_source(**LIKE_CIFAR10)[0]
+    read = {}
+    for order in starting.SORTED:
+        started = starting.of_supernet(ready, transfer_from=str(path), transfer_sorted=order)
+        kernel = started.variables["params"]["exit1_stage1_block1"]["project_conv"]["kernel"]
+        read[order] = np.abs(kernel).sum(axis=(0, 1, 3))
+    assert (np.diff(read["all"]) <= 0).all()
+    assert (np.diff(read["kept"]) > 0).any()
+    assert sorted(read["kept"].tolist()) == pytest.approx(sorted(read["all"].tolist()))
+
+
+def test_pairs_have_weights_of_single_nets_too(tmp_path, a_source):
+    ready, (path, *_) = made_on(tmp_path), a_source(coupled=True)
+    told = starting.of_supernet(ready, transfer_from=str(path)).transferred
+    assert {leaf.split("/")[2] for leaf in told["fresh"]} == {"reuse_conv"}, "single nets have nothing like it"
+    assert told["unused"]
+
+
+@pytest.mark.parametrize(
+    ("of_single", "said"),
+    [
+        ({"head": 12}, r"does not fit: its batch_stats/head/norm/mean is \(12,\), here it is \(8,\)"),
+        ({"depths": (1,)}, "does not fit: it has no .*stage1_block1"),
+        ({"padding": "symmetric"}, "does not fit: its padding is 'symmetric', here it is 'SAME'"),
+        ({"stage_strides": (2, 1)}, "does not fit: its stage1's stride is 2, here it is 1"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, a_source, of_single, said):
+    path = a_source(**of_single)[0]
+    with pytest.raises(ValueError, match=said):
+        starting.of_supernet(made_on(tmp_path), transfer_from=str(path))
+
+
+def test_sources_of_a_transfer_that_are_none(runs, tmp_path):
+    ready = made_on(tmp_path)
+    for options, said in (
+        ({"transfer_from": "a", "start_from": "b"}, "not both"),
+        (
+            {"transfer_from": str(runs.fixed)},
+            "is a run of one fixed network of several exits, must be one of a supernet",
+        ),
+        ({"transfer_from": "a", "new_classifier": True}, "new_classifier is for train.start_from"),
+        ({"transfer_from": "a", "transfer_sorted": "none"}, "transfer_sorted is 'none', choose from"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            starting.of_supernet(ready, **options)
 
 
 def test_sections_of_the_wrong_network():

@@ -14,6 +14,8 @@ from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import gate, gated, gated_parts
+from dynnas_jax.reports import artifacts, gate_sections
+from dynnas_jax.reports import page as make_page
 from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
 from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
@@ -105,6 +107,13 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 96, "every test image"
     np.testing.assert_array_equal(out["choice"], out["path"][:, 0])
     assert [row["macs"] for row in told["paths"]] == sorted(cost.tolist())
+    assert told["paths_in_all"] == len(cost)
+    seconds = told["seconds"]
+    assert (seconds["batch"], seconds["gated_chunks"]) == (96, [64, 32])
+    assert seconds["gated_rows"] == [count / 96 for count in gates.rows(ready.supernet, out["path"])]
+    assert list(seconds["largest_by_chunk"]) == ["16", "32", "64", "96"]
+    assert seconds["largest"] == seconds["largest_by_chunk"][str(seconds["largest_chunk"])]
+    assert seconds["largest"] == min(seconds["largest_by_chunk"].values())
     (spread,) = told["gates"]
     np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, 0], minlength=2) / 96)
 
@@ -161,9 +170,37 @@ def test_the_report_shows_the_gates(run):
     page = (run / "report.html").read_text()
     assert "not run" not in page
     assert "took the path that they took in a batch" in page
+    assert "The files hold 2 paths; 100.0 % of the test images take one of them." in page
+    assert "In batches of 96 images; the widest path in chunks of " in page
     assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
     for name in ("gates", "accuracy_against_macs", "gate_training", "samples"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_the_report_tells_what_was_asked_for(run, tmp_path):
+    """Of the target, held-out and test images; and a warning where no tilt of the gates met it."""
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "gate" / "found.json"
+    found, told = read(path), read(run / "evaluate" / "evaluation.json")
+    expected = {
+        "asked for on average": found["target_macs"],
+        "gated, held-out images": found["holdout"]["average_macs"],
+        "gated, test images": told["dynamic"]["macs"],
+    }
+    rows = {row["network"]: row for row in gate_sections.in_short(artifacts.read(run))[0]}
+    assert {name: rows[name]["macs"] for name in expected} == expected
+    page = (run / "report.html").read_text()
+    assert all(name in page and f"{macs / 1e6:,.3f}" in page for name, macs in expected.items())
+    assert 'class="warning"' not in page
+    path.write_text(json.dumps({**found, "target_missed": True}))
+    page = make_page.write(tmp_path / "run").read_text()
+    assert 'class="warning">The gates did not meet the ' in page
+    assert "asked for on average, missed" in page
+    evaluated = tmp_path / "run" / "evaluate" / "evaluation.json"
+    evaluated.write_text(json.dumps({**told, "paths_in_all": 256}))
+    assert "Measured are 2 of 256 paths" in make_page.write(tmp_path / "run").read_text()
+    path.write_text(json.dumps({**found, "target_macs": None}))
+    assert "asked for on average" not in make_page.write(tmp_path / "run").read_text()
 
 
 def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
@@ -184,6 +221,32 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
     config["slimmable"] = {**NETWORK, "ratios": (0.25, 1.0)}
     with pytest.raises(ValueError, match="which differ from those here"):
         slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"stem": 8, "fixed": ((8, 1, 1),)}, "which differ from those here"),  # the first link reads the stem
+        ({"act": "swish"}, "act is 'relu6', here it is 'swish'"),
+        ({"epsilon": 0.01}, "epsilon is .*, here it is 0.01"),
+        ({"padding": "symmetric"}, "padding is .*, here it is 'symmetric'"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["train", "gate"])
+def test_a_network_of_other_weights_is_no_source(run, tmp_path, option, message, stage):
+    ready = prepared(tmp_path / "new", config_of(slimmable={**NETWORK, **option}))
+    with pytest.raises(ValueError, match=f"{stage}.transfer_from: .*{message}"):
+        slimmable_transfer.source(ready, str(run), stage)
+
+
+def test_a_residual_network_behind_another_stem_is_no_source(run, tmp_path, monkeypatch):
+    """Its links do not say what the first of them reads."""
+    options = {"network": "ds_resnet_small", "depths": (1,), "widths": (16,), "strides": (1,), "groups": 4}
+    other = prepared(tmp_path / "other", config_of(slimmable={**options, "stem": 16})).supernet
+    ready = prepared(tmp_path / "new", config_of(slimmable={**options, "stem": 32}))
+    monkeypatch.setattr(slimmable_transfer, "supernet_of_run", lambda folder: other)
+    with pytest.raises(ValueError, match="stem_out is 16, here it is 32"):
+        slimmable_transfer.source(ready, str(run), "train")
 
 
 def test_a_run_on_other_images_starts_from_another(run, tmp_path):
@@ -242,6 +305,11 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         (tmp_path / "new" / name).write_text(json.dumps(content))
     kept = export.kept(ready)
     assert kept == {"paths": [1, 2, 3], "share": 0.5}, "not the one that test images use most; the share is theirs"
+    unused = {"holdout": {"share": [[0.6, 0.0, 0.0, 0.4]]}}
+    (tmp_path / "new" / "gate" / "found.json").write_text(json.dumps(unused))
+    assert export.kept(ready) == {"paths": [0, 3], "share": 0.625}, "none of a path that they do not take"
+    (tmp_path / "new" / "gate" / "found.json").write_text('{"holdout": {"share": [[0.0, 0.0, 0.0, 1.0]]}}')
+    assert export.kept(ready)["paths"] == [0, 3], "two, that there is a choice"
     assert export.kept(ready._replace(target="x86")) == {"paths": [0, 1, 2, 3], "share": 1.0}
     (tmp_path / "new" / "gate" / "found.json").write_text('{"holdout": {}}')
     with pytest.raises(ValueError, match="--redo=gate"):
@@ -256,6 +324,8 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
             "'small_images', a network without gates; choose from ds_resnet50",
         ),
         ({"slimmable": {**NETWORK, "ratios": (1.0, 0.5)}}, "must ascend without repeats"),
+        ({"slimmable": {**NETWORK, "gated": ()}, "dynamic": {}}, "gated is empty"),
+        ({"slimmable": {**NETWORK, "gated": ((64, 0, 1),)}}, "must be at least 1 and whole"),
         ({"dynamic": {"target_macs": 10.0}}, "outside what the paths span"),
         (
             {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, "target": "edgetpu"},
@@ -283,6 +353,8 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         ({"gate": {"steps": 4, "batch_size": 64, "transfer_from": None}}, "gate.transfer_from is empty: name the"),
         ({"evaluate": {"timed_batches": 0}}, "evaluate.timed_batches is 0, must be a number of at least 1"),
         ({"evaluate": {"one_by_one_images": 0}}, "evaluate.one_by_one_images is 0, must be a number of at least 1"),
+        ({"evaluate": {"batch": 2.5}}, "evaluate.batch is 2.5, must be a whole number of images from 1"),
+        ({"evaluate": {"capacity": 2.5}}, "evaluate.capacity is 2.5, must be a whole number of images from 1"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):
@@ -299,6 +371,25 @@ def test_stage_two_needs_stage_one_of_the_same_space(run, tmp_path):
         shutil.rmtree(tmp_path / "copy" / stage)
     with pytest.raises(ValueError, match="stage 'train' was made with another config"):
         pipeline.run(config_of(slimmable={**NETWORK, "stem": 8}), tmp_path / "copy", names=("gate",))
+
+
+def test_of_many_paths_those_near_the_gated_network_are_measured():
+    cost = np.random.default_rng(0).permutation(256) * 10.0
+    chosen = cost[slimmable_evaluate.measured_paths(cost, 1203.0)]
+    assert (np.diff(chosen) > 0).all()
+    assert (chosen[0], chosen[-1]) == (0, 2550)
+    near = np.arange(1050, 1360, 10)
+    assert np.isin(near, chosen).all(), "all 31 of them"
+    assert slimmable_evaluate.EVENLY < len(chosen) <= slimmable_evaluate.EVENLY + slimmable_evaluate.NEAREST
+    assert np.diff(chosen).max() <= 50
+    np.testing.assert_array_equal(slimmable_evaluate.measured_paths(cost[:64], 0.0), np.argsort(cost[:64]))
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_a_net_in_chunks_answers_as_on_the_batch(size):
+    images = np.arange(24, dtype=np.float32).reshape(12, 2)
+    found = slimmable_evaluate._in_chunks(lambda v, x: v * x[:, :1], size)(2.0, images)
+    np.testing.assert_array_equal(found, 2 * images[:, :1])
 
 
 def test_batches_of_any_size_are_answered(run):
