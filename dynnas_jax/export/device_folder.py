@@ -34,12 +34,10 @@ MODULES = (
 )
 _NUMPY, _PILLOW, _LITERT, _ONNXRUNTIME = "numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1", "onnxruntime"
 # On an emulated core of a Raspberry Pi 4 LiteRT 2.1.0 runs, 2.3.0 crashes as it opens a file (docs/boards/raspberry_pi.md).
-_PI, _PI_LITERT = (
-    ("pi4", "pi5"),
-    [
-        'ai-edge-litert==2.1.0; platform_machine == "aarch64" and python_version < "3.14"',
-        'ai-edge-litert>=2.1; platform_machine != "aarch64" or python_version >= "3.14"',
-    ],
+_PI = ("pi4", "pi5")
+_PI_LITERT = (
+    'ai-edge-litert==2.1.0; platform_machine == "aarch64" and python_version < "3.14"',
+    'ai-edge-litert>=2.1; platform_machine != "aarch64" or python_version >= "3.14"',
 )
 _LABELS_SHOWN = 12
 

@@ -41,9 +41,7 @@ class Target(NamedTuple):
     depthwise: str = "conv"  # the form, of `networks.blocks`, that its files compute depthwise convolutions in
     onnx_opset: int | None = None  # the newest that its runtime reads
     onnx_ops: frozenset[str] | None = None  # the operators that its runtime reads of ONNX files; None: not held to any
-    advice: Space | None = (
-        None  # what lint tells to use of kernels and activations; None: what `space` is restricted to
-    )
+    advice: Space | None = None  # the kernels and activations that lint tells to use; None: those of `space`
     board: str | None = None  # how it calls itself in its device tree, where all of the target do
 
 
