@@ -23,7 +23,7 @@ as MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py:tiny --workdir=runs/growth_tiny          # 2 CPU cores
     dynnas report --workdir=runs/growth --baselines=runs/resnet110
 Published: 94.27 % at 149 M MACs after five iterations, ResNet-110 93.57 % at 253 M. Full modes have not been run.
-Expected of tiny: 35.7 % at 3.2 M MACs after 40.9 % at 2.6 M, uniform depth 38.6 % at 3.5 M; 14 minutes of processor time.
+Expected of tiny: 37.6 % at 3.8 M MACs after 37.3 % at 2.0 M, uniform depth 42.1 % at 3.5 M (one seed); 9 minutes.
 Results: docs/results/stage_growth_cifar10_tiny.md.
 """
 

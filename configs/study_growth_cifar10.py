@@ -5,7 +5,7 @@ scratch by each criterion, out of a deeper net's weights and out of a supernet, 
 long, cells, the ensemble of both kinds, and the depths found on another dataset. The part `growth_initial`, one iteration each,
 tells what the depth to begin with does. Rows of the ensemble, of other weights and of another dataset name the rows that they
 need. Runs of these recipes that are done already are taken in by --take.
-Expected: of the tiny rows `grown` took 14 minutes of processor time; what else has been run, docs/results/
+Expected: of the tiny rows `grown` took 9 minutes beside other work; what else has been run, docs/results/
 stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minutes=N does any of them in parts.
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10                # one GPU
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny      # 2 CPU cores
