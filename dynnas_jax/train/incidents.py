@@ -91,6 +91,11 @@ def other_seed(seed: int, roll_backs: int) -> int:
     return seed + (roll_backs << 32)
 
 
+def pool_key(seed: int) -> jax.Array:
+    """A key of a seed of `other_seed`: the seed's own before the first roll-back. `jax.random.key` drops what is added later."""
+    return other_key(jax.random.key(seed & 0xFFFFFFFF), seed >> 32)
+
+
 def other_key(key: jax.Array, roll_backs: int) -> jax.Array:
     """The key of the steps. The key itself before the first roll-back."""
     return jax.random.fold_in(key, roll_backs) if roll_backs else key

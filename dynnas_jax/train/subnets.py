@@ -14,6 +14,7 @@ from dynnas_jax import switched
 from dynnas_jax.elastic import Supernet, extract
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.search_space import SearchSpace
+from dynnas_jax.train import incidents
 from dynnas_jax.train.progressive_shrinking import Allowed
 
 
@@ -25,10 +26,7 @@ def drawn_pool(
 
     The seed may be that of `incidents.other_seed`: other genomes behind a roll-back.
     """
-    key = jax.random.key(seed & 0xFFFFFFFF)
-    if roll_backs := seed >> 32:  # of which a key would keep nothing
-        key = jax.random.fold_in(key, roll_backs)
-    key = jax.random.fold_in(jax.random.fold_in(key, 5), number)
+    key = jax.random.fold_in(jax.random.fold_in(incidents.pool_key(seed), 5), number)
     least = None if least is None else jnp.asarray(least, jnp.int32)
     return tuple(map(tuple, np.asarray(space.sample(key, size, least)).tolist()))
 
