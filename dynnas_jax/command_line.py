@@ -16,6 +16,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
 
 
+def path(text: str) -> Path:
+    """A folder or a file; a bucket's address would otherwise make a folder of that name."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is an address; mount it (gcsfuse, say) and give the folder")
+    return Path(text)
+
+
 def parser(description: str, calls: Mapping[str, Callable]) -> Parser:
     """The parser of all commands; what it gives has as `command` that of `calls`, by the command's name."""
     made = Parser(prog="dynnas", description=description, allow_abbrev=False)
@@ -29,7 +36,7 @@ def parser(description: str, calls: Mapping[str, Callable]) -> Parser:
 
 
 def _run(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True, help="where the artifacts go; a run found there is resumed")
+    own.add_argument("--workdir", type=path, required=True, help="where the artifacts go; a run found there is resumed")
     own.add_argument("--stages", help="only these, separated by commas")
     own.add_argument("--redo", metavar="STAGE", help="delete this stage's artifacts and those built on them, first")
     own.add_argument("--distributed", action="store_true", help="one of several processes; the cluster tells which")
@@ -40,7 +47,7 @@ def _run(own: Parser) -> None:
 
 
 def _study(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True, help="where the runs go; what is found there is resumed")
+    own.add_argument("--workdir", type=path, required=True, help="where the runs go; what is found there is resumed")
     own.add_argument("--rows", metavar="ROW[,ROW...]", help="only these, or a table's, and those they need")
     own.add_argument("--max_minutes", type=float, metavar="N", help="then stop; the same command goes on")
     own.add_argument("--table", action="store_true", help="run nothing, make the tables of what there is")
@@ -49,24 +56,24 @@ def _study(own: Parser) -> None:
 
 
 def _augment(own: Parser) -> None:
-    own.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    own.add_argument("--output", type=path, required=True, metavar="FILE.png")
     own.epilog = "--config=FILE.py[:mode] and its overrides, as for run; the last rows show its own augmentation"
 
 
 def _cost(own: Parser) -> None:
     which = own.add_mutually_exclusive_group(required=True)
     which.add_argument("--network", metavar="NAME")
-    which.add_argument("--workdir", type=Path, help="a run, for a subnet of its own space")
-    own.add_argument("--arch", type=Path, metavar="FILE", help="an arch file; a fixed network needs none")
+    which.add_argument("--workdir", type=path, help="a run, for a subnet of its own space")
+    own.add_argument("--arch", type=path, metavar="FILE", help="an arch file; a fixed network needs none")
 
 
 def _search(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True)
+    own.add_argument("--workdir", type=path, required=True)
     budget = own.add_mutually_exclusive_group(required=True)
     budget.add_argument("--max_macs", type=float)
     budget.add_argument("--max_latency_ms", type=float, help="by a latency table")
     own.add_argument("--target", help="whose table that is; the run's own target by default")
-    own.add_argument("--table", type=Path, metavar="FILE", help="of `dynnas table`; the run's own by default")
+    own.add_argument("--table", type=path, metavar="FILE", help="of `dynnas table`; the run's own by default")
     own.add_argument(
         "--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average"
     )
@@ -76,13 +83,13 @@ def _search(own: Parser) -> None:
 
 
 def _export(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True)
+    own.add_argument("--workdir", type=path, required=True)
     own.add_argument("--target", required=True, metavar="NAME", help="edgetpu, pi4, pi5, jetson_nano, android or x86")
     own.add_argument("--precisions", metavar="P[,P...]", help="fp32, fp16, dynamic_range, int8; else the target's own")
 
 
 def _specialize(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True)
+    own.add_argument("--workdir", type=path, required=True)
     own.add_argument("--superclass", required=True, metavar="NAME[+NAME...]", help="one, or a set of several")
     limit = own.add_mutually_exclusive_group(required=True)
     limit.add_argument("--max_macs", type=float)
@@ -98,14 +105,14 @@ def _specialize(own: Parser) -> None:
 
 
 def _lint(own: Parser) -> None:
-    own.add_argument("files", type=Path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
+    own.add_argument("files", type=path, nargs="+", metavar="FILE", help="several: they run together, as a pair")
     own.add_argument("--target", required=True, metavar="NAME")
     own.add_argument("--compile", action="store_true", help="of the Edge TPU: fail where its compiler is not here")
 
 
 def _table(own: Parser) -> None:
     own.add_argument("--target", help="whose table it is, the config's own by default; this machine must be one")
-    own.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    own.add_argument("--output", type=path, required=True, metavar="FILE.json")
     own.add_argument(
         "--runtime", default=argparse.SUPPRESS, help="litert (default), or jax: on this machine's GPU, say"
     )
@@ -119,19 +126,19 @@ def _table(own: Parser) -> None:
 def _bench(own: Parser) -> None:
     from dynnas_jax.export import bench_command, runtime
 
-    own.add_argument("path", type=Path, help="an export folder or a file of it; or earlier results, for --energy_log")
+    own.add_argument("path", type=path, help="an export folder or a file of it; or earlier results, for --energy_log")
     runtime.add_arguments(own)
     bench_command.add_arguments(own)
 
 
 def _report(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True)
-    own.add_argument("--bench", type=Path, nargs="+", default=[], metavar="JSON", help="results to take in")
+    own.add_argument("--workdir", type=path, required=True)
+    own.add_argument("--bench", type=path, nargs="+", default=[], metavar="JSON", help="results to take in")
     own.add_argument("--baselines", metavar="W[,W...]", help="finished runs to stand beside this one on devices")
 
 
 def _status(own: Parser) -> None:
-    own.add_argument("--workdir", type=Path, required=True)
+    own.add_argument("--workdir", type=path, required=True)
 
 
 COMMANDS = {  # what each says of itself, and its arguments

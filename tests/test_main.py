@@ -53,6 +53,10 @@ def config_file(path: Path, body: str) -> Path:
         (["explore"], "invalid choice: 'explore'"),
         (["run"], "required: --workdir"),
         (["status"], "required: --workdir"),
+        (
+            ["run", f"--config={DIGITS}", "--workdir=gs://bucket/run"],
+            "--workdir: gs://bucket/run is an address; mount it",
+        ),
         (["cost"], "one of the arguments --network --workdir is required"),
         (["search", "--workdir=W"], "one of the arguments --max_macs --max_latency_ms is required"),
         (["search", "--workdir=W", "--max_macs=1", "--max_latency_ms=1"], "not allowed with argument --max_macs"),
