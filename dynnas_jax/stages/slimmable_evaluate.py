@@ -219,6 +219,7 @@ def _timed(
     """
     (whole, cut), (images, path) = variables, (part[: answering.batch] for part in split)
     net, own = gated.path(supernet, whole, supernet.space.largest)
+    own = jax.device_put(own)  # as `cut` is: arrays of NumPy would be copied there at every call
     widest, batch = (lambda v, x: net.apply(v, x)[0]), jnp.asarray(images)
     chunks = sorted({min(size, len(batch)) for size in (*_CHUNKS, len(batch))})
     ways = {"gated": (answering.run, cut), "gated_alone": (switched, cut), "largest_alone": (jax.jit(widest), own)}

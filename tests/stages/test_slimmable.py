@@ -385,6 +385,25 @@ def test_of_many_paths_those_near_the_gated_network_are_measured():
     np.testing.assert_array_equal(slimmable_evaluate.measured_paths(cost[:64], 0.0), np.argsort(cost[:64]))
 
 
+def test_what_is_timed_has_its_weights_on_the_device(run, monkeypatch):
+    """A way that is given arrays of NumPy copies them at every call, and the gated network would look faster than it is."""
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    timed, out = {}, np.load(run / "evaluate" / "outputs.npz")
+
+    def in_turns(ways, given, runs):
+        timed.update({name: (own, given[name]) for name, (_, own) in ways.items()})
+        return dict.fromkeys(ways, 1.0)
+
+    monkeypatch.setattr(slimmable_evaluate, "_in_turns", in_turns)
+    cut = jax.jit(lambda v: gated_parts.cut(ready.supernet, v))(variables)
+    answering = slimmable.Answering(ready.supernet)
+    whole, split = (variables, cut), (ready.images.test.images, out["path"])
+    slimmable_evaluate._timed(answering, None, ready.supernet, whole, split, 1)
+    assert {"gated", "gated_alone", "largest_alone", "largest_16"} <= set(timed)
+    for name, own in timed.items():
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(own)), name
+
+
 @pytest.mark.parametrize("size", [5, 12])
 def test_a_net_in_chunks_answers_as_on_the_batch(size):
     images = np.arange(24, dtype=np.float32).reshape(12, 2)
