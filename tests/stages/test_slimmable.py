@@ -111,6 +111,8 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert told["paths_in_all"] == len(cost)
     seconds = told["seconds"]
     assert (seconds["batch"], seconds["gated_chunks"]) == (96, [64, 32])
+    paths = len(np.unique(out["path"]))
+    assert (seconds["alone_paths"], paths <= seconds["alone_images"] <= 32) == (paths, True)
     assert seconds["gated_rows"] == [count / 96 for count in gates.rows(ready.supernet, out["path"])]
     assert list(seconds["largest_by_chunk"]) == ["16", "32", "64", "96"]
     assert seconds["largest"] == seconds["largest_by_chunk"][str(seconds["largest_chunk"])]
@@ -174,6 +176,7 @@ def test_the_report_shows_the_gates(run):
     assert "took the path that they took in a batch" in page
     assert "The files hold 2 paths; 100.0 % of the test images take one of them." in page
     assert "In batches of 96 images; the widest path in chunks of " in page
+    assert re.search(r" Alone: \d+ images, equally many of each of the [12] paths that test images take", page)
     assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
     for name in ("gates", "accuracy_against_macs", "gate_training", "samples"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
@@ -392,9 +395,9 @@ def test_what_is_timed_has_its_weights_on_the_device(run, monkeypatch):
     ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
     timed, out = {}, np.load(run / "evaluate" / "outputs.npz")
 
-    def in_turns(ways, given, runs):
-        timed.update({name: (own, given[name]) for name, (_, own) in ways.items()})
-        return dict.fromkeys(ways, 1.0)
+    def in_turns(ways, batches, runs):
+        timed.update({name: (own, batches) for name, (_, own) in ways.items()})
+        return dict.fromkeys(ways, np.ones(len(batches)))
 
     monkeypatch.setattr(slimmable_evaluate, "_in_turns", in_turns)
     cut = jax.jit(lambda v: gated_parts.cut(ready.supernet, v))(variables)
@@ -404,6 +407,22 @@ def test_what_is_timed_has_its_weights_on_the_device(run, monkeypatch):
     assert {"gated", "gated_alone", "largest_alone", "largest_16"} <= set(timed)
     for name, own in timed.items():
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(own)), name
+
+
+def test_images_that_run_alone_weigh_as_their_paths_do_in_the_split(run):
+    """The first images of a split take other paths than the others: path 0 takes 1 s, path 1 3 s."""
+    supernet = prepared(run, config_of()).supernet
+    path = np.repeat([[0], [1]], [40, 60], axis=0)
+    images = np.arange(100, dtype=np.float32)[:, None]
+    singles, weights, paths = slimmable_evaluate._alone(supernet, images, path)
+    assert (len(singles), paths) == (32, 2)
+    rows = np.concatenate(singles).ravel().astype(int)
+    np.testing.assert_array_equal(np.bincount(path[rows, 0]), [16, 16])
+    assert weights @ np.where(path[rows, 0] == 0, 1.0, 3.0) == pytest.approx(0.4 * 1 + 0.6 * 3)
+    path[:99] = 0
+    singles, weights, _ = slimmable_evaluate._alone(supernet, images, path)
+    assert len(singles) == 17, "one image alone took path 1"
+    np.testing.assert_allclose(weights, [0.99 / 16] * 16 + [0.01])
 
 
 @pytest.mark.parametrize("size", [5, 12])
