@@ -22,6 +22,7 @@ from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
 
 EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+CORAL = {"target": "edgetpu", "export": {**EXPORT, "precisions": ("int8",)}}
 NETWORK = {
     "network": "ds_mobilenet_small",
     "ratios": (0.5, 1.0),
@@ -329,11 +330,12 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
             "'small_images', a network without gates; choose from ds_resnet50",
         ),
         ({"slimmable": {**NETWORK, "ratios": (1.0, 0.5)}}, "must ascend without repeats"),
+        ({"target": "edgetpu"}, r"export.precisions is \('fp32',\), but target edgetpu runs nothing but int8"),
         ({"slimmable": {**NETWORK, "gated": ()}, "dynamic": {}}, "gated is empty"),
         ({"slimmable": {**NETWORK, "gated": ((64, 0, 1),)}}, "must be at least 1 and whole"),
         ({"dynamic": {"target_macs": 10.0}}, "outside what the paths span"),
         (
-            {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, "target": "edgetpu"},
+            {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, **CORAL},
             "the network has 3 gates, whose parts are too many",
         ),
         (
@@ -345,7 +347,7 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
                     "strides": (1,),
                     "groups": 4,
                 },
-                "target": "edgetpu",
+                **CORAL,
             },
             "the network has group norm, and edgetpu takes batch norm",
         ),
