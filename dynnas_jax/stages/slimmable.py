@@ -79,11 +79,13 @@ def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray
         return {**variables, gated.PATHS: {}}
     net, plain = supernet.largest_net(), {name: leaves for name, leaves in variables.items() if name != gated.PATHS}
 
-    def of_path(genome: jax.Array) -> dict:
+    def of_path(genome: jax.Array, given: dict, seen: jax.Array) -> dict:
         with relaxed_reads.scaled(supernet, relaxed.one_hot(supernet.space, genome)):
-            return recalibrate(net, plain, images)["batch_stats"]
+            return recalibrate(net, given, seen)["batch_stats"]
 
-    found = jax.jit(lambda genomes: jax.lax.map(of_path, genomes))(jnp.asarray(gates.paths(supernet)))
+    # Images and weights are given: closed over they would be constants, as large, of the program.
+    of_paths = jax.jit(lambda genomes, *given: jax.lax.map(lambda genome: of_path(genome, *given), genomes))
+    found = of_paths(jnp.asarray(gates.paths(supernet)), plain, images)
     # Nothing in front of the gate depends on the path: rounding must not either.
     front = supernet.arch.segments[0].blocks
     alike = {

@@ -14,7 +14,7 @@ from dynnas_jax import job, pipeline, settings
 from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
-from dynnas_jax.networks import gate, gated, gated_parts
+from dynnas_jax.networks import ds_net, gate, gated, gated_parts
 from dynnas_jax.reports import artifacts, gate_sections
 from dynnas_jax.reports import page as make_page
 from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
@@ -90,6 +90,18 @@ def test_every_path_has_statistics_of_its_own(run):
             gated.path(supernet, {**plain, "batch_stats": stats}, genome)[1] for stats in (masked, plain["batch_stats"])
         )
         jax.tree.map(lambda own, found: np.testing.assert_allclose(own, found, rtol=1e-3, atol=1e-4), *both)
+
+
+def test_calibration_images_and_weights_are_no_constants_of_the_program(noisy_variables):
+    """They would be copied into its text, and there be folded and hashed: of ImageNet 154 MB."""
+    supernet = ds_net.ds_mobilenet_small(
+        classes=3, resolution=8, channels=1, mean=(0.4,), std=(0.3,), ratios=(0.5, 1.0), gated=((16, 1, 2),)
+    )
+    variables, images = noisy_variables(supernet.largest_net(), (8, 8, 1)), np.zeros((2, 64, 8, 8, 1), np.uint8)
+    told = jax.make_jaxpr(lambda: slimmable.with_path_statistics(supernet, variables, images))()
+    programs = [equation.params["jaxpr"] for equation in told.eqns if "jaxpr" in equation.params]
+    assert programs, "or the test shows nothing"
+    assert sum(np.size(constant) for program in programs for constant in program.consts) < 1000 < images.size
 
 
 def test_the_evaluation_tells_what_the_network_does(run):
