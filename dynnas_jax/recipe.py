@@ -145,6 +145,7 @@ def _check_values(config: dict) -> None:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
     elif kinds.of(config) is kinds.SLIMMABLE:
         slimmable.check(config)
+        _build_parts(slimmable.parts(config))
     elif "dynamic" in config:
         cost_fraction(**dynamic)
         unit(dynamic, bool(config.get("search", {}).get("latency_table")))

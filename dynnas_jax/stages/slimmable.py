@@ -39,7 +39,7 @@ def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
 
 
 def check(config: dict) -> None:
-    """Raises ValueError for values that make no sense, before anything is built."""
+    """Raises ValueError for a recipe that transfers and does not say from where."""
     for stage in ("train", "gate"):
         # A recipe that names the key is one that transfers: from scratch it would be another.
         if "transfer_from" in config[stage] and config[stage]["transfer_from"] is None:
@@ -47,10 +47,17 @@ def check(config: dict) -> None:
                 f"{stage}.transfer_from is empty: name the working directory of a finished run, "
                 f"--config.{stage}.transfer_from=DIR"
             )
-    bootstrapping.rule(**config["train"].get("bootstrapping") or {})
-    sparsification.check(**config["gate"].get("sparsification") or {})
-    state.optimizer(1, **config["gate"].get("optimizer") or {})
-    gate_targets.check(**config["dynamic"])
+
+
+def parts(config: dict) -> list[tuple[str, Callable, dict | None]]:
+    """What such a run is made of, to be built before anything is done: sections, functions, and their keyword arguments."""
+    train, gates = config["train"], config["gate"]
+    return [
+        ("train.bootstrapping", bootstrapping.rule, train.get("bootstrapping")),
+        ("gate.sparsification", sparsification.check, gates.get("sparsification")),
+        ("gate.optimizer", functools.partial(state.optimizer, 1), gates.get("optimizer")),
+        ("dynamic", gate_targets.check, config["dynamic"]),
+    ]
 
 
 def trained(job: Job) -> dict:

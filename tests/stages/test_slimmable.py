@@ -365,6 +365,30 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         ),
         ({"gate": {"steps": 4, "batch_size": 64, "sparsification": {"hard": "never"}}}, "hard is 'never', choose from"),
         (
+            {"dynamic": {"target_macs_fraction": "half"}},
+            "dynamic: {'target_macs_fraction': 'half'} holds a value of another type",
+        ),
+        (
+            {"train": {"steps": 4, "bootstrapping": {"temperature": "1"}}},
+            "train.bootstrapping: .* holds a value of another type",
+        ),
+        (
+            {"train": {"steps": 4, "bootstrapping": {"ensemble": "no"}}},
+            "train.bootstrapping.ensemble is 'no', must be True or False",
+        ),
+        (
+            {"gate": {"steps": 4, "sparsification": {"complexity": "0.5"}}},
+            "gate.sparsification: .* holds a value of another type",
+        ),
+        (
+            {"gate": {"steps": 4, "sparsification": {"complexity": float("inf")}}},
+            "gate.sparsification.complexity is inf, must be a finite number of at least 0",
+        ),
+        (
+            {"gate": {"steps": 4, "optimizer": {"learning_rate": "0.1"}}},
+            "gate.optimizer: .* holds a value of another type",
+        ),
+        (
             {"gate": {"steps": 4, "batch_size": 64, "log_every": 0}},
             "gate.log_every is 0, must be a number of at least 1",
         ),
