@@ -96,7 +96,7 @@ def check(
     hard: str = HARD[0],
     temperature: float = 1.0,
 ) -> None:
-    """Raises ValueError for a weight below 0 or infinite, all 0, an unknown way with hard images, or a temperature not above 0."""
+    """Raises ValueError for a weight below 0 or infinite, all 0, an unknown way with hard images, a temperature not above 0."""
     weights = {"classification": classification, "complexity": complexity, "sandwich": sandwich}
     for name, value in weights.items():
         if not 0 <= value < math.inf:

@@ -22,6 +22,7 @@ from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
 
 EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+CHOOSING = "stage2_block0/gate/choose_conv"  # the slimming head
 CORAL = {"target": "edgetpu", "export": {**EXPORT, "precisions": ("int8",)}}
 NETWORK = {
     "network": "ds_mobilenet_small",
@@ -230,12 +231,18 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
     fresh = jax.tree.map(np.zeros_like, job.load_variables(run / "train" / "slimmable.msgpack"))
     fresh["params"]["head"]["classifier"]["bias"] = np.zeros(7, np.float32)
     moved = slimmable_transfer.supernet(ready, str(run), fresh)
-    assert moved.listed["fresh"] == ["params/head/classifier/bias"]
-    assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 1
+    choosing = [f"params/{CHOOSING}/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(moved.listed["fresh"]) == ["params/head/classifier/bias", *choosing], (
+        "no supernet trains slimming heads"
+    )
+    assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 3
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gate.trained(moved.variables["params"])))
     heads = slimmable_transfer.heads(ready, str(run), fresh)
     own, tilted = (gate.trained(v["params"])["stage2_block0"]["choose_conv"] for v in (heads.variables, source))
     np.testing.assert_array_equal(own["kernel"], tilted["kernel"])
-    assert heads.listed["taken"] == [f"params/stage2_block0/gate/choose_conv/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(heads.listed["taken"]) == choosing
+    shared = [f"params/stage2_block0/gate/reduce_conv/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(heads.listed["of_this_run"]) == shared, "what the heads read"
     config["slimmable"] = {**NETWORK, "ratios": (0.25, 1.0)}
     with pytest.raises(ValueError, match="which differ from those here"):
         slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
@@ -292,13 +299,14 @@ def test_a_run_on_other_images_starts_from_another(run, tmp_path):
     before = job.load_variables(run / "train" / "slimmable.msgpack")["params"]
     after = job.load_variables(tmp_path / "new" / "train" / "slimmable.msgpack")["params"]
     listed = read(tmp_path / "new" / "train" / "transferred.json")
-    assert listed["fresh"] == [f"params/head/classifier/{leaf}" for leaf in ("bias", "kernel")]
-    assert (
-        len(listed["taken"])
-        == len(traverse_util.flatten_dict(job.load_variables(run / "train" / "slimmable.msgpack"))) - 2
-    )
+    anew = [f"params/{layer}/{leaf}" for layer in ("head/classifier", CHOOSING) for leaf in ("bias", "kernel")]
+    assert sorted(listed["fresh"]) == anew
+    leaves = traverse_util.flatten_dict(job.load_variables(run / "train" / "slimmable.msgpack"))
+    assert len(listed["taken"]) == len(leaves) - 4
     assert after["head"]["classifier"]["bias"].shape == (5,)
     for path, leaf in traverse_util.flatten_dict({**before, "head": {}}).items():
+        if "choose_conv" in path:
+            continue
         now = traverse_util.flatten_dict(after)[path]
         np.testing.assert_allclose(now, leaf, rtol=1e-6, err_msg=str(path))  # a step of no length, and an average
 
