@@ -145,6 +145,7 @@ def _check_values(config: dict) -> None:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
     elif kinds.of(config) is kinds.SLIMMABLE:
         slimmable.check(config)
+        _build_parts(slimmable.parts(config))
     elif "dynamic" in config:
         cost_fraction(**dynamic)
         unit(dynamic, bool(config.get("search", {}).get("latency_table")))
@@ -160,7 +161,12 @@ def _check_values(config: dict) -> None:
         raise ValueError(f"collect.form is {collect['form']!r}, choose from {list(FORMS)}")
     if not set(precisions) <= set(PRECISIONS):
         raise ValueError(f"export.precisions is {tuple(precisions)!r}, choose from {PRECISIONS}")
-    targets.target(config["target"])
+    device = targets.target(config["target"])
+    if device.only and not set(precisions) <= set(device.only):
+        raise ValueError(
+            f"export.precisions is {tuple(precisions)!r}, but target {device.name} runs nothing but {', '.join(device.only)}: "
+            f"give {device.only!r}"
+        )
 
 
 def _build(config: dict) -> None:

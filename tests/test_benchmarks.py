@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import json
 import sys
 import types
@@ -14,6 +15,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import ds_net_tables  # noqa: E402
 import exit_file  # noqa: E402
 import result  # noqa: E402
 import subnets  # noqa: E402
@@ -115,6 +117,17 @@ def test_every_recipe_is_exported_untrained():
     recipes = untrained_exports.every_recipe()  # raises where a file of configs/ is not known
     assert len(set(recipes)) == len(recipes)
     assert {recipe.partition(":")[0] for recipe in recipes} == set(untrained_exports.MODES)
+
+
+def test_rows_of_the_table_of_bootstrapping_differ_by_one_thing():
+    """Weights are averaged in rows that are compared, or in none: an average may help whatever the target does."""
+    rows = ds_net_tables.TABLES["5"].rows
+    apart = [set(before) ^ set(own) for before, own in itertools.pairwise(rows.values())]
+    assert apart == [
+        {"train.ema_decay=0.0"},
+        {"train.bootstrapping.target=online"},
+        {"train.bootstrapping.ensemble=False"},
+    ]
 
 
 def test_a_file_of_every_exit_s_increment_is_hardly_larger_than_one_of_the_whole_net():

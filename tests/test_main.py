@@ -186,6 +186,7 @@ def test_config_files_that_are_none(refused, tmp_path, body, said):
         ("c.dynamic.big_net = 'smallest'", "dynamic.big_net is 'smallest', choose from ['most_accurate', 'largest']"),
         ("c.dynamic.max_accuracy_loss = 0.1", "give exactly one of max_macs_fraction and max_accuracy_loss"),
         ("c.export.precisions = ('fp64',)", "export.precisions is ('fp64',), choose from"),
+        ("c.target = 'edgetpu'", "target edgetpu runs nothing but int8: give ('int8',)"),
         ("c.train.new_classifier = True", "train.new_classifier does nothing without train.start_from"),
         ("c.data.mean = (0.5,)", "data.std is None: give both mean and std, 1 numbers each"),
         ("c.data.stream = {}", "'digits' is in memory as a whole"),

@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
     label: str
     class_index: int
     probability: float  # of that class, by the step that answered
-    score: float  # that step's confidence, in [0, 1]
+    score: float  # that step's confidence, in [0, 1]; where the highest score picks what follows, that one, of any size
     choice: int  # which step answered, from 0; where nets follow each other as they are scored, which way was taken
     step: str  # the name of the net that answered
     latency_ms: float  # the whole decision, from the image in memory to the answer
@@ -260,6 +260,7 @@ def classify(known: argparse.Namespace) -> bool:
     classifier = open_as(known, known.model)
     classifier.warm_up()
     share, complete = classifier.metadata.get("central_share", 1.0), True
+    choice = "way" if metadata.picks(classifier.metadata) else "exit"
     for path in known.images:
         try:
             pixels, done = photos.fitted(path, classifier.image_shape, share)
@@ -269,7 +270,7 @@ def classify(known: argparse.Namespace) -> bool:
             continue
         answer = classifier.predict(pixels)
         print(
-            f"{path}: {answer.label}, {answer.probability:.1%} (exit {answer.choice + 1} of {len(classifier.cost)}, "
+            f"{path}: {answer.label}, {answer.probability:.1%} ({choice} {answer.choice + 1} of {len(classifier.cost)}, "
             f"{answer.step}; score {answer.score:.3f}; {answer.latency_ms:.2f} ms{done and f'; {done}'})"
         )
     return complete

@@ -42,6 +42,7 @@ class Target(NamedTuple):
     onnx_opset: int | None = None  # the newest that its runtime reads
     onnx_ops: frozenset[str] | None = None  # the operators that its runtime reads of ONNX files; None: not held to any
     advice: Space | None = None  # the kernels and activations that lint tells to use; None: those of `space`
+    only: tuple[str, ...] = ()  # the precisions that it runs; empty: all
     board: str | None = None  # how it calls itself in its device tree, where all of the target do
 
 
@@ -162,6 +163,7 @@ _ALL = (
         device="Coral Edge TPU (USB Accelerator, M.2 and PCIe modules, Dev Board)",
         runtime="LiteRT with the Edge TPU delegate, files through edgetpu_compiler 16",
         precisions=("int8",),
+        only=("int8",),
         one_file=False,
         onnx=False,
         ops=EDGETPU_OPS,

@@ -82,6 +82,12 @@ def trained(params: dict) -> dict:
     return found
 
 
+def read_by_heads(params: dict) -> dict:
+    """{block: {layer: ...}}: what the slimming heads read and the attention heads too; {} where they have layers of their own."""
+    alike = {block for block, own in trained(params).items() if "choose_reduce_conv" not in own}
+    return {block: {"reduce_conv": params[block][NAME]["reduce_conv"]} for block in params if block in alike}
+
+
 def with_trained(params: dict, heads: dict) -> dict:
     """The net's params with these slimming heads, as `trained` gives them."""
     changed = {block: {**params[block], NAME: {**params[block][NAME], **own}} for block, own in heads.items()}

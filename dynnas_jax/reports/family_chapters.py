@@ -100,8 +100,11 @@ SLIMMABLE = (
     BY_SECTION["training"]._replace(explanation=gate_words.supernet),
     Chapter("Training of the gates", gate_words.gates, "gate_training"),
     BY_SECTION["exports"]._replace(
-        explanation="<i>to_gate</i> is what stands in front of the gate, with it; each path goes on from what that leaves. "
-        "<i>Logits off by</i> is the largest difference to the JAX network's raw outputs."
+        explanation="<i>to_gate</i> is what stands in front of the first gate, with it; each other part goes on from what the "
+        "one before it leaves. Behind a single gate these are the paths, the narrowest first. Of several gates <i>gate1_2</i> "
+        "is what follows the second choice of the first, and <i>gate2_1_3</i> what follows the third of the second behind the "
+        "first of the first; each has the next gate with it, the last ones answer. <i>Logits off by</i> is the largest "
+        "difference to the JAX network's raw outputs, <i>points lost</i> what the file is less accurate than JAX."
     ),
     BY_SECTION["devices"]._replace(
         explanation="The whole decision: what was measured on this machine when the files were written, and what "

@@ -115,11 +115,17 @@ def _timed(seconds: dict) -> str:
     """What the times in batches are of; runs of before do not say it."""
     if "largest_chunk" not in seconds:
         return ""
-    return (
+    said = (
         f"<p>In batches of {seconds['batch']} images; the widest path in chunks of {seconds['largest_chunk']}, its fastest. "
         f"For each image of a batch the gated network computed {seconds['gated_rows'][-1]:.2f} behind its last gate, "
-        "since groups fill up their chunks.</p>"
+        "since groups fill up their chunks."
     )
+    if "alone_images" in seconds:
+        said += (
+            f" Alone: {seconds['alone_images']} images, equally many of each of the {seconds['alone_paths']} paths that test "
+            "images take, fewer of a rare one; each path weighs by the share of the images that take it."
+        )
+    return f"{said}</p>"
 
 
 def _spread(source: Source) -> str | None:

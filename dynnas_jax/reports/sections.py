@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dynnas_jax import kinds
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.reports import (
     artifacts,
@@ -177,9 +178,18 @@ def _exports(source: Source) -> str | None:
         body += _compiled(source, target, export.get("compiler", {})) + _kept(export.get("kept"))
         cascades = tables.cascades(export)
         if cascades:
-            body += "<p>The whole decision, little first and big where little is unsure:</p>"
-            body += _table(source, f"cascade_{target}", cascades, tables.CASCADES)
+            words, columns = _decision(source.found.kind)
+            body += f"<p>The whole decision, {words}:</p>" + _table(source, f"cascade_{target}", cascades, columns)
     return body or None
+
+
+def _decision(kind: kinds.Kind) -> tuple[str, tuple[tables.Column, ...]]:
+    """How a run's exported nets decide together, and the columns of what was measured of it."""
+    if kind is kinds.SLIMMABLE:
+        return "each image along the way that the gates pick for it", tables.GATES_DECIDED
+    if kind in kinds.OF_EXITS:
+        return "exit after exit until one is sure enough", tables.EXITS_DECIDED
+    return "little first and big where little is unsure", tables.CASCADES
 
 
 def _kept(kept: dict | None) -> str:

@@ -120,8 +120,8 @@ def lossy_files(export: dict) -> list[str]:
 
 
 def cascades(export: dict) -> list[dict]:
-    """One row for each precision in which the whole decision (little, threshold, big) was run as exported."""
-    keys = ("accuracy", "agreement_with_jax", "latency_ms", "latency_mean_ms")
+    """One row for each precision in which the whole decision was run as exported; `exit_rate` is that of its first choice."""
+    keys = ("accuracy", "agreement_with_jax", "macs", "latency_ms", "latency_mean_ms")
     return [
         {"precision": precision, "exit_rate": (cascade.get("exit_rate") or [None])[0]}
         | {key: cascade.get(key) for key in keys}
@@ -252,14 +252,23 @@ FILES = (
     Column("max_logit_difference", "logits off by", lambda row: f"{row['max_logit_difference']:.1e}"),
     Column("operators", "operators", plain("operators"), numeric=False),
 )
-CASCADES = (
-    Column("precision", "precision", plain("precision"), numeric=False),
-    Column("accuracy", "accuracy", percent("accuracy")),
-    Column("agreement_with_jax", "same answer as JAX", percent("agreement_with_jax")),
-    Column("exit_rate", "answered by little", percent("exit_rate", 1)),
-    Column("latency_ms", "median latency (ms)", number("latency_ms", 3)),
-    Column("latency_mean_ms", "mean latency (ms)", number("latency_mean_ms", 3)),
-)
+
+
+def _decided(spent: Column) -> tuple[Column, ...]:
+    """The columns of a whole decision; what tells best how much of the network images needed differs."""
+    return (
+        Column("precision", "precision", plain("precision"), numeric=False),
+        Column("accuracy", "accuracy", percent("accuracy")),
+        Column("agreement_with_jax", "same answer as JAX", percent("agreement_with_jax")),
+        spent,
+        Column("latency_ms", "median latency (ms)", number("latency_ms", 3)),
+        Column("latency_mean_ms", "mean latency (ms)", number("latency_mean_ms", 3)),
+    )
+
+
+CASCADES = _decided(Column("exit_rate", "answered by little", percent("exit_rate", 1)))
+EXITS_DECIDED = _decided(Column("exit_rate", "answered by the first exit", percent("exit_rate", 1)))
+GATES_DECIDED = _decided(Column("macs", "average MACs (M)", number("macs", 3, 1e6)))
 SETTINGS = (Column("key", "key", plain("key"), numeric=False), Column("value", "value", plain("value"), numeric=False))
 
 

@@ -39,7 +39,7 @@ def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
 
 
 def check(config: dict) -> None:
-    """Raises ValueError for values that make no sense, before anything is built."""
+    """Raises ValueError for a recipe that transfers and does not say from where."""
     for stage in ("train", "gate"):
         # A recipe that names the key is one that transfers: from scratch it would be another.
         if "transfer_from" in config[stage] and config[stage]["transfer_from"] is None:
@@ -47,10 +47,17 @@ def check(config: dict) -> None:
                 f"{stage}.transfer_from is empty: name the working directory of a finished run, "
                 f"--config.{stage}.transfer_from=DIR"
             )
-    bootstrapping.rule(**config["train"].get("bootstrapping") or {})
-    sparsification.check(**config["gate"].get("sparsification") or {})
-    state.optimizer(1, **config["gate"].get("optimizer") or {})
-    gate_targets.check(**config["dynamic"])
+
+
+def parts(config: dict) -> list[tuple[str, Callable, dict | None]]:
+    """What such a run is made of, to be built before anything is done: sections, functions, and their keyword arguments."""
+    train, gates = config["train"], config["gate"]
+    return [
+        ("train.bootstrapping", bootstrapping.rule, train.get("bootstrapping")),
+        ("gate.sparsification", sparsification.check, gates.get("sparsification")),
+        ("gate.optimizer", functools.partial(state.optimizer, 1), gates.get("optimizer")),
+        ("dynamic", gate_targets.check, config["dynamic"]),
+    ]
 
 
 def trained(job: Job) -> dict:
@@ -79,11 +86,13 @@ def with_path_statistics(supernet: Supernet, variables: dict, images: np.ndarray
         return {**variables, gated.PATHS: {}}
     net, plain = supernet.largest_net(), {name: leaves for name, leaves in variables.items() if name != gated.PATHS}
 
-    def of_path(genome: jax.Array) -> dict:
+    def of_path(genome: jax.Array, given: dict, seen: jax.Array) -> dict:
         with relaxed_reads.scaled(supernet, relaxed.one_hot(supernet.space, genome)):
-            return recalibrate(net, plain, images)["batch_stats"]
+            return recalibrate(net, given, seen)["batch_stats"]
 
-    found = jax.jit(lambda genomes: jax.lax.map(of_path, genomes))(jnp.asarray(gates.paths(supernet)))
+    # Images and weights are given: closed over they would be constants, as large, of the program.
+    of_paths = jax.jit(lambda genomes, *given: jax.lax.map(lambda genome: of_path(genome, *given), genomes))
+    found = of_paths(jnp.asarray(gates.paths(supernet)), plain, images)
     # Nothing in front of the gate depends on the path: rounding must not either.
     front = supernet.arch.segments[0].blocks
     alike = {

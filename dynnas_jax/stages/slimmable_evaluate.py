@@ -26,7 +26,7 @@ from dynnas_jax.workdir import write_json
 SHOWN = 8  # images of each end that the report shows
 # Of more paths than both together those are measured that lie evenly by cost, and those nearest to the gated network's MACs.
 EVENLY, NEAREST = 64, 32
-_SINGLES = 32  # images that are timed alone
+_SINGLES = 32  # images that are timed alone, at least; of each path that images take the same number
 _CHUNKS = (16, 32, 64, 128)  # images that the widest path is timed on at once, beside the whole batch
 # What one and the same network may differ by where it is computed in another order; accelerators multiply in fewer bits.
 _ROUNDING, _COARSE = {"cpu": 1e-4}, 1e-2
@@ -213,23 +213,28 @@ def _timed(
     """Seconds an image, gated and the widest path, in a batch and one by one: of each the median of some runs, in turns.
 
     The widest path is timed in chunks of several sizes, since convolutions may slow down with the batch; the fastest counts.
+    What runs alone is weighed as `_alone` says.
 
     Args:
       split: images, and the path that each of them took.
     """
     (whole, cut), (images, path) = variables, (part[: answering.batch] for part in split)
     net, own = gated.path(supernet, whole, supernet.space.largest)
+    own = jax.device_put(own)  # as `cut` is: arrays of NumPy would be copied there at every call
     widest, batch = (lambda v, x: net.apply(v, x)[0]), jnp.asarray(images)
     chunks = sorted({min(size, len(batch)) for size in (*_CHUNKS, len(batch))})
-    ways = {"gated": (answering.run, cut), "gated_alone": (switched, cut), "largest_alone": (jax.jit(widest), own)}
-    ways |= {f"largest_{size}": (_in_chunks(widest, size), own) for size in chunks}
-    singles = [batch[row : row + 1] for row in range(min(_SINGLES, len(batch)))]
-    given = {name: singles if name.endswith("_alone") else [batch] for name in ways}
-    found = _in_turns(ways, given, runs)
+    singles, weights, paths = _alone(supernet, *split)
+    alone = _in_turns({"gated_alone": (switched, cut), "largest_alone": (jax.jit(widest), own)}, singles, runs)
+    ways = {"gated": (answering.run, cut)} | {f"largest_{size}": (_in_chunks(widest, size), own) for size in chunks}
+    found = {name: float(of_batch) for name, (of_batch,) in _in_turns(ways, [batch], runs).items()}
     by_chunk = {size: found.pop(f"largest_{size}") for size in chunks}
     best = min(by_chunk, key=lambda size: by_chunk[size])
     rows = gates.rows(supernet, path, answering.capacity)
-    return found | {
+    return {
+        **found,
+        **{name: float(weights @ seconds) for name, seconds in alone.items()},
+        "alone_images": len(singles),
+        "alone_paths": paths,
         "batch": len(batch),
         "largest": by_chunk[best],
         "largest_chunk": best,
@@ -237,6 +242,19 @@ def _timed(
         "gated_chunks": gates.capacities(supernet, len(batch), answering.capacity),
         "gated_rows": [count / len(batch) for count in rows],
     }
+
+
+def _alone(supernet: Supernet, images: Any, path: np.ndarray) -> tuple[list[jax.Array], np.ndarray, int]:
+    """Images to run alone, what each weighs, and the number of paths: as many of each path, which weigh its share together.
+
+    A path costs what it costs, whatever the image: a few drawn from the whole split would tell the shares of a few.
+    """
+    number = gates.number_of(supernet, path)
+    taken, counts = np.unique(number, return_counts=True)
+    rows = [np.flatnonzero(number == own)[: -(-_SINGLES // len(taken))] for own in taken]
+    weights = [np.full(len(own), count / len(number) / len(own)) for own, count in zip(rows, counts, strict=True)]
+    singles = [jnp.asarray(images[row : row + 1]) for row in np.concatenate(rows)]
+    return singles, np.concatenate(weights), len(taken)
 
 
 def _in_chunks(function: Callable, size: int) -> Callable:
@@ -252,15 +270,15 @@ def _in_chunks(function: Callable, size: int) -> Callable:
     return jax.jit(run)
 
 
-def _in_turns(ways: dict[str, tuple], given: dict[str, list], runs: int) -> dict[str, float]:
-    """Seconds an image of every way on the batches given to it: the mean over these of the medians, every way once a turn."""
-    for name, (run, own) in ways.items():
-        jax.block_until_ready(run(own, given[name][0]))
+def _in_turns(ways: dict[str, tuple], batches: list[jax.Array], runs: int) -> dict[str, np.ndarray]:
+    """float[batches] of every way: the median of the seconds an image of each batch, every way once a turn."""
+    for run, own in ways.values():
+        jax.block_until_ready(run(own, batches[0]))
     taken: dict[str, list] = {name: [] for name in ways}
     for _ in range(runs):
         for name, (run, own) in ways.items():
-            taken[name].append([_clocked(run, own, images) for images in given[name]])
-    return {name: float(np.median(values, axis=0).mean()) for name, values in taken.items()}
+            taken[name].append([_clocked(run, own, images) for images in batches])
+    return {name: np.median(values, axis=0) for name, values in taken.items()}
 
 
 def _clocked(run: Callable, variables: Any, images: jax.Array) -> float:

@@ -38,7 +38,7 @@ def run(
       sparsification: keyword arguments of `train.sparsification.rule`.
       optimizer: of `train.state.optimizer`; nothing of a gate decays.
       calibration_images: training images for the statistics of every path, where there is batch norm.
-      transfer_from: a run's working directory, whose trained gates these start from.
+      transfer_from: a run's working directory, whose trained slimming heads these start from.
     """
     supernet = job.supernet
     start = load_variables(job.workdir.folder("train") / trained_file(job.kind))

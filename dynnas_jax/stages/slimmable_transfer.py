@@ -54,32 +54,43 @@ def source(job: Job, path: str, stage: str) -> Supernet:
 
 
 def supernet(job: Job, path: str, fresh: dict) -> Transferred:
-    """The supernet's variables of a run; where its shapes differ, as of a classifier of other classes, the fresh ones."""
+    """The supernet's variables of a run; where its shapes differ, as of a classifier of other classes, the fresh ones.
+
+    So of the slimming heads, which no supernet trains.
+    """
     source(job, path, "train")
-    return _joined(load_variables(Path(str(path)).expanduser() / "train" / trained_file(kinds.SLIMMABLE)), fresh)
+    trained = load_variables(Path(str(path)).expanduser() / "train" / trained_file(kinds.SLIMMABLE))
+    return _joined(trained, fresh, frozenset(_of_gates(gate.trained(fresh["params"]))))
 
 
 def heads(job: Job, path: str, fresh: dict) -> Transferred:
     """Params with the slimming heads of a run whose gates are trained, all else fresh.
 
-    They are taken as they were trained: what met the average MACs of that run's target, the tilt, is taken off again.
+    The dense layers that they share with the attention heads are the supernet's of this run: `of_this_run` lists them. The heads
+    are taken as they were trained: what met the average MACs of that run's target, the tilt, is taken off again.
     """
     other, folder = source(job, path, "gate"), Path(str(path)).expanduser() / "gate"
     tilt = read_json(folder / "found.json")["tilt"]
     back = {block: np.float32(-tilt) * unit for block, unit in gate_targets.tilts(other).items()}
     taken = gate.tilted(gate.trained(load_variables(folder / slimmable.VARIABLES)["params"]), back)
-    names = ["/".join(("params", block, gate.NAME, *rest)) for block, own in taken.items() for rest in _paths(own)]
-    listed = {"taken": names, "fresh": [], "tilt_taken_off": tilt}
+    shared = gate.read_by_heads(fresh["params"])
+    names, own = (["/".join(leaf) for leaf in _of_gates(layers)] for layers in (taken, shared))
+    listed = {"taken": names, "of_this_run": own, "fresh": [], "tilt_taken_off": tilt}
     return Transferred({**fresh, "params": gate.with_trained(fresh["params"], taken)}, listed)
 
 
-def _paths(tree: dict) -> list[tuple[str, ...]]:
-    return list(traverse_util.flatten_dict(tree))
+def _of_gates(layers: dict) -> list[tuple[str, ...]]:
+    """The paths of the leaves of {block: {layer: ...}} of gates among variables."""
+    return [
+        ("params", block, gate.NAME, *rest) for block, own in layers.items() for rest in traverse_util.flatten_dict(own)
+    ]
 
 
-def _joined(trained: dict, fresh: dict) -> Transferred:
+def _joined(trained: dict, fresh: dict, anew: frozenset[tuple[str, ...]]) -> Transferred:
+    """The trained leaves that fit, the fresh ones of the others and of those that begin anew."""
     flat, mine = (traverse_util.flatten_dict(tree) for tree in (trained, fresh))
-    fits = {path: path in flat and np.shape(flat[path]) == np.shape(leaf) for path, leaf in mine.items()}
+    known = flat.keys() - anew
+    fits = {path: path in known and np.shape(flat[path]) == np.shape(leaf) for path, leaf in mine.items()}
     made = {path: flat[path] if fits[path] else leaf for path, leaf in mine.items()}
     listed = {
         "taken": ["/".join(path) for path, fit in fits.items() if fit],

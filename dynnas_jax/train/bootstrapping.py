@@ -72,7 +72,7 @@ def rule(
 
     Raises:
       ValueError: for fewer than 0 random paths, an unknown target, a temperature not above 0, a smoothing outside 0 to below 1,
-        or an ensemble of no random paths.
+        or an ensemble that is no bool, or of no random paths.
     """
     if random_paths < 0:
         raise ValueError(f"train.bootstrapping.random_paths is {random_paths}, must not be negative")
@@ -80,6 +80,8 @@ def rule(
         raise ValueError(f"train.bootstrapping.target is {target!r}, choose from {list(TARGETS)}")
     if not temperature > 0:
         raise ValueError(f"train.bootstrapping.temperature is {temperature}, must be above 0")
+    if not isinstance(ensemble, bool):
+        raise ValueError(f"train.bootstrapping.ensemble is {ensemble!r}, must be True or False")
     if ensemble and not random_paths:
         raise ValueError("train.bootstrapping.ensemble is of the widest and random paths; give random_paths above 0")
     rules.check_label_smoothing("train.bootstrapping.label_smoothing", label_smoothing)

@@ -7,6 +7,7 @@ costs, and from which images the narrowest path gets right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,11 +96,11 @@ def check(
     hard: str = HARD[0],
     temperature: float = 1.0,
 ) -> None:
-    """Raises ValueError for a weight below 0, all weights 0, an unknown way with hard images, or a temperature not above 0."""
+    """Raises ValueError for a weight below 0 or infinite, all 0, an unknown way with hard images, a temperature not above 0."""
     weights = {"classification": classification, "complexity": complexity, "sandwich": sandwich}
     for name, value in weights.items():
-        if not value >= 0:
-            raise ValueError(f"gate.sparsification.{name} is {value}, must not be negative")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"gate.sparsification.{name} is {value}, must be a finite number of at least 0")
     if not any(weights.values()):
         raise ValueError("gate.sparsification: all three weights are 0, so the gates have nothing to learn")
     if hard not in HARD:

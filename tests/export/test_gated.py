@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from dynnas_jax.costs import macs
 from dynnas_jax.dynamic import gates
@@ -73,6 +74,16 @@ def test_the_runtime_takes_the_way_of_the_switch(exported, network):
         assert found.probability == pytest.approx(float(jax.nn.softmax(expected.logits[0]).max()), abs=1e-5)
         seen.add(found.choice)
     assert len(seen) > 2, "or the test shows little"
+
+
+def test_a_picture_goes_a_way(exported, network, tmp_path, capsys):
+    """Nothing exits, and what the gate gave is no confidence."""
+    image = network[2][-1]
+    Image.fromarray(image[..., 0]).save(tmp_path / "a.png")
+    expected = runtime.DynamicClassifier(exported[0]).predict(image)
+    with pytest.raises(SystemExit, match="0"):
+        runtime.main(["classify", str(tmp_path / "a.png"), f"--model={exported[0]}"])
+    assert f" (way {expected.choice + 1} of 4, {expected.step}; score {expected.score:.3f}; " in capsys.readouterr().out
 
 
 def test_it_is_measured(exported, network):

@@ -35,7 +35,7 @@ def test_coral_by_its_published_figures():
     coral = targets.TARGETS["edgetpu"]
     assert (coral.memory_bytes, coral.power.watts) == (8 * 1024**2, 2)
     assert coral.space == targets.Space((3, 5), ("relu6",), False)
-    assert (coral.precisions, coral.one_file) == (("int8",), False)
+    assert (coral.precisions, coral.only, coral.one_file) == (("int8",), ("int8",), False)
     assert "HARD_SWISH" not in coral.ops
     assert (coral.ops["CONV_2D"], coral.ops["DEPTHWISE_CONV_2D"], coral.ops["FULLY_CONNECTED"]) == (3, 3, 5)
 

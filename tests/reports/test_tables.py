@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dynnas_jax.reports import artifacts, tables
+from dynnas_jax.reports import artifacts, sections, tables
+from dynnas_jax.reports.source import Source
 
 
 class Cells(HTMLParser):
@@ -126,6 +127,23 @@ def test_exported_files_keep_order_and_count_operators(workdir):
     assert rows[0]["operators"].startswith("14×CONV_2D, 5×DEPTHWISE_CONV_2D, 3×ADD")
     assert rows[0]["max_logit_difference"] == 4.1e-6
     assert rows[3]["max_logit_difference"] == ""  # int8 logits are not compared
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "header"),
+    [
+        ("supernet", "little first and big where little is unsure", "answered by little"),
+        ("cascade", "little first and big where little is unsure", "answered by little"),
+        ("exit_network", "exit after exit until one is sure enough", "answered by the first exit"),
+        ("slimmable", "each image along the way that the gates pick for it", "average MACs (M)"),
+    ],
+)
+def test_the_whole_decision_is_told_in_the_words_of_its_kind(workdir, tmp_path, kind, words, header):
+    found = artifacts.read(workdir)._replace(config={kind: {}})
+    page = sections.BUILDERS["exports"](Source(workdir, tmp_path / "made", found))
+    _, _, table = page.partition(f"<p>The whole decision, {words}:</p>")
+    headers = ["precision", "accuracy", "same answer as JAX", header, "median latency (ms)", "mean latency (ms)"]
+    assert Cells(table).rows[0] == headers
 
 
 def test_the_five_likeliest_stand_where_they_were_told(workdir):

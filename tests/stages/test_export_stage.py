@@ -180,6 +180,7 @@ def test_what_another_target_refuses(tiny_run, tmp_path, capsys):
     for arguments, said in (
         (["--target=toaster"], "target is 'toaster', choose from"),
         (["--target=pi4", "--precisions=fp12"], "export.precisions is ('fp12',), choose from"),
+        (["--target=edgetpu", "--precisions=fp32,int8"], "target edgetpu runs nothing but int8: give ('int8',)"),
         (["--target=x86", "--precisions=fp16"], "x86 is the run's own target"),
     ):
         with pytest.raises(SystemExit) as ended:

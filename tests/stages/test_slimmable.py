@@ -1,6 +1,7 @@
 """The stages of a run of a dynamic slimmable network, on one tiny run."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -13,7 +14,7 @@ from dynnas_jax import job, pipeline, settings
 from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
-from dynnas_jax.networks import gate, gated, gated_parts
+from dynnas_jax.networks import ds_net, gate, gated, gated_parts
 from dynnas_jax.reports import artifacts, gate_sections
 from dynnas_jax.reports import page as make_page
 from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
@@ -21,6 +22,8 @@ from dynnas_jax.train.calibration import recalibrate
 from dynnas_jax.workdir import Workdir
 
 EXPORT = {"precisions": ("fp32",), "calibration_images": 16, "runs": 3, "warm_up": 1, "max_accuracy_loss": 1.0}
+CHOOSING = "stage2_block0/gate/choose_conv"  # the slimming head
+CORAL = {"target": "edgetpu", "export": {**EXPORT, "precisions": ("int8",)}}
 NETWORK = {
     "network": "ds_mobilenet_small",
     "ratios": (0.5, 1.0),
@@ -90,6 +93,18 @@ def test_every_path_has_statistics_of_its_own(run):
         jax.tree.map(lambda own, found: np.testing.assert_allclose(own, found, rtol=1e-3, atol=1e-4), *both)
 
 
+def test_calibration_images_and_weights_are_no_constants_of_the_program(noisy_variables):
+    """They would be copied into its text, and there be folded and hashed: of ImageNet 154 MB."""
+    supernet = ds_net.ds_mobilenet_small(
+        classes=3, resolution=8, channels=1, mean=(0.4,), std=(0.3,), ratios=(0.5, 1.0), gated=((16, 1, 2),)
+    )
+    variables, images = noisy_variables(supernet.largest_net(), (8, 8, 1)), np.zeros((2, 64, 8, 8, 1), np.uint8)
+    told = jax.make_jaxpr(lambda: slimmable.with_path_statistics(supernet, variables, images))()
+    programs = [equation.params["jaxpr"] for equation in told.eqns if "jaxpr" in equation.params]
+    assert programs, "or the test shows nothing"
+    assert sum(np.size(constant) for program in programs for constant in program.consts) < 1000 < images.size
+
+
 def test_the_evaluation_tells_what_the_network_does(run):
     ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
     told, out = read(run / "evaluate" / "evaluation.json"), np.load(run / "evaluate" / "outputs.npz")
@@ -110,6 +125,8 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert told["paths_in_all"] == len(cost)
     seconds = told["seconds"]
     assert (seconds["batch"], seconds["gated_chunks"]) == (96, [64, 32])
+    paths = len(np.unique(out["path"]))
+    assert (seconds["alone_paths"], paths <= seconds["alone_images"] <= 32) == (paths, True)
     assert seconds["gated_rows"] == [count / 96 for count in gates.rows(ready.supernet, out["path"])]
     assert list(seconds["largest_by_chunk"]) == ["16", "32", "64", "96"]
     assert seconds["largest"] == seconds["largest_by_chunk"][str(seconds["largest_chunk"])]
@@ -169,9 +186,11 @@ def test_the_exported_folder_answers_as_jax_does(run):
 def test_the_report_shows_the_gates(run):
     page = (run / "report.html").read_text()
     assert "not run" not in page
+    assert not re.search(r"\b(little|unsure)\b", page), "words of other kinds of runs"
     assert "took the path that they took in a batch" in page
     assert "The files hold 2 paths; 100.0 % of the test images take one of them." in page
     assert "In batches of 96 images; the widest path in chunks of " in page
+    assert re.search(r" Alone: \d+ images, equally many of each of the [12] paths that test images take", page)
     assert len((run / "report" / "tables" / "paths.csv").read_text().splitlines()) == 3
     for name in ("gates", "accuracy_against_macs", "gate_training", "samples"):
         assert (run / "report" / "figures" / f"{name}.png").stat().st_size > 1000
@@ -212,12 +231,18 @@ def test_a_supernet_and_its_gates_go_to_other_images(run, tmp_path):
     fresh = jax.tree.map(np.zeros_like, job.load_variables(run / "train" / "slimmable.msgpack"))
     fresh["params"]["head"]["classifier"]["bias"] = np.zeros(7, np.float32)
     moved = slimmable_transfer.supernet(ready, str(run), fresh)
-    assert moved.listed["fresh"] == ["params/head/classifier/bias"]
-    assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 1
+    choosing = [f"params/{CHOOSING}/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(moved.listed["fresh"]) == ["params/head/classifier/bias", *choosing], (
+        "no supernet trains slimming heads"
+    )
+    assert len(moved.listed["taken"]) == len(jax.tree.leaves(fresh)) - 3
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gate.trained(moved.variables["params"])))
     heads = slimmable_transfer.heads(ready, str(run), fresh)
     own, tilted = (gate.trained(v["params"])["stage2_block0"]["choose_conv"] for v in (heads.variables, source))
     np.testing.assert_array_equal(own["kernel"], tilted["kernel"])
-    assert heads.listed["taken"] == [f"params/stage2_block0/gate/choose_conv/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(heads.listed["taken"]) == choosing
+    shared = [f"params/stage2_block0/gate/reduce_conv/{leaf}" for leaf in ("bias", "kernel")]
+    assert sorted(heads.listed["of_this_run"]) == shared, "what the heads read"
     config["slimmable"] = {**NETWORK, "ratios": (0.25, 1.0)}
     with pytest.raises(ValueError, match="which differ from those here"):
         slimmable_transfer.source(prepared(tmp_path / "new", config), str(run), "train")
@@ -274,13 +299,14 @@ def test_a_run_on_other_images_starts_from_another(run, tmp_path):
     before = job.load_variables(run / "train" / "slimmable.msgpack")["params"]
     after = job.load_variables(tmp_path / "new" / "train" / "slimmable.msgpack")["params"]
     listed = read(tmp_path / "new" / "train" / "transferred.json")
-    assert listed["fresh"] == [f"params/head/classifier/{leaf}" for leaf in ("bias", "kernel")]
-    assert (
-        len(listed["taken"])
-        == len(traverse_util.flatten_dict(job.load_variables(run / "train" / "slimmable.msgpack"))) - 2
-    )
+    anew = [f"params/{layer}/{leaf}" for layer in ("head/classifier", CHOOSING) for leaf in ("bias", "kernel")]
+    assert sorted(listed["fresh"]) == anew
+    leaves = traverse_util.flatten_dict(job.load_variables(run / "train" / "slimmable.msgpack"))
+    assert len(listed["taken"]) == len(leaves) - 4
     assert after["head"]["classifier"]["bias"].shape == (5,)
     for path, leaf in traverse_util.flatten_dict({**before, "head": {}}).items():
+        if "choose_conv" in path:
+            continue
         now = traverse_util.flatten_dict(after)[path]
         np.testing.assert_allclose(now, leaf, rtol=1e-6, err_msg=str(path))  # a step of no length, and an average
 
@@ -324,11 +350,12 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
             "'small_images', a network without gates; choose from ds_resnet50",
         ),
         ({"slimmable": {**NETWORK, "ratios": (1.0, 0.5)}}, "must ascend without repeats"),
+        ({"target": "edgetpu"}, r"export.precisions is \('fp32',\), but target edgetpu runs nothing but int8"),
         ({"slimmable": {**NETWORK, "gated": ()}, "dynamic": {}}, "gated is empty"),
         ({"slimmable": {**NETWORK, "gated": ((64, 0, 1),)}}, "must be at least 1 and whole"),
         ({"dynamic": {"target_macs": 10.0}}, "outside what the paths span"),
         (
-            {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, "target": "edgetpu"},
+            {"slimmable": {"network": "ds_resnet_small", "groups": 4, "stem": 4}, **CORAL},
             "the network has 3 gates, whose parts are too many",
         ),
         (
@@ -340,11 +367,35 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
                     "strides": (1,),
                     "groups": 4,
                 },
-                "target": "edgetpu",
+                **CORAL,
             },
             "the network has group norm, and edgetpu takes batch norm",
         ),
         ({"gate": {"steps": 4, "batch_size": 64, "sparsification": {"hard": "never"}}}, "hard is 'never', choose from"),
+        (
+            {"dynamic": {"target_macs_fraction": "half"}},
+            "dynamic: {'target_macs_fraction': 'half'} holds a value of another type",
+        ),
+        (
+            {"train": {"steps": 4, "bootstrapping": {"temperature": "1"}}},
+            "train.bootstrapping: .* holds a value of another type",
+        ),
+        (
+            {"train": {"steps": 4, "bootstrapping": {"ensemble": "no"}}},
+            "train.bootstrapping.ensemble is 'no', must be True or False",
+        ),
+        (
+            {"gate": {"steps": 4, "sparsification": {"complexity": "0.5"}}},
+            "gate.sparsification: .* holds a value of another type",
+        ),
+        (
+            {"gate": {"steps": 4, "sparsification": {"complexity": float("inf")}}},
+            "gate.sparsification.complexity is inf, must be a finite number of at least 0",
+        ),
+        (
+            {"gate": {"steps": 4, "optimizer": {"learning_rate": "0.1"}}},
+            "gate.optimizer: .* holds a value of another type",
+        ),
         (
             {"gate": {"steps": 4, "batch_size": 64, "log_every": 0}},
             "gate.log_every is 0, must be a number of at least 1",
@@ -383,6 +434,41 @@ def test_of_many_paths_those_near_the_gated_network_are_measured():
     assert slimmable_evaluate.EVENLY < len(chosen) <= slimmable_evaluate.EVENLY + slimmable_evaluate.NEAREST
     assert np.diff(chosen).max() <= 50
     np.testing.assert_array_equal(slimmable_evaluate.measured_paths(cost[:64], 0.0), np.argsort(cost[:64]))
+
+
+def test_what_is_timed_has_its_weights_on_the_device(run, monkeypatch):
+    """A way that is given arrays of NumPy copies them at every call, and the gated network would look faster than it is."""
+    ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
+    timed, out = {}, np.load(run / "evaluate" / "outputs.npz")
+
+    def in_turns(ways, batches, runs):
+        timed.update({name: (own, batches) for name, (_, own) in ways.items()})
+        return dict.fromkeys(ways, np.ones(len(batches)))
+
+    monkeypatch.setattr(slimmable_evaluate, "_in_turns", in_turns)
+    cut = jax.jit(lambda v: gated_parts.cut(ready.supernet, v))(variables)
+    answering = slimmable.Answering(ready.supernet)
+    whole, split = (variables, cut), (ready.images.test.images, out["path"])
+    slimmable_evaluate._timed(answering, None, ready.supernet, whole, split, 1)
+    assert {"gated", "gated_alone", "largest_alone", "largest_16"} <= set(timed)
+    for name, own in timed.items():
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(own)), name
+
+
+def test_images_that_run_alone_weigh_as_their_paths_do_in_the_split(run):
+    """The first images of a split take other paths than the others: path 0 takes 1 s, path 1 3 s."""
+    supernet = prepared(run, config_of()).supernet
+    path = np.repeat([[0], [1]], [40, 60], axis=0)
+    images = np.arange(100, dtype=np.float32)[:, None]
+    singles, weights, paths = slimmable_evaluate._alone(supernet, images, path)
+    assert (len(singles), paths) == (32, 2)
+    rows = np.concatenate(singles).ravel().astype(int)
+    np.testing.assert_array_equal(np.bincount(path[rows, 0]), [16, 16])
+    assert weights @ np.where(path[rows, 0] == 0, 1.0, 3.0) == pytest.approx(0.4 * 1 + 0.6 * 3)
+    path[:99] = 0
+    singles, weights, _ = slimmable_evaluate._alone(supernet, images, path)
+    assert len(singles) == 17, "one image alone took path 1"
+    np.testing.assert_allclose(weights, [0.99 / 16] * 16 + [0.01])
 
 
 @pytest.mark.parametrize("size", [5, 12])

@@ -94,7 +94,7 @@ def test_one_device_learns_what_eight_do(noisy_variables, split):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sandwich": -1.0}, "sandwich is -1.0, must not be negative"),
+        ({"sandwich": -1.0}, "sandwich is -1.0, must be a finite number of at least 0"),
         ({"sandwich": 0.0, "complexity": 0.0, "classification": 0.0}, "nothing to learn"),
         ({"hard": "later"}, "hard is 'later', choose from"),
         ({"temperature": 0.0}, "temperature is 0.0, must be above 0"),
