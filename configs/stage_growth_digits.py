@@ -3,8 +3,8 @@
 Lineage: stage-wise architecture search (Jordao et al. 2020): two iterations from two blocks a stage, importance by partial
 least squares; modes inf_fs and il_fs are the other criteria, random throws coins instead; choose, choose_inf_fs and
 choose_il_fs pick the criterion's parameter first, among those in CHOICES, by the first candidate each leads to on held-out
-images. The other modes have those of OPTIONS, which were chosen so (docs/results/stage_growth_digits.md). Each mode also as
-MODE_tiny.
+images; of equals it is the default. The other modes have those of OPTIONS, which were chosen so
+(docs/results/stage_growth_digits.md). Each mode also as MODE_tiny.
 Expected: 98.3 % of the test images at 216 k MACs with partial least squares, where the net it begins with has 98.9 % at 105 k
 and uniform depth 98.6 % at 216 k (seed 0; an image is 0.28 points); 4 minutes of processor time; docs/results/.
     dynnas run --config=configs/stage_growth_digits.py --workdir=runs/growth_digits    # 2 CPU cores, at most 10 minutes
@@ -15,9 +15,10 @@ and uniform depth 98.6 % at 216 k (seed 0; an image is 0.28 points); 4 minutes o
 from ml_collections import ConfigDict
 
 OPTIONS = {"pls": {"components": 2}, "inf_fs": {"mix": 0.5}, "il_fs": {"tokens": 12}, "random": {}}
+# Defaults first: of values that are worth the same the first is taken.
 CHOICES = {
-    **{"choose": {"components": (1, 2, 4, 8)}, "choose_inf_fs": {"mix": (0.1, 0.5, 0.9)}},
-    "choose_il_fs": {"tokens": (3, 6, 12)},
+    **{"choose": {"components": (2, 1, 4, 8)}, "choose_inf_fs": {"mix": (0.5, 0.1, 0.9)}},
+    "choose_il_fs": {"tokens": (6, 3, 12)},
 }
 
 

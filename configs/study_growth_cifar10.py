@@ -3,7 +3,8 @@
 Lineage: rows are runs of configs/stage_growth_cifar10.py and configs/stage_growth_transfer.py with one seed: nets that grew from
 scratch by each criterion, out of a deeper net's weights and out of a supernet, ResNets and NASNets of uniform depth trained as
 long, cells, the ensemble of both kinds, and the depths found on another dataset. The part `growth_initial`, one iteration each,
-tells what the depth to begin with does. Rows of the ensemble, of other weights and of another dataset name the rows that they
+tells what the depth to begin with does; its nets are trained further as those of the row `grown` are, and tested before that
+too, as the paper's table I has it. Rows of the ensemble, of other weights and of another dataset name the rows that they
 need. Runs of these recipes that are done already are taken in by --take.
 Expected: of the tiny rows `grown` took 9 minutes beside other work; what else has been run, docs/results/
 stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minutes=N does any of them in parts.
@@ -11,7 +12,7 @@ stage_growth_cifar10_tiny.md tells. The full rows have not been run. --max_minut
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny      # 2 CPU cores
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10 --rows=growth_initial
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny --table \
-        --take=runs/growth_tiny,runs/growth_resnet110
+        --take=runs/growth_tiny,runs/resnet110_tiny
 """
 
 from ml_collections import ConfigDict

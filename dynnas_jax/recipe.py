@@ -27,6 +27,7 @@ _LEAST = {
         "evaluate_every": 0,
         "ema_decay": (0, 1),
         "calibration_images": 1,
+        "power_w": 0,
     },
     "gate": {
         **{"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
@@ -93,7 +94,8 @@ def sources(config: dict) -> dict[str, str | None]:
     }
     grow = config.get("grow", {})
     also = config.get("evaluate", {}).get("also") or ()
-    files |= {f"evaluate.also{number}": kinds.net_manifest(run) for number, run in enumerate(also)}
+    if isinstance(also, (tuple, list)):  # its stage refuses what is none
+        files |= {f"evaluate.also{number}": kinds.net_manifest(run) for number, run in enumerate(also)}
     files["grow.source"] = kinds.net_manifest(grow.get("source"))
     files |= {f"cascade.{which}": kinds.net_manifest(run) for which, run in config.get("cascade", {}).items()}
     found = {key: Path(str(file)).expanduser() for key, file in files.items() if file}
@@ -138,7 +140,7 @@ def _check_values(config: dict) -> None:
     settings.check_least("", config, {"seed": 0})
     for section, least in {**_LEAST, "grow.further": _LEAST["train"]}.items():
         settings.check_least(f"{section}.", settings.content(config, section), least)
-    if math.isinf(grid := config.get("grow", {}).get("grid_g_per_kwh") or 0):
+    if (grid := config.get("grow", {}).get("grid_g_per_kwh", 0)) is None or math.isinf(grid):
         raise ValueError(f"grow.grid_g_per_kwh is {grid}, must be a finite number")
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
     if kinds.of(config) in kinds.OF_EXITS:

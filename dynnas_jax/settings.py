@@ -140,6 +140,8 @@ def _inside(name: str, node: Any, path: str, key: str, options: Callable[[], Opt
         return node[key]
     prefix = path[: -len(key)]
     known = [*node, *options().get(prefix[:-1], {})] if isinstance(node, ConfigDict) else []
+    if key in known:  # of a kind that no command line gives
+        raise ValueError(f"--config.{name}: {path!r} can be set in the config file only")
     raise ValueError(f"--config.{name}: {_unknown(path, [prefix + other for other in known])}")
 
 

@@ -241,6 +241,7 @@ def test_a_recipe_that_grows_begins_as_it_says(path):
 @pytest.mark.parametrize("file", ["stage_growth_digits.py", "stage_growth_cifar10.py"])
 @pytest.mark.parametrize("mode", ["choose", "choose_inf_fs", "choose_il_fs", "choose_il_fs_tiny"])
 def test_the_values_to_choose_from_hold_the_one_that_is_else_taken(mode, file):
+    """The criterion's default stands first: of equals the first is taken."""
     path = f"--config={FOLDER / file}"
     choosing = settings.as_dict(settings.load([f"{path}:{mode}"]))["grow"]
     assumed = settings.as_dict(settings.load([f"{path}:{mode.removeprefix('choose').strip('_')}".strip(":")]))
@@ -252,6 +253,8 @@ def test_the_values_to_choose_from_hold_the_one_that_is_else_taken(mode, file):
     assert assumed["grow"]["criterion_options"][name] in values
     for value in values:
         stage_importance.check(choosing["criterion"], **{name: value})
+    criterion = stage_importance.CRITERIA[choosing["criterion"]]
+    assert values[0] == inspect.signature(criterion).parameters[name].default
 
 
 @pytest.mark.parametrize(
@@ -435,7 +438,7 @@ def test_a_study_of_growth_shows_every_table_of_its_own(file, absent):
     ],
 )
 def test_nets_of_the_table_of_initial_depths_differ_by_these_alone(file, modules):
-    """One iteration of each is what the table shows; nothing else is trained for it, or told."""
+    """One iteration of each is what the table shows; all are trained further alike, and nothing else is trained, or told."""
     study = grid.read([f"--config={FOLDER / file}"])
     rows = [row for row in study.rows if "growth_initial" in row.tables]
     first, *others = (row.config(0, Path("W")) for row in rows)

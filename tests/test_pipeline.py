@@ -27,6 +27,7 @@ ARTIFACTS = (
     "collect/records.zarr/zarr.json",
     "predict/predictor.json",
     "predict/params.npz",
+    "train/energy.json",
     "search/found.json",
     "search/pair.msgpack",
     "evaluate/evaluation.json",

@@ -147,6 +147,10 @@ def test_what_the_file_does_not_set_can_be_overridden(tmp_path, override, value)
         load("train.knob.size=3")
     with pytest.raises(ValueError, match=r"--config\.train\.knob\.other: can be set in the config file only"):
         load("train.knob.other=3")
+    with pytest.raises(
+        ValueError, match=r"--config\.train\.knob\.other\.x: 'train\.knob\.other' can be set in the config"
+    ):
+        load("train.knob.other.x=3")
     with pytest.raises(ValueError, match="--config"):
         load("train.knob.limit=half")
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from dynnas_jax.costs import energy
 from dynnas_jax.workdir import write_json
 
+FILE = "energy.json"  # in the folder of a training
 LOOK_EVERY_S = 10.0  # a counter of a processor goes round in some minutes at the soonest
 _NVIDIA = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits")
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import kinds, progress, records
+from dynnas_jax.costs import training_energy
 from dynnas_jax.reports import benches
 from dynnas_jax.workdir import read_arrays, read_config, read_json
 
@@ -69,6 +70,7 @@ class Artifacts(NamedTuple):
     growth: dict | None = None  # of a run that grew stage by stage
     stale_benches: tuple[str, ...] = ()  # names of results on files that have been exported anew since
     gates: dict | None = None  # of a slimmable network: what its gates were asked for, and what held-out images came to
+    trainings: dict[str, dict] | None = None  # by stage, what its training took: seconds, energy and its source
 
     @property
     def kind(self) -> kinds.Kind:
@@ -114,6 +116,7 @@ def read(workdir: str | Path) -> Artifacts:
         growth=growth,
         stale_benches=benched.stale,
         gates=_json(workdir, _GATES, ("target_macs", "holdout.accuracy", "holdout.average_macs")),
+        trainings=_trainings(workdir, kind),
     )
 
 
@@ -128,6 +131,12 @@ def _times(workdir: Path, kind: kinds.Kind) -> dict[str, float]:
     # Made anew, a report would tell of another time for itself.
     told = (name for name in kind.names if name != "report")
     return {name: spent for name in told if (spent := progress.spent_s(workdir / name)) is not None}
+
+
+def _trainings(workdir: Path, kind: kinds.Kind) -> dict[str, dict] | None:
+    """None where none was metered; a growth has many, each in the folder of its net, of which `growth.json` tells."""
+    told = {name: _json(workdir, f"{name}/{training_energy.FILE}", ("seconds", "energy_j")) for name in kind.names}
+    return {name: content for name, content in told.items() if content is not None} or None
 
 
 def _kind(config: dict | None) -> kinds.Kind:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynnas_jax import kinds
-from dynnas_jax.costs import energy
+from dynnas_jax.costs import energy, training_energy
 from dynnas_jax.networks import fixed, growing
 from dynnas_jax.reports import growth_tables, study_rows, tables
 from dynnas_jax.reports.spreads import Number
@@ -38,11 +38,14 @@ def grid(rows: Sequence[Row]) -> float:
 
 
 def training(row: Row, seed: int) -> dict:
-    """What a run says of its trainings beside their sums: the source of their energy, and the devices; {} where nothing."""
+    """What a run says of its training: seconds, energy and its source, the devices; of its last net's, where several grew.
+
+    {} where it says nothing.
+    """
     if (growth := row.runs[seed].growth) is not None:
         return growth["candidates"][-1]["training"]
-    file = row.asked.paths[seed] / "train" / "energy.json"
-    return read_json(file) if row.asked.kind is kinds.NETWORK and file.is_file() else {}
+    file = row.asked.paths[seed] / "train" / training_energy.FILE
+    return read_json(file) if file.is_file() else {}
 
 
 def names(row: Row) -> tuple[str, ...]:
@@ -65,12 +68,12 @@ def _fixed(row: Row, seed: int, grid_g_per_kwh: float = _WORLD) -> dict[str, Any
     told: dict[str, Any] = {
         key: study_rows.at(found, f"evaluation.net.{key}") for key in ("macs", "params", "accuracy")
     }
-    told[growth_tables.SCORED] = told["holdout_accuracy"] = ""  # its training does not tell
+    told |= dict.fromkeys((growth_tables.SCORED, growth_tables.TESTED, "holdout_accuracy"), "")  # it does not tell
     told[tables.TOP5] = study_rows.at(found, f"evaluation.net.{tables.TOP5}")
     export = found.exports.get(tables.main_target(found.exports), {})
     told["latency_ms"] = study_rows.at(export, f"files.net_{study_rows.PRECISION}.latency_ms")
-    if (file := path / "train" / "energy.json").is_file():
-        spent = {key: read_json(file)[key] for key in _SPENT}
+    if content := training(row, seed):
+        spent = {key: content[key] for key in _SPENT}
         energy_j = spent["energy_j"]  # None where nothing told it
         told |= spent | {"carbon_g": None if energy_j is None else energy.carbon_g(energy_j, grid_g_per_kwh)}
     if (data := kinds.data_file(path, kinds.NETWORK)).is_file():
@@ -99,22 +102,25 @@ def accuracy(row: Row, seed: int) -> Number:
 
 
 def search(row: Row, seed: int) -> dict[str, Number]:
-    """networks, seconds and energy_j of a run's search, and apart_s, the seconds without any further training.
+    """networks, seconds and energy_j of a run's search; apart_s, the seconds without any further training; scoring_s.
 
     Of a training that searches nothing, its own.
     """
     found = row.runs[seed]
     if row.asked.kind is kinds.NETWORK:
         own = {key: value for key, value in _fixed(row, seed).items() if key in _SPENT}
-        return {"networks": 1, **own, "apart_s": own.get("seconds")}
+        return {"networks": 1, **own, "apart_s": own.get("seconds"), "scoring_s": ""}
     if row.asked.kind is not kinds.GROWTH:
-        seconds = found.times.get("train")
-        return {"networks": "", "seconds": seconds, "energy_j": "", "apart_s": seconds}
+        told = training(row, seed) or {"seconds": found.times.get("train"), "energy_j": ""}
+        own = {key: told[key] for key in _SPENT}
+        return {"networks": "", **own, "apart_s": own["seconds"], "scoring_s": ""}
     if found.growth is None:
         return {}
     controls, trained = [one["training"] for one in found.growth["controls"]], found.growth["trained"]
     spent = {key: trained[key] - sum(one[key] for one in controls) for key in _SPENT}
-    return {"networks": trained["networks"] - len(controls), **spent, "apart_s": _apart_s(row, trained, controls)}
+    scoring_s = found.growth.get("scoring", {}).get("seconds", "")  # runs of an earlier form do not tell
+    networks, apart_s = trained["networks"] - len(controls), _apart_s(row, trained, controls)
+    return {"networks": networks, **spent, "apart_s": apart_s, "scoring_s": scoring_s}
 
 
 def _apart_s(row: Row, trained: dict, controls: Sequence[dict]) -> Number:

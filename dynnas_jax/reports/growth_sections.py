@@ -15,7 +15,7 @@ def _networks(source: Source) -> str | None:
         return None
     hidden = set() if any(row[tables.TOP5] for row in rows) else {tables.TOP5}
     if not (source.found.config or {}).get("grow", {}).get("further"):  # the same accuracy twice
-        hidden.add(growth_tables.SCORED)
+        hidden |= {growth_tables.SCORED, growth_tables.TESTED}
     shown = [column for column in growth_tables.NETWORKS if column.key not in hidden]
     body = table(source, "networks", rows, shown)
     entries = source.found.growth["candidates"]
@@ -61,7 +61,9 @@ def _decisions(source: Source) -> str | None:
     trained = growth["trained"]
     further = trained.get("further", {}).get("seconds")  # of earlier runs it is not told apart
     apart = f", {further:,.0f} of them for the further training of those that are kept" if further else ""
-    return body + f"<p>{trained['networks']} networks were made in {trained['seconds']:,.0f} seconds{apart}.</p>"
+    scoring = growth.get("scoring", {}).get("seconds")
+    told = f" Their importances took {scoring:,.0f} seconds." if scoring else ""
+    return body + f"<p>{trained['networks']} networks were made in {trained['seconds']:,.0f} seconds{apart}.{told}</p>"
 
 
 BUILDERS: dict[str, Callable[[Source], str | None]] = {"growth_networks": _networks, "growth_decisions": _decisions}

@@ -25,11 +25,12 @@ _KEYS = (
     "carbon_g",
     growth_tables.SCORED,
     "holdout_accuracy",
+    growth_tables.TESTED,
     "accuracy",
     tables.TOP5,
 )
 _TOGETHER = tuple(growth_tables.ENSEMBLES.values())
-_SEARCH = ("networks", "apart_s", "seconds", "energy_j")
+_SEARCH = ("networks", "apart_s", "scoring_s", "seconds", "energy_j")
 
 
 def _lines(rows: Sequence[Row], table: str, wanted: Callable[[Row], Iterable[str]] = growth_rows.names) -> list[dict]:
@@ -56,11 +57,13 @@ def _count(key: str, header: str) -> Column:
 
 
 _LABEL, _NET, _MODULES = words("label", "row"), words("network", "net"), words("modules", "modules")
-_EQUAL = "held-out after equal training"
-_SCORED, _HELD, _ACCURACY = (
-    numbers(key, f"{split} (%)", scale=0.01)
-    for key, split in ((growth_tables.SCORED, _EQUAL), ("holdout_accuracy", "held-out"), ("accuracy", "test"))
+_SPLITS = (
+    (growth_tables.SCORED, "held-out after equal training"),
+    ("holdout_accuracy", "held-out"),
+    (growth_tables.TESTED, "test after equal training"),
+    ("accuracy", "test"),
 )
+_SCORED, _HELD, _TESTED, _ACCURACY = (numbers(key, f"{split} (%)", scale=0.01) for key, split in _SPLITS)
 _MACS, _PARAMS = (
     numbers("macs", "MACs (M)", 3, 1e6),
     numbers("params_with_statistics", "params with statistics (k)", 1, 1e3),
@@ -87,7 +90,8 @@ def _initial(rows: Sequence[Row]) -> Table:
     rows = sorted(rows, key=_begun)
     listed = _lines(rows, "growth_initial", lambda row: (growth_rows.called(CANDIDATE, 1),))
     listed = [{"initial": str(_begun(row) or "–"), **line} for row, line in zip(rows, listed, strict=True)]
-    columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, *_held_out(rows), _ACCURACY)
+    tested = (_TESTED, _ACCURACY) if _trained_further(rows) else (_ACCURACY,)
+    columns = (words("initial", "modules at first"), _LABEL, _MODULES, *_COSTS, *_held_out(rows), *tested)
     explanation = f"The first candidate, by the modules that every stage begins with. {_TOLD}"
     return Table("growth_initial", "Initial depth", explanation, columns, listed)
 
@@ -103,9 +107,8 @@ def _begun(row: Row) -> int:
 
 def _criteria(rows: Sequence[Row]) -> Table:
     listed, most = [], 0
-    splits = (("held-out", "holdout_accuracy"), ("test", "accuracy"))
-    if _trained_further(rows):
-        splits = ((_EQUAL, growth_tables.SCORED), *splits)
+    before = () if _trained_further(rows) else (growth_tables.SCORED, growth_tables.TESTED)
+    splits = [(split, key) for key, split in _SPLITS if key not in before]
     for row in rows:
         every = [
             name for name in growth_rows.names(row) if name.startswith(growth_rows.called(CANDIDATE, 1).split()[0])
@@ -128,7 +131,19 @@ def _criteria(rows: Sequence[Row]) -> Table:
         line |= {column.key: "" for column in iterations if column.key not in line}
     columns = (words("label", "importance by"), words("split", "images"), *iterations, words("last", "modules at last"))
     explanation = "Accuracy of the candidates, by what tells the importance of a stage."
-    return Table("growth_criteria", "Criteria of importance", explanation, columns, listed)
+    return Table("growth_criteria", "Criteria of importance", explanation, columns, listed, _parameters(rows))
+
+
+def _parameters(rows: Sequence[Row]) -> tuple[str, ...]:
+    """With which parameters the criteria were taken, where none of a row's runs chose them."""
+    start, told = "grow.criterion_options.", []
+    for row in rows:
+        options = {key.removeprefix(start): value for key, value in row.asked.settings.items() if key.startswith(start)}
+        if options and not any((run.growth or {}).get("tried") for run in row.runs.values()):
+            listed = ", ".join(f"{key} {value}" for key, value in options.items())
+            told.append(f"{row.asked.tables['growth_criteria']} ({listed})")
+    said = "Parameters as they stand in the recipe, which these runs did not choose"
+    return (f"{said}: {'; '.join(told)}.",) if told else ()
 
 
 def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callable[[Sequence[Row]], Table]:
@@ -136,15 +151,28 @@ def _networks(name: str, heading: str, explanation: str, *notes: str) -> Callabl
 
     def build(rows: Sequence[Row]) -> Table:
         columns = (_LABEL, _NET, _MODULES, *_COSTS, *_SPENT, *_held_out(rows), _ACCURACY)
-        return Table(name, heading, explanation, columns, _lines(rows, name), (*notes, *_sources(rows)))
+        said = (*notes, *_begun_elsewhere(rows, name), *_sources(rows, name))
+        return Table(name, heading, explanation, columns, _lines(rows, name), said)
 
     return build
 
 
-def _sources(rows: Sequence[Row]) -> tuple[str, ...]:
-    """How the energy of the trainings is known."""
-    told = dict.fromkeys(growth_rows.training(row, seed).get("source") for row in rows for seed in row.runs)
-    named = [source for source in told if source]
+def _begun_elsewhere(rows: Sequence[Row], table: str) -> tuple[str, ...]:
+    """Whose nets another run has trained before."""
+    named = [row.asked.tables[table] for row in rows if row.asked.settings.get("grow.source")]
+    said = "begin with the weights of another run, whose training is not in their minutes and carbon"
+    return (f"The nets of these rows {said}: {'; '.join(named)}.",) if named else ()
+
+
+def _sources(rows: Sequence[Row], table: str) -> tuple[str, ...]:
+    """How the energy of the trainings is known; where in several ways, of which rows in each."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        for source in {growth_rows.training(row, seed).get("source"): None for seed in row.runs}:
+            told.setdefault(source or "", []).append(row.asked.tables[table])
+    told.pop("", None)
+    several = len(told) > 1
+    named = [f"{source} ({'; '.join(labels)})" if several else source for source, labels in told.items()]
     return (f"Energy of training: {'; '.join(named)}.",) if named else ()
 
 
@@ -169,15 +197,17 @@ def _cost(rows: Sequence[Row]) -> Table:
         *(_LABEL, _NET, _count("networks", "networks evaluated"), words("devices", "devices")),
         numbers("seconds", "their training (hours)", 3, 3600),
         numbers("apart_s", "without further training (hours)", 3, 3600),
+        numbers("scoring_s", "importances (hours)", 3, 3600),
         *(numbers("energy_j", "energy (kJ)", 1, 1e3), _PARAMS, _ACCURACY),
     )
     explanation = (
         "What the search took: every network that was trained or read off for it, the temporary ones too, without those "
         "trained for comparison, and without the source of weights, which has a line of its own. A search ends before the "
-        "further training of the networks that are kept, which hours and energy of their training hold too. Of runs that name "
-        "others to answer with there is that answer alone."
+        "further training of the networks that are kept, which hours and energy of their training hold too; it takes the "
+        "hours without it, and those of the importances by which networks are compared. Energy is of training alone. Of runs "
+        "that name others to answer with there is that answer alone."
     )
-    return Table("growth_cost", "Cost of the search", explanation, columns, listed, _sources(rows))
+    return Table("growth_cost", "Cost of the search", explanation, columns, listed, _sources(rows, "growth_cost"))
 
 
 def _devices(row: Row) -> str | None:
@@ -208,6 +238,7 @@ def _controls(rows: Sequence[Row]) -> Table:
     for row, line in zip(rows, listed, strict=True):
         line |= _above_uniform(row) | _above_coins(row, coins)
     columns = (_LABEL, _MODULES, _MACS, _ACCURACY, numbers("uniform_macs", "MACs of uniform depth (M)", 3, 1e6))
+    columns += (numbers("macs_ratio", "MACs, of those of uniform depth (%)", 1, 0.01),)
     notes: tuple[str, ...] = ()
     for name, called in (("uniform", "uniform depth"), ("coins", "coins")):
         columns += (numbers(f"above_{name}", f"above {called} (points)", scale=0.01, sign=True),)
@@ -215,7 +246,8 @@ def _controls(rows: Sequence[Row]) -> Table:
         notes += verdict({line["label"]: line[f"above_{name}"] for line in listed}, called)
     explanation = (
         "The last candidate beside the net of the same depth in all stages whose MACs are nearest to its own, and beside what "
-        "as many trainings come to where coins say which stages grow; on the test images, seed by seed."
+        "as many trainings come to where coins say which stages grow; on the test images, seed by seed. Uniform depth comes in "
+        "whole modules: its MACs are near to the candidate's, not the same."
     )
     return Table("growth_controls", "Uniform depth, and coins", explanation, columns, listed, notes)
 
@@ -223,12 +255,15 @@ def _controls(rows: Sequence[Row]) -> Table:
 def _above_uniform(row: Row) -> dict[str, Spread | str | None]:
     """The last candidate beside the control of the same run."""
     if not row.asked.settings.get("grow.uniform"):
-        return dict.fromkeys(("uniform_macs", "above_uniform", "wins_uniform"), "")
-    control = {seed: growth_rows.nets(row, seed).get(growth_rows.called(UNIFORM), {}) for seed in row.runs}
+        return dict.fromkeys(("uniform_macs", "macs_ratio", "above_uniform", "wins_uniform"), "")
+    nets = {seed: growth_rows.nets(row, seed) for seed in row.runs}
+    control = {seed: told.get(growth_rows.called(UNIFORM), {}) for seed, told in nets.items()}
+    own = {seed: told.get(growth_rows.last(row), {}) for seed, told in nets.items()}
     both = [(growth_rows.accuracy(row, seed), told.get("accuracy")) for seed, told in control.items()]
     above, wins = study_rows.compared(both, len(row.asked.paths))
     macs = row.spread(lambda seed: control[seed].get("macs"))
-    return {"uniform_macs": macs, "above_uniform": above, "wins_uniform": wins}
+    ratio = row.spread(lambda seed: own[seed]["macs"] / control[seed]["macs"] if control[seed] and own[seed] else None)
+    return {"uniform_macs": macs, "macs_ratio": ratio, "above_uniform": above, "wins_uniform": wins}
 
 
 def _above_coins(row: Row, coins: Row | None) -> dict[str, Spread | str | None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dynnas_jax import kinds
+from dynnas_jax.costs import energy
 from dynnas_jax.dynamic import thresholds
 from dynnas_jax.reports import (
     artifacts,
@@ -243,7 +244,29 @@ def _times(source: Source) -> str | None:
         tables.Column("stage", "stage", tables.plain("stage"), numeric=False),
         tables.Column("seconds", "seconds", tables.number("seconds", 1)),
     )
-    return _table(source, "times", rows, columns) if rows else None
+    if trainings := source.found.trainings:
+        rows = [row | _energy(trainings.get(row["stage"], {}).get("energy_j")) for row in rows]
+        columns += (
+            tables.Column("energy_j", "energy (kJ)", tables.number("energy_j", 2, 1e3)),
+            tables.Column("carbon_g", "kgCO2eq", tables.number("carbon_g", 5, 1e3)),
+        )
+    return _table(source, "times", rows, columns) + _metered(trainings or {}) if rows else None
+
+
+def _energy(energy_j: float | None) -> dict[str, float | str]:
+    """Of a stage whose training was metered; empty of any other."""
+    if energy_j is None:
+        return {"energy_j": "", "carbon_g": ""}
+    return {"energy_j": energy_j, "carbon_g": energy.carbon_g(energy_j)}
+
+
+def _metered(trainings: dict[str, dict]) -> str:
+    """How the energy of trainings is known, and what the carbon is that of."""
+    keys = ("source", "devices")
+    told = [", ".join(filter(None, (one.get(key) for key in keys))) for one in trainings.values()]
+    named = markup.escape("; ".join(dict.fromkeys(filter(None, told))))
+    grid = f"{energy.GRID_G_PER_KWH['world']:g} g a kWh, the world's in 2018"
+    return f"<p>Energy of training alone: {named or 'not told'}. Carbon at {grid}.</p>" if trainings else ""
 
 
 BUILDERS: dict[str, Callable[[Source], str | None]] = {

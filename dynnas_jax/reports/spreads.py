@@ -15,7 +15,7 @@ from dynnas_jax.workdir import write_bytes
 Number = float | str | None  # None: not run; "": without a meaning here
 
 
-_ROUNDING = 1e-9  # differences that cancel need not come to 0
+ROUNDING = 1e-9  # differences that cancel need not come to 0
 
 
 class Spread(NamedTuple):
@@ -47,19 +47,21 @@ def verdict(differences: Mapping[str, Spread | str | None], what: str) -> tuple[
     """Who is above or below what it is compared with, in a sentence; () where nobody tells.
 
     Only where the mean of at least two seeds is further from 0 than their standard deviation; else the two are not told apart.
+    Of one seed nothing is judged.
     """
     known = {name: difference for name, difference in differences.items() if isinstance(difference, Spread)}
-    beyond = {name: _beyond(difference) for name, difference in known.items()}
+    beyond = {name: _beyond(difference) for name, difference in known.items() if difference.deviation is not None}
     said = {f"Above {what}, by more than the seeds differ": 1, "Not told apart from it": 0, "Below it": -1}
-    parts = {words: [name for name, side in beyond.items() if side == wanted] for words, wanted in said.items()}
-    return (
-        (". ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in parts.items()) + ".",) if known else ()
-    )
+    named = {words: [name for name, side in beyond.items() if side == wanted] for words, wanted in said.items()}
+    parts = [f"{words}: {', '.join(names) or 'none'}" for words, names in named.items()] if beyond else []
+    if alone := [name for name in known if name not in beyond]:
+        parts.append(f"Beside {what}, of one seed and not judged: {', '.join(alone)}")
+    return (". ".join(parts) + ".",) if parts else ()
 
 
 def _beyond(difference: Spread) -> int:
     """1 or -1 where the seeds tell that it is above or below 0, else 0."""
-    if difference.deviation is None or abs(difference.mean) <= max(difference.deviation, _ROUNDING):
+    if abs(difference.mean) <= max(difference.deviation, ROUNDING):
         return 0
     return 1 if difference.mean > 0 else -1
 

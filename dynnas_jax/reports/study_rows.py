@@ -14,7 +14,7 @@ from dynnas_jax.dynamic import quality
 from dynnas_jax.export import bench
 from dynnas_jax.reports import artifacts, devices, tables
 from dynnas_jax.reports.artifacts import Artifacts
-from dynnas_jax.reports.spreads import Number, Spread, spread
+from dynnas_jax.reports.spreads import ROUNDING, Number, Spread, spread
 from dynnas_jax.workdir import read_arrays
 
 ALONE = ("net", "little", "big")  # networks that decide nothing
@@ -90,12 +90,13 @@ def paired(row: Row, base: Row, measure: Callable[[Row, int], Number]) -> tuple[
 
 
 def compared(both: Sequence[tuple[Number, Number]], asked: int) -> tuple[Spread | str | None, str | None]:
-    """The spread of the differences of pairs, one of each seed, and in how many the first is above the second."""
+    """The spread of the differences of pairs, one of each seed, and in how many the first is above the second, or level."""
     differences = [mine - its for mine, its in both if isinstance(mine, (int, float)) and isinstance(its, (int, float))]
     if not differences:
         return None, None
-    above = sum(difference > 0 for difference in differences)
-    return spread(differences, asked), f"{above} of {len(differences)}"
+    above = sum(difference > ROUNDING for difference in differences)
+    level = sum(abs(difference) <= ROUNDING for difference in differences)
+    return spread(differences, asked), f"{above} of {len(differences)}" + (f", {level} level" if level else "")
 
 
 def networks(row: Row) -> dict[str, str]:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 REACH = 0.9  # r rho(A): every further step along the graph counts for so much less; below 1 the series converges
-MOST_BYTES = 10**9  # that the criteria may take: with the program, the nets and their images that stays below 2 GB
+# That the criteria may take: with images, and a program that holds no training, it stays below 2 GB.
+MOST_BYTES = 10**9
 _COPIES = (
     8  # arrays of the size of the features, and of features x features, that the hungriest criterion holds at a time
 )
@@ -245,11 +246,17 @@ def of_stage(features: np.ndarray, labels: np.ndarray, *, criterion: str, **opti
     return Importance(float(scores.mean()), features.shape[1], constant)
 
 
+def options_of(criterion: str) -> tuple[str, ...]:
+    """The names of a criterion's options."""
+    every = inspect.signature(CRITERIA[criterion]).parameters.values()
+    return tuple(one.name for one in every if one.kind is one.KEYWORD_ONLY)
+
+
 def check(criterion: str, **options) -> None:
     """Raises ValueError for an unknown criterion, an option that it does not have, or one out of its range."""
     if criterion not in CRITERIA:
         raise ValueError(f"grow.criterion is {criterion!r}, choose from {list(CRITERIA)}")
-    known = [p.name for p in inspect.signature(CRITERIA[criterion]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = options_of(criterion)
     for name, value in options.items():
         if name not in known:
             raise ValueError(f"grow: the criterion {criterion!r} has no option {name!r}; it has {', '.join(known)}")

@@ -106,6 +106,7 @@ def _written(folder: Path, nets: Nets, found: stage_growth.Found, controls: list
         "candidates": [net.facts for net in found.candidates],
         "controls": [net.facts for net in controls],
         "trained": _trained(folder),
+        "scoring": _sums([training_energy.read(folder / growth_nets.SCORING / spent.FILE)]),
     }
     write_json(folder / "growth.json", content)
     files = ["growth.json", "data.json"]
@@ -127,8 +128,9 @@ def _arch_file(net: Net) -> dict:
 
 def _trained(folder: Path) -> dict:
     """How many nets were made in all, what they took together, and what of it their further training took."""
-    every = [training_energy.read(file) for file in sorted(folder.glob(f"*/{spent.FILE}"))]
-    further = [training_energy.read(file) for file in sorted(folder.glob(f"*/{growth_nets.FURTHER}/{spent.FILE}"))]
+    nets = [file.parent for file in sorted(folder.glob(f"*/{growth_nets.FACTS}"))]
+    every = [training_energy.read(net / spent.FILE) for net in nets]
+    further = [training_energy.read(net / growth_nets.FURTHER / spent.FILE) for net in nets]
     return {"networks": len(every), **_sums([*every, *further]), "further": _sums(further)}
 
 
@@ -150,15 +152,16 @@ def check(job: Job, **given) -> None:
     network_train.check(job, **options)
     if asked.further is not None:
         _check_further(job, {**options, **asked.further})
-    if "source" in given and asked.source is None:
+    if "source" in given and not isinstance(asked.source, str):
         raise ValueError(
-            "grow.source is None: give the run whose weights nets begin with, or leave it out of the recipe"
+            f"grow.source is {asked.source!r}: give the run whose weights nets begin with, or leave it out of the recipe"
         )
     if asked.read_off and asked.source is None:
         raise ValueError("grow.read_off does nothing without grow.source, the run that nets are read off; give it")
     if asked.source is not None:
         deepest = stage_growth.deepened(initial, asked.iterations * step)
         _check_source(asked.source, growing.built(section, deepest, facts_of(job.images)))
+        growth_nets.check_images(asked.source, job, as_it_stands=asked.read_off)
         _check_depths(asked, initial, step)
 
 
@@ -194,7 +197,7 @@ def _check_depths(asked: Options, initial: stage_growth.Depths, step: int) -> No
 
 def _check_criterion(job: Job, asked: Options) -> None:
     criterion, choose = asked.criterion, asked.choose
-    if choose is not None and not all(isinstance(values, (tuple, list)) and len(values) for values in choose.values()):
+    if choose is not None and not _to_choose_from(choose):
         raise ValueError(f"grow.choose is {choose}, must have a tuple of values for each argument of the criterion")
     if choose and not len(job.images.holdout):
         raise ValueError("grow.choose compares candidates on held-out images; give data.holdout")
@@ -205,7 +208,25 @@ def _check_criterion(job: Job, asked: Options) -> None:
                 "grow.criterion is 'random', which has no options; leave out grow.criterion_options and choose"
             )
         return
-    if criterion not in stage_importance.CRITERIA:
+    if not isinstance(criterion, str) or criterion not in stage_importance.CRITERIA:
         raise ValueError(f"grow.criterion is {criterion!r}, choose from {[*stage_importance.CRITERIA, RANDOM]}")
     for one in choices:
-        stage_importance.check(criterion, **one)
+        try:
+            stage_importance.check(criterion, **one)
+        except ValueError as error:
+            raise ValueError(f"{error}{_way_out(criterion, asked)}") from error
+
+
+def _to_choose_from(choose: Any) -> bool:
+    """Whether this is values by the names of a criterion's arguments."""
+    return isinstance(choose, dict) and all(
+        isinstance(values, (tuple, list)) and len(values) for values in choose.values()
+    )
+
+
+def _way_out(criterion: str, asked: Options) -> str:
+    """Where a recipe's options are those of another criterion: how to get rid of them."""
+    for given, key in ((asked.criterion_options, "criterion_options"), (asked.choose, "choose")):
+        if given and not set(given) <= set(stage_importance.options_of(criterion)):
+            return f"; leave out what the recipe has by --config.grow.{key}=None, or take its mode for this criterion"
+    return ""

@@ -38,6 +38,8 @@ def run(
 ) -> tuple[str, ...]:
     """What each net answers on the test split, which nothing before has seen; the outputs are those of the last candidate.
 
+    Where nets were trained further, their accuracy before that is told too (`scored_test_accuracy`).
+
     Args:
       also: directories of other runs that grew, or of fixed networks, whose nets answer together with the candidates.
       together: iterations whose candidates answer together, of this run and of others; None: all. The paper's are 1, 3 and 5.
@@ -45,7 +47,10 @@ def run(
     growth, split, classes = growth_found(job.workdir.path), job.images.test, len(job.images.classes)
     members, others = own_members(job), other_members(job, also, together)
     probabilities = {one.name: answered(one.net, one.variables, split) for one in (*members, *others)}
-    rows = [{**_row(one), **judged(probabilities[one.name], split.labels, classes)} for one in members]
+    rows = [
+        {**_row(one), **judged(probabilities[one.name], split.labels, classes), **_before(job, one, split)}
+        for one in members
+    ]
     last = growth["candidates"][-1]["name"]
     own = [one for one in members if one.facts["role"] == CANDIDATE and _chosen(one.facts["iteration"], together)]
     joint = functools.partial(_ensemble, probabilities, labels=split.labels, classes=classes)
@@ -126,6 +131,15 @@ def judged(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     return quality.measured(likeliest[:, 0] == labels, probabilities.max(axis=1).clip(0, 1), among, classes)
 
 
+def _before(job: Job, one: Member, split) -> dict[str, float]:
+    """The accuracy that a net had before it was trained further; {} where it was not."""
+    if job.workdir.config["grow"].get("further") is None:
+        return {}
+    file = (job.workdir.path / one.facts["variables"]).with_name(growth_nets.SCORED)
+    right = answered(one.net, load_variables(file), split).argmax(axis=1) == np.asarray(split.labels)
+    return {"scored_test_accuracy": float(right.mean())}
+
+
 def _row(one: Member) -> dict:
     """What is known of a net beside its answers."""
     keys = ("name", "role", "iteration", "depths", *_COSTS, "holdout_accuracy", "training")
@@ -161,6 +175,8 @@ def _last(job: Job, folder: Path, row: dict) -> dict:
 def check(job: Job, *, also: tuple[str, ...] = (), together: tuple[int, ...] | None = None) -> None:
     """Raises ValueError for other runs that cannot answer together with this one's, or an iteration that it does not have."""
     iterations = range(1, growth_nets.Options(**job.workdir.config["grow"]).iterations + 1)
-    if together is not None and (not together or not set(together) <= set(iterations)):
-        raise ValueError(f"evaluate.together is {tuple(together)}, must be iterations of 1 to {iterations[-1]}")
+    if isinstance(also, str) or not isinstance(also, Sequence):
+        raise ValueError(f"evaluate.also is {also!r}, must be a tuple of working directories")
+    if together is not None and not (isinstance(together, Sequence) and together and set(together) <= set(iterations)):
+        raise ValueError(f"evaluate.together is {together!r}, must be iterations of 1 to {iterations[-1]}, in a tuple")
     other_members(job, also, together)

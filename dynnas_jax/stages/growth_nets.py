@@ -17,6 +17,7 @@ from dynnas_jax.dynamic import protocol, single
 from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import (
     Job,
+    described,
     facts_of,
     growth_found,
     load_variables,
@@ -27,11 +28,12 @@ from dynnas_jax.job import (
 from dynnas_jax.networks import elastic_resnet, growing
 from dynnas_jax.search import stage_features, stage_growth, stage_importance
 from dynnas_jax.stages import network_train, spent
-from dynnas_jax.workdir import read_json, write_json
+from dynnas_jax.workdir import read_config, read_json, write_json
 
 RANDOM = "random"  # in place of a criterion: a coin for each stage
 FACTS, SCORED, FINAL = "net.json", "scored.msgpack", "network.msgpack"  # in the folder of a net
 FURTHER = "further"  # folder in that of a net: of its further training
+SCORING = "scoring"  # folder beside those of the nets: what the importances took by which they are compared
 _KEPT = 2  # nets whose features are kept at a time: those that are compared
 
 
@@ -45,7 +47,8 @@ class Options:
       growth: modules that a stage grows by; None: the paper's, 2 blocks or 1 cell.
       criterion: of `stage_importance.CRITERIA`, or "random" for coins.
       criterion_options: its keyword arguments.
-      choose: one of its arguments with the values to choose from, once, by the held-out accuracy of the first candidate.
+      choose: one of its arguments with the values to choose from, once, by the held-out accuracy of the first candidate; of
+        values that are worth the same, the first.
       samples: training images whose features are looked at, at most.
       pooled_side: pixels that a stage's maps are pooled to, at most.
       further: keyword arguments of the section `train` that are others in a further training of the candidates; None: none.
@@ -170,7 +173,8 @@ class Nets:
             seed = zlib.crc32(f"{self.job.seed} {net.name}".encode())
             coins = np.random.default_rng(seed).uniform(size=len(net.facts["depths"]))
             return tuple(coins) if net.facts["role"] == stage_growth.TEMPORARY else (0.5,) * len(coins)
-        return tuple(one.score for one in self.importances(net, options))
+        with spent.metered(self.folder / SCORING, self.options.power_w):
+            return tuple(one.score for one in self.importances(net, options))
 
     def features(self, net: Net) -> stage_features.Collected:
         """Those of each stage, of as many images as memory allows, by the variables that it was trained equally long to."""
@@ -225,6 +229,32 @@ def source_depths(path: str) -> tuple[tuple[int, ...], ...] | None:
     genes = {gene.name: tuple(map(int, gene.choices)) for gene in supernet.space.genes}
     deepest = growing.depths(supernet.largest_net())
     return tuple(genes.get(elastic_resnet.gene_name(stage), (depth,)) for stage, depth in enumerate(deepest, 1))
+
+
+def check_images(path: str, job: Job, *, as_it_stands: bool) -> None:
+    """Whether a source has not seen the images that this run holds out, as far as it tells.
+
+    Args:
+      as_it_stands: its nets are compared without training, so that it must know the same classes.
+
+    Raises:
+      ValueError: for one that was trained on some of them, or one of other classes.
+    """
+    folder = Path(path).expanduser()
+    config, mine = read_config(folder), described(job.images)
+    data = read_json(kinds.data_file(folder, kinds.of(config)), "`dynnas run` with its config makes it")
+    if as_it_stands and data["classes"] != mine["classes"]:
+        raise ValueError(
+            f"grow.source: {folder} tells other classes than this run's images have, so nothing can be read off it; "
+            "leave out grow.read_off"
+        )
+    held_out = data.get("splits", {}).get("holdout")  # runs from before fingerprints were kept do not tell
+    other = config["data"]["name"] != job.workdir.config["data"]["name"] or not len(job.images.holdout)
+    if not other and held_out not in (None, mine["splits"]["holdout"]):
+        raise ValueError(
+            f"grow.source: {folder} held out other images than this run does, so it was trained on some of these; "
+            "give both the same section data and the same seed"
+        )
 
 
 def _kind(folder: Path) -> kinds.Kind:

@@ -97,12 +97,9 @@ def check(
     label_smoothing: float = 0.0,
     start_from: str | None = None,
     new_classifier: bool = False,
-    power_w: float | None = None,
     **options,
 ) -> None:
     """Raises ValueError for what would end a run at its first step, or long after it."""
-    if power_w is not None:
-        spent.check(power_w)
     plain.rule(label_smoothing=label_smoothing)
     train.check_setting(job, **options)
     starting.of_file(job, start_from=start_from, new_classifier=new_classifier)

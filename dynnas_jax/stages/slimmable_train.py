@@ -9,7 +9,7 @@ import numpy as np
 
 from dynnas_jax import devices, elastic, processes
 from dynnas_jax.job import NO_HELD_OUT, Job, described, evaluator, save_variables, trained_file
-from dynnas_jax.stages import slimmable_transfer, train
+from dynnas_jax.stages import slimmable_transfer, spent, train
 from dynnas_jax.train import bootstrapping
 from dynnas_jax.workdir import write_json
 
@@ -21,15 +21,17 @@ def run(
     bootstrapping: dict | None = None,
     calibration_images: int = 1024,
     transfer_from: str | None = None,
+    power_w: float | None = None,
     **options,
 ) -> tuple[str, ...]:
-    """The supernet, by in-place ensemble bootstrapping; leaves checkpoints, metrics, and the averaged variables.
+    """The supernet, by in-place ensemble bootstrapping; leaves checkpoints, metrics, the averaged variables, and what it took.
 
     Args:
       bootstrapping: keyword arguments of `train.bootstrapping.rule`.
       calibration_images: training images that the statistics of held-out accuracies are taken from.
       transfer_from: a run's working directory, whose trained supernet of the same paths this one starts from; what was
         taken, and what is drawn anew, is listed in `transferred.json`.
+      power_w: see `spent.metered`.
       options: see `train.fitted`.
     """
     evaluate = evaluator(job, calibration_images, 2)
@@ -41,7 +43,8 @@ def run(
 
     start = None if transfer_from is None else _transferred(job, transfer_from)
     initial = None if start is None else start.variables
-    final = train.fitted(job, folder, _rule(bootstrapping), initial=initial, evaluate=held_out, **options)
+    with spent.metered(folder, power_w):
+        final = train.fitted(job, folder, _rule(bootstrapping), initial=initial, evaluate=held_out, **options)
     file = trained_file(job.kind)
     if processes.is_first():
         save_variables(folder / file, devices.on_host(final.averaged))

@@ -12,7 +12,7 @@ from dynnas_jax import processes
 from dynnas_jax.costs import energy, training_energy
 from dynnas_jax.workdir import read_json
 
-FILE = "energy.json"  # in the folder of a training
+FILE = training_energy.FILE
 _SUMS = ("seconds", "energy_j")
 _CORES = f"CPU of {os.cpu_count() or 1} cores"
 

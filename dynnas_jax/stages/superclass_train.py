@@ -21,16 +21,17 @@ def run(
     sandwich_rule: dict | None = None,
     progressive_shrinking: dict | None = None,
     subnet_devices: int = 1,
+    power_w: float | None = None,
     **options,
 ) -> tuple[str, ...]:
-    """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables.
+    """The supernet, by the sandwich rule; leaves checkpoints, metrics, the averaged variables, and what it took.
 
     Args:
       superclass_dropout: the chance that the logits of a foreign superclass are left out of an image's loss.
       from_teacher: whether training starts from the teacher's weights, or from random ones.
       sandwich_rule, progressive_shrinking: keyword arguments of the functions of those names in `train`; the teacher is
         "trained", the net of the stage `teacher`, unless the former says another.
-      subnet_devices: as in `train.run`.
+      subnet_devices, power_w: as in `train.run`.
       options: see `train.fitted`.
     """
     section = _rule(sandwich_rule)
@@ -45,6 +46,7 @@ def run(
         teacher=teacher if section["teacher"] == "trained" else None,
         mesh=devices.data_mesh(subnet=subnet_devices),
         drop=_dropout(job, superclass_dropout),
+        power_w=power_w,
         **options,
     )
     return files

@@ -25,7 +25,7 @@ from dynnas_jax.job import (
 from dynnas_jax.networks import template
 from dynnas_jax.search import predictor
 from dynnas_jax.search_space import SearchSpace
-from dynnas_jax.stages import starting
+from dynnas_jax.stages import spent, starting
 from dynnas_jax.train import calibration, distillation, joint, loop, metrics, sandwich
 from dynnas_jax.train import progressive_shrinking as shrinking
 from dynnas_jax.train.state import TrainState
@@ -45,9 +45,10 @@ def run(
     transfer_sorted: str = starting.KEPT,
     teacher: str | None = None,
     subnet_devices: int = 1,
+    power_w: float | None = None,
     **options,
 ) -> tuple[str, ...]:
-    """The supernet, by the sandwich rule; leaves checkpoints, metrics, and the averaged variables.
+    """The supernet, by the sandwich rule; leaves checkpoints, metrics, the averaged variables, and what it took.
 
     Of nets of several exits every exit learns; what was transferred to them is listed in `transferred.json`.
 
@@ -57,17 +58,23 @@ def run(
       start_from, new_classifier, transfer_from, transfer_sorted: see `starting.of_supernet`.
       teacher: a run's working directory, whose largest net teaches a rule with the teacher "trained".
       subnet_devices: how many devices have the same images and share the random subnets of a step; the others have other images.
+      power_w: see `spent.metered`.
       options: see `fitted`.
     """
     source = {"start_from": start_from, "transfer_from": transfer_from, "transfer_sorted": transfer_sorted}
     start = starting.of_supernet(job, new_classifier=new_classifier, **source)
     rules = sandwich_rule, joint_rule, progressive_shrinking
     taught = {"teacher": trained_teacher(job, teacher), "mesh": devices.data_mesh(subnet=subnet_devices)}
-    return trained(job, folder, start, rules, **taught, **options)
+    return trained(job, folder, start, rules, power_w=power_w, **taught, **options)
 
 
-def trained(job: Job, folder: Path, start: starting.Started, rules: tuple, **options) -> tuple[str, ...]:
-    """What `run` does from a start by rules, the sections of `rule_and_phases`; `options` are those of `fitted`."""
+def trained(
+    job: Job, folder: Path, start: starting.Started, rules: tuple, *, power_w: float | None = None, **options
+) -> tuple[str, ...]:
+    """What `run` does from a start by rules, the sections of `rule_and_phases`; `options` are those of `fitted`.
+
+    What it took is none of the files that are returned: made anew they are the same, and so are the stages built on them.
+    """
     evaluate = evaluator(job, 1024, 2)
     ends = np.stack([job.supernet.space.smallest, job.supernet.space.largest])
 
@@ -77,7 +84,8 @@ def trained(job: Job, folder: Path, start: starting.Started, rules: tuple, **opt
         return {"holdout_accuracy_smallest": float(smallest), "holdout_accuracy_largest": float(largest)}
 
     rule, phases = rule_and_phases(job.supernet.space, options["steps"], *rules)
-    final = fitted(job, folder, rule, initial=start.variables, phases=phases, evaluate=held_out, **options)
+    with spent.metered(folder, power_w):
+        final = fitted(job, folder, rule, initial=start.variables, phases=phases, evaluate=held_out, **options)
     file, listed = trained_file(job.kind), ("transferred.json",) if start.transferred else ()
     if processes.is_first():
         save_variables(folder / file, devices.on_host(final.averaged))
@@ -184,6 +192,7 @@ def check_setting(
     precision: str = "float32",
     remat: str = "none",
     subnet_devices: int = 1,
+    power_w: float | None = None,
     **_,
 ) -> Supernet:
     """What every training has in common; returns what it trains. Raises ValueError where that fails at its first step."""
@@ -191,6 +200,8 @@ def check_setting(
     loop.check(steps, batch_size, len(train), devices.data_mesh(subnet=subnet_devices))
     supernet = template.in_training(job.supernet, precision, remat)
     metrics.check(trackers, wandb)
+    if power_w is not None:
+        spent.check(power_w)
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
     return supernet

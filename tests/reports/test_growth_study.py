@@ -45,10 +45,12 @@ def grow(path, criterion, seed):
     growth = {"criterion": criterion, "initial": entry("initial", 0, [2, 2, 2], 5_000), "candidates": [first, last]}
     trained = {"networks": 5 + len(controls), "seconds": 500.0 + 100 * len(controls), "energy_j": 10_000.0}
     trained["further"] = {"seconds": 90.0 + 30 * len(controls), "energy_j": 1800.0}
-    write(path / "config.json", {"growth": {}, "target": "x86"})
+    growth["scoring"] = {"seconds": 72.0, "energy_j": 1000.0}
+    further = {"further": {"steps": 100}} if criterion == "pls" else {}
+    write(path / "config.json", {"growth": {}, "grow": further, "target": "x86"})
     write(path / "grow" / "growth.json", {**growth, "iterations": [], "controls": controls, "trained": trained})
     accuracies = {"initial": 0.9, "candidate1": 0.93, "candidate2": LAST[criterion][seed], "uniform": UNIFORM[seed]}
-    told = [{"name": name, "accuracy": accuracy} for name, accuracy in accuracies.items()]
+    told = [{"name": name, "accuracy": one, "scored_test_accuracy": one - 0.1} for name, one in accuracies.items()]
     net = {"accuracy": LAST[criterion][seed], "macs": 1, "params": 1}
     ensemble = {"accuracy": 0.98, "params_with_statistics": 3750, "macs": 30_000}
     write(path / "evaluate" / "evaluation.json", {"images": 200, "networks": told, "net": net, "ensemble": ensemble})
@@ -119,13 +121,24 @@ def test_differences_are_those_of_the_same_seeds(row):
     above = [100 * (LAST["pls"][seed] - UNIFORM[seed]) for seed in (0, 2)]
     assert mine["above_uniform"].text(0.01) == f"{np.mean(above):.2f} ± {np.std(above, ddof=1):.2f} (2 of 3 seeds)"
     assert mine["wins_uniform"] == "2 of 2"
+    assert mine["macs_ratio"].mean == pytest.approx(np.mean([20_000, 20_002]) / 21_000)
     assert mine["above_coins"].mean == pytest.approx(np.mean([LAST["pls"][s] - LAST["random"][s] for s in (0, 2)]))
     assert (theirs["above_uniform"], theirs["above_coins"], theirs["uniform_macs"]) == ("", "", "")
+    assert theirs["macs_ratio"] == ""
+
+
+def test_seeds_that_are_level_are_told_and_one_seed_is_not_judged(row):
+    grown = row("pls", (1,))
+    grown.runs[1].evaluation["networks"][-1]["accuracy"] = LAST["pls"][1]
+    table = study_tables.TABLES["growth_controls"]([grown])
+    assert table.rows[0]["wins_uniform"] == "0 of 1, 1 level"
+    assert table.notes == ("Beside uniform depth, of one seed and not judged: by pls.",)
 
 
 def test_what_has_not_been_run_says_so(row):
     alone = study_tables.TABLES["growth_controls"]([row("pls", ())]).rows[0]
     assert (alone["above_uniform"], alone["above_coins"], alone["accuracy"]) == (None, "", None)
+    assert alone["macs_ratio"] is None
     assert growth_study.fronts([row("random", ())], "growth_residual") == {}
 
 
@@ -139,18 +152,39 @@ def test_criteria_by_iteration_and_where_they_add_modules(row):
     assert growth_study.modules(rows) == {"by pls": [2, 4, 2.67]}
 
 
-def test_held_out_accuracy_before_the_further_training_too(row):
+def test_parameters_that_no_run_chose_are_told(row):
+    assert study_tables.TABLES["growth_criteria"]([row("random")]).notes == ()
+    given = {"grow.criterion_options.components": 2}
+    (note,) = study_tables.TABLES["growth_criteria"]([row("pls", **given), row("random")]).notes
+    assert note.endswith("which these runs did not choose: by pls (components 2).")
+    choosing = row("pls", **given)
+    for run in choosing.runs.values():
+        run.growth["tried"] = [{"option": {"components": 2}}]
+    assert study_tables.TABLES["growth_criteria"]([choosing]).notes == ()
+
+
+def test_accuracy_before_the_further_training_too(row):
     """The paper's tables I and II are of nets that were trained equally long."""
     further, alike = row("pls", **{"grow.further.steps": 100}), row("random")
     criteria = study_tables.TABLES["growth_criteria"]([further, alike])
     own = lines(criteria, "by pls")
-    assert list(own) == ["held-out after equal training", "held-out", "test"]
-    assert [own[split]["iteration1"].mean for split in own] == pytest.approx([0.8, 0.9, 0.93])
+    assert list(own) == ["held-out after equal training", "held-out", "test after equal training", "test"]
+    assert [own[split]["iteration1"].mean for split in own] == pytest.approx([0.8, 0.9, 0.83, 0.93])
+    other = lines(criteria, "by random")
+    assert other["test after equal training"]["iteration2"] == other["test"]["iteration2"], "trained no further"
     assert list(lines(study_tables.TABLES["growth_criteria"]([alike]), "by random")) == ["held-out", "test"]
     for name in ("growth_initial", "growth_residual"):
         heads = [[column.key for column in study_tables.TABLES[name]([one]).columns] for one in (further, alike)]
         assert ["scored_accuracy" in head for head in heads] == [True, False]
         assert study_tables.TABLES[name]([further]).rows[0]["scored_accuracy"].mean == pytest.approx(0.8)
+    initial = [study_tables.TABLES["growth_initial"]([one]) for one in (further, alike)]
+    assert ["scored_test_accuracy" in [column.key for column in one.columns] for one in initial] == [True, False]
+    assert initial[0].rows[0]["scored_test_accuracy"].mean == pytest.approx(0.83)
+    for run in further.runs.values():  # one that was evaluated before this was told
+        for net in run.evaluation["networks"]:
+            del net["scored_test_accuracy"]
+    (line,) = study_tables.TABLES["growth_initial"]([further]).rows
+    assert (line["scored_test_accuracy"], line["accuracy"].mean) == ("", pytest.approx(0.93))
 
 
 def test_carbon_of_all_rows_is_at_the_intensity_of_those_that_grew(row, fixed):
@@ -158,7 +192,13 @@ def test_carbon_of_all_rows_is_at_the_intensity_of_those_that_grew(row, fixed):
     table = study_tables.TABLES["growth_residual"]([fixed, grown])
     (other,) = lines(table, "fixed").values()
     assert other["carbon_g"].mean == pytest.approx(100.0)
-    assert table.notes[-1] == "Energy of training: a meter; a table."
+    assert table.notes == ("Energy of training: a meter (fixed); a table (by pls).",)
+
+
+def test_the_table_of_nets_tells_whose_weights_another_run_has_trained(row):
+    first, *_ = study_tables.TABLES["growth_residual"]([row("pls", **{"grow.source": "runs/x"}), row("random")]).notes
+    assert first.startswith("The nets of these rows begin with the weights of another run")
+    assert first.endswith(": by pls.")
 
 
 def test_the_search_costs_what_it_trained_and_not_its_controls(row, fixed):
@@ -171,9 +211,26 @@ def test_the_search_costs_what_it_trained_and_not_its_controls(row, fixed):
         assert own["candidates together"]["networks"] == ""
     (source,) = lines(table, "fixed").values()
     assert [source[key].mean for key in ("networks", "seconds", "apart_s", "energy_j")] == [1, 60, 60, 3.6e6]
+    assert (source["scoring_s"], own["iteration 2"]["scoring_s"].mean) == ("", 72)
     assert [lines(table, f"by {name}")["iteration 2"]["devices"] for name in ("pls", "random")] == ["2 x CPU"] * 2
     assert source["devices"] == "", "a run of an earlier form"
-    assert table.notes == ("Energy of training: a table; a meter.",)
+    assert table.notes == ("Energy of training: a table (by pls; by random); a meter (fixed).",)
+
+
+def test_a_supernet_s_training_has_its_energy_where_the_run_metered_it(tmp_path):
+    path = tmp_path / "supernet"
+    write(path / "config.json", {"supernet": {}, "target": "x86"})
+    (path / "train").mkdir()
+    (path / "train" / "times.jsonl").write_text('{"seconds": 50.0}\n')
+    asked = Asked("s", {"growth_cost": "the supernet"}, {0: path}, {"supernet.network": "elastic_resnet"}, (), "")
+    keys = ("networks", "seconds", "apart_s", "scoring_s", "energy_j")
+    (line,) = study_tables.TABLES["growth_cost"]([study_rows.read(asked)]).rows
+    assert [line[key] if line[key] == "" else line[key].mean for key in keys] == ["", 50, 50, "", ""]
+    write(path / "train" / "energy.json", {"seconds": 40.0, "energy_j": 960.0, "source": "a meter", "devices": "1 x C"})
+    table = study_tables.TABLES["growth_cost"]([study_rows.read(asked)])
+    (line,) = table.rows
+    assert [line[key] if line[key] == "" else line[key].mean for key in keys] == ["", 40, 40, "", 960]
+    assert (line["devices"], table.notes) == ("1 x C", ("Energy of training: a meter.",))
 
 
 def test_a_search_ends_before_the_further_training(row):
@@ -186,6 +243,9 @@ def test_a_search_ends_before_the_further_training(row):
         del run.growth["trained"]["further"]
     (line, *_) = study_tables.TABLES["growth_cost"]([further]).rows
     assert (line["apart_s"], line["seconds"].mean) == ("", 500)
+    for run in further.runs.values():
+        del run.growth["scoring"]
+    assert study_tables.TABLES["growth_cost"]([further]).rows[0]["scoring_s"] == ""
 
 
 def test_nets_that_answer_with_other_runs_are_one_line(row):

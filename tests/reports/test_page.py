@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from dynnas_jax import kinds
+from dynnas_jax.costs import energy
 from dynnas_jax.reports import artifacts, chapters, page, sections
+from dynnas_jax.reports.source import Source
 
 FIGURES = {"accuracy_against_macs", "archs", "predictor", "samples", "threshold_curve", "training"}
 FIGURES |= {"cases", "exits", "reliability"}
@@ -127,6 +129,24 @@ def test_samples_that_are_not_those_of_the_outputs_leave_the_earlier_report(work
         **before,
         workdir / "evaluate" / "samples.npz": None,
     }
+
+
+def test_what_a_training_took_stands_beside_the_times_of_the_stages(workdir, tmp_path):
+    """Where the run metered it: energy, the carbon of the world's grid, and how both are known."""
+    assert list(rows_of_times(workdir, tmp_path)[0]) == ["stage", "seconds"]
+    told = {"seconds": 9.0, "energy_j": 3.6e6, "source": "a <meter>", "devices": "2 x GPU"}
+    (workdir / "train" / "energy.json").write_text(json.dumps(told))
+    (row,) = rows_of_times(workdir, tmp_path)
+    assert (float(row["energy_j"]), float(row["carbon_g"])) == (3.6e6, pytest.approx(energy.GRID_G_PER_KWH["world"]))
+    page = sections.BUILDERS["times"](Source(workdir, tmp_path / "R", artifacts.read(workdir)))
+    assert "Energy of training alone: a &lt;meter&gt;, 2 x GPU. Carbon at 475 g a kWh" in page
+    (workdir / "train" / "energy.json").write_text(json.dumps({**told, "energy_j": None}))
+    assert rows_of_times(workdir, tmp_path)[0]["energy_j"] == "", "nothing told its energy"
+
+
+def rows_of_times(workdir, tmp_path):
+    sections.BUILDERS["times"](Source(workdir, tmp_path / "R", artifacts.read(workdir)))
+    return rows(tmp_path / "R" / "tables" / "times.csv")
 
 
 def test_the_device_of_the_milliseconds_is_named(workdir, records_store, coarse, tmp_path):

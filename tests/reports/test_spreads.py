@@ -85,6 +85,9 @@ def test_a_verdict_names_who_is_above_and_takes_what_cancels_for_equal():
     found = {"a": [0.02, 0.01], "b": [-0.02, -0.03], "c": [0.02], "d": [0.03, -0.01]}
     differences = {name: spreads.spread(values, 2) for name, values in found.items()}
     assert spreads.verdict({**differences, "e": cancelled, "f": None}, "coins") == (
-        "Above coins, by more than the seeds differ: a. Not told apart from it: c, d, e. Below it: b.",
+        "Above coins, by more than the seeds differ: a. Not told apart from it: d, e. Below it: b. "
+        "Beside coins, of one seed and not judged: c.",
     )
+    alone = {"c": differences["c"], "f": None}
+    assert spreads.verdict(alone, "coins") == ("Beside coins, of one seed and not judged: c.",)
     assert spreads.verdict({"f": None, "g": ""}, "coins") == ()

@@ -213,7 +213,7 @@ def test_strategies_are_compared_with_random_search_seed_by_seed(made):
     differences = [better[seed] - DYNAMIC[seed] for seed in SEEDS]
     assert difference.mean == pytest.approx(statistics.mean(differences))
     assert difference.deviation == pytest.approx(statistics.stdev(differences))
-    assert cell(table, "evolution", "wins") == "2 of 3"
+    assert cell(table, "evolution", "wins") == "2 of 3, 1 level"
     assert cell(table, "random", "difference") == ""
     assert cell(table, "evolution", "device_s").mean == 7200
     assert "| evolution |" in table.markdown()

@@ -119,7 +119,7 @@ def test_the_choice_of_the_parameters_is_the_best_on_held_out_images(runs):
     best = max(found["tried"], key=lambda one: one["worth"])
     assert found["options"] == best["option"]
     names = {f"candidate1_{'_'.join(map(str, one['candidate']))}" for one in found["tried"]}
-    kept = {path.name for path in (runs.grown / "grow").iterdir() if path.is_dir()}
+    kept = {path.parent.name for path in (runs.grown / "grow").glob("*/net.json")}
     assert {name for name in kept if name.startswith("candidate1")} == names
     assert found["trained"]["networks"] == len(kept) == stage_growth.networks(1) + 1 + len(names) - 1
 
@@ -138,6 +138,9 @@ def test_accuracies_and_the_ensemble_are_those_of_the_kept_variables(runs):
         probabilities.append(powers / powers.sum(-1, keepdims=True))
         row = next(row for row in told["networks"] if row["name"] == entry["name"])
         assert row["accuracy"] == (logits.argmax(-1) == labels).mean()
+        before = job.load_variables((runs.grown / entry["variables"]).with_name(growth_nets.SCORED))
+        answers = np.asarray(jax.jit(lambda v, x, net=net: net.apply(v, x)[0])(before, ready.images.test.images))
+        assert row["scored_test_accuracy"] == (answers.argmax(-1) == labels).mean(), "before it was trained further"
         among = [label in np.argsort(-one)[:5] for label, one in zip(labels, logits, strict=True)]
         assert row["top5_accuracy"] == pytest.approx(np.mean(among))
     together = np.mean(probabilities, axis=0)
@@ -299,6 +302,7 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     sections = {"data": DATA, "supernet": space, "train": train, "dynamic": {"max_macs_fraction": 0.9}}
     supernet = settings.as_dict(ConfigDict(sections))
     pipeline.run(supernet, tmp_path / "supernet", names=("train",))
+    assert read(tmp_path / "supernet" / "train" / "energy.json")["energy_j"] > 0
     options = {"source": str(tmp_path / "supernet"), "read_off": True, "criterion": "il_fs"}
     config = config_of(options)
     pipeline.run(config, tmp_path / "grown", names=("grow",))
@@ -330,6 +334,25 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
             grow.check(prepared(tmp_path / f"D{number}", deep), **deep["grow"])
     fits = config_of({**options, "iterations": 2})
     grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
+    _check_what_the_source_has_seen(tmp_path / "supernet", prepared(tmp_path / "F", fits))
+
+
+def _check_what_the_source_has_seen(source, ready):
+    """Images that this run holds out, or other classes; changes what the source tells."""
+    check = growth_nets.check_images
+    config, data = read(source / "config.json"), read(source / "train" / "data.json")
+    (source / "train" / "data.json").write_text(json.dumps({**data, "classes": [*data["classes"][1:], "other"]}))
+    check(str(source), ready, as_it_stands=False)
+    with pytest.raises(ValueError, match="grow.source: .* tells other classes than this run's images have"):
+        check(str(source), ready, as_it_stands=True)
+    data["splits"]["holdout"] = "of another seed"
+    (source / "train" / "data.json").write_text(json.dumps(data))
+    with pytest.raises(
+        ValueError, match="grow.source: .* held out other images than this run does, so it was trained on"
+    ):
+        check(str(source), ready, as_it_stands=True)
+    (source / "config.json").write_text(json.dumps({**config, "data": {**config["data"], "name": "elsewhere"}}))
+    check(str(source), ready, as_it_stands=True)
 
 
 def test_depths_that_a_supernet_was_not_trained_with_are_refused(tmp_path):
@@ -397,9 +420,13 @@ def test_candidates_of_some_iterations_answer_together(runs, tmp_path):
         prepared(runs.grown, config_of(CONTROLLED)),
         read(runs.grown / "grow" / "growth.json")["candidates"],
     )
-    for wrong in ((), (0,), (1, 2)):
-        with pytest.raises(ValueError, match=r"evaluate.together is .*, must be iterations of 1 to 1"):
+    for wrong in ((), (0,), (1, 2), 1):
+        with pytest.raises(ValueError, match=r"evaluate.together is .*, must be iterations of 1 to 1, in a tuple"):
             growth_evaluate.check(ready, together=wrong)
+    for wrong in (3, "runs/x"):
+        with pytest.raises(ValueError, match=r"evaluate.also is .*, must be a tuple of working directories"):
+            growth_evaluate.check(ready, also=wrong)
+    pipeline.opened(config_of(evaluate={"also": 3}), tmp_path / "A")
     growth_evaluate.check(ready, also=(str(runs.grown),), together=(1,))
     growth_evaluate.run(ready, tmp_path, also=(str(runs.grown),), together=(1,))
     told = read(tmp_path / "evaluation.json")
@@ -453,12 +480,17 @@ def test_the_energy_of_trainings_adds_up(runs):
     assert not (temporary / "further").exists()
     assert read(temporary / "net.json")["training"]["further"] == {"seconds": 0, "energy_j": 0, "carbon_g": 0}
     every, further = ([*(runs.grown / "grow").glob(f"{path}energy.json")] for path in ("**/", "*/further/"))
+    scoring = runs.grown / "grow" / "scoring" / "energy.json"
+    every.remove(scoring)
+    assert found["scoring"] == {key: read(scoring)[key] for key in ("seconds", "energy_j")}
+    assert found["scoring"]["seconds"] > 0
     assert len(every) == found["trained"]["networks"] + len(further)
     for told, files in ((found["trained"], every), (found["trained"]["further"], further)):
         for key in ("seconds", "energy_j"):
             assert told[key] == pytest.approx(sum(read(file)[key] for file in files))
     page = (runs.grown / "report.html").read_text()
     assert "of them for the further training of those that are kept" in page
+    assert "Their importances took" in page
 
 
 @pytest.mark.parametrize(
@@ -468,6 +500,14 @@ def test_the_energy_of_trainings_adds_up(runs):
         ({"criterion": "random", "choose": {"components": (1,)}}, "'random', which has no options"),
         ({"criterion_options": {"mix": 0.5}}, "the criterion 'pls' has no option 'mix'"),
         ({"choose": {"components": 3}}, "must have a tuple of values"),
+        ({"choose": 5}, "grow.choose is 5, must have a tuple of values"),
+        ({"choose": ["components"]}, "grow.choose is .*, must have a tuple of values"),
+        ({"criterion": ["pls"]}, r"grow.criterion is \['pls'\], choose from"),
+        (
+            {"criterion": "inf_fs", "criterion_options": {"components": 2}},
+            "has no option 'components'; it has mix; leave out .* by --config.grow.criterion_options=None, or take its mode",
+        ),
+        ({"source": 5}, "grow.source is 5: give the run whose weights nets begin with"),
         ({"source": None}, "grow.source is None: give the run whose weights nets begin with"),
         ({"read_off": True}, "grow.read_off does nothing without grow.source"),
         ({"source": "/nowhere"}, "grow.source: /nowhere is no working directory"),
@@ -516,7 +556,8 @@ def test_what_of_a_further_training_the_images_refuse(tmp_path):
 
 
 def test_an_intensity_that_no_grid_has():
-    for wrong, must in ((float("inf"), "must be a finite number"), (float("nan"), "must be a number of at least 0")):
+    finite = "must be a finite number"
+    for wrong, must in ((float("inf"), finite), (None, finite), (float("nan"), "must be a number of at least 0")):
         with pytest.raises(ValueError, match=f"grow.grid_g_per_kwh is {wrong}, {must}"):
             recipe.check(config_of({"grid_g_per_kwh": wrong}))
 
@@ -534,6 +575,8 @@ def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match="power_w is 0, must be above 0"):
         grow.check(ready, **{**config["grow"], "power_w": 0})
+    with pytest.raises(ValueError, match="power_w is 0, must be above 0"):  # of any training
+        growth_nets.network_train.check(ready, **config["train"], power_w=0)
 
 
 def test_an_answer_needs_no_training(runs):

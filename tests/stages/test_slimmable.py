@@ -187,6 +187,7 @@ def test_the_report_shows_the_gates(run):
     page = (run / "report.html").read_text()
     assert "not run" not in page
     assert not re.search(r"\b(little|unsure)\b", page), "words of other kinds of runs"
+    assert "Energy of training alone: " in page
     assert "took the path that they took in a batch" in page
     assert "The files hold 2 paths; 100.0 % of the test images take one of them." in page
     assert "In batches of 96 images; the widest path in chunks of " in page

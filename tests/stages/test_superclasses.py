@@ -272,6 +272,8 @@ def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):
 
 def test_the_report_shows_every_part(run):
     content = (run / "report.html").read_text()
+    assert "Energy of training alone: " in content
+    assert {stage for stage in ("teacher", "train") if (run / stage / "energy.json").is_file()} == {"teacher", "train"}
     # Superclass dropout needs another run beside this one, and the paper's nine tables and figures their datasets.
     assert content.count("not run") == 1 + 9 + 1
     rows = (run / "report" / "tables" / "accuracies.csv").read_text().splitlines()
