@@ -235,13 +235,15 @@ def broken(asked: list[str], workdir: Path, moments: list[Moment], environment: 
     return kills
 
 
-def draw(seed: int, count: int, took_s: dict[str, float], processes: int, parts: dict[str, int]) -> list[Moment]:
-    """Moments of training and of the other stages, one after the other; anywhere in them, and in the `parts` that are saved."""
+def draw(
+    seed: int, count: int, took_s: dict[str, float], processes: int, parts: dict[str, int], only: tuple[str, ...] = ()
+) -> list[Moment]:
+    """Moments of training and the other stages in turn, or of `only` these; anywhere in them and their `parts`."""
     drawn = random.Random(seed)
     others = [name for name in NAMES if name in took_s and name != "train"]
     found = []
     for number in range(count):
-        stage = others[number // 2 % len(others)] if number % 2 else "train"
+        stage = only[number % len(only)] if only else others[number // 2 % len(others)] if number % 2 else "train"
         of = parts.get(stage, 1)
         delay_s, victim, saved = drawn.random() * took_s[stage] / of, drawn.randrange(processes), drawn.randrange(of)
         found.append(Moment(stage, delay_s, victim, saved))
@@ -265,6 +267,7 @@ def arguments() -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the runs")
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=(), help="moments in these stages in turn")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1, help="of each process, where there are several")
     parser.add_argument("--keep", action="store_true", help="keep the runs that ended alike, too")
@@ -305,7 +308,8 @@ def main() -> None:
     print("| stage | killed after s | process | of | all ended s later | resumed from | identical |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     table = []
-    for moment in draw(known.seed, known.moments, took_s, known.processes, parts_of(known.output / "unbroken")):
+    parts = parts_of(known.output / "unbroken")
+    for moment in draw(known.seed, known.moments, took_s, known.processes, parts, known.only):
         for _ in range(MOST_KILLS):
             table.append(killed(run, known.output / f"kill_{len(table)}", moment, expected, known.keep))
             if table[-1]["stage"] == moment.stage:

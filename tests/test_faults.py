@@ -71,6 +71,11 @@ def test_moments_are_spread_over_the_stages_and_follow_from_the_seed():
     took_s, parts = {"train": 10.0, "collect": 2.0, "predict": 1.0}, {"train": 20, "collect": 64}
     drawn = faults.draw(3, 30, took_s, 2, parts)
     assert drawn == faults.draw(3, 30, took_s, 2, parts) != faults.draw(4, 30, took_s, 2, parts)
+    assert [m.stage for m in faults.draw(3, 3, took_s, 2, parts, ("predict", "train"))] == [
+        "predict",
+        "train",
+        "predict",
+    ]
     assert [moment.stage for moment in drawn[:6]] == ["train", "collect", "train", "predict", "train", "collect"]
     assert all(0 <= moment.delay_s < took_s[moment.stage] for moment in drawn)
     assert {moment.victim for moment in drawn} == {0, 1}

@@ -46,7 +46,12 @@ def started(tiny_run, tmp_path, quick_programs, capsys, monkeypatch):
 
 
 def test_after_a_preemption_or_a_kill_it_is_not_repeated(started):
-    ends = [preemption.Preempted("terminated"), RuntimeError("a peer is lost"), preemption.Preempted("terminated"), None]
+    ends = [
+        preemption.Preempted("terminated"),
+        RuntimeError("a peer is lost"),
+        preemption.Preempted("terminated"),
+        None,
+    ]
     found = [started(end) for end in ends]
     assert [seen for seen, _ in found] == [[False], [True], [True], [True]]
     assert ["deleted search, evaluate, export, report" in said for _, said in found] == [True, False, False, False]
