@@ -3,15 +3,18 @@
     python benchmarks/faults.py --output=runs/faults --moments=20
     python benchmarks/faults.py --output=runs/faults_two --moments=10 --processes=2 --devices=4
 
-Prints a row of a table for each moment, then everything as JSON. Every other moment is in training, at a drawn step; the others
-are in the other stages in turn, anywhere in the time that the stage took in an unbroken run. What follows other options, such as
---config.train.steps=60, goes to `dynnas run`. Equal means the same bytes of weights and arrays and the same JSON, but for times
-and what is measured by the clock. Of several processes one is killed, drawn like the moment; the others must end by themselves.
+Prints a row of a table for each kill, then everything as JSON. Every other moment is in training, at a drawn step; the others are
+in the other stages in turn: after a drawn number of records, else anywhere in the time that the stage took in an unbroken run. A
+kill that comes when its stage is over is compared like the others, and another follows, earlier in that stage. What follows other
+options, such as --config.train.steps=60, goes to `dynnas run`. Equal means the same bytes of weights and arrays and the same
+JSON, but for times and what is measured by the clock. Of several processes one that is alive is killed, drawn like the moment;
+the others must end by themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +40,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (
     f"--config={ROOT / 'configs' / 'digits.py'}:tiny",
     *("--config.train.steps=60", "--config.train.checkpoint_every=5", "--config.train.log_every=5"),
-    *("--config.train.evaluate_every=20", "--config.collect.subnets=64"),
+    *("--config.train.evaluate_every=20", "--config.collect.subnets=64", "--config.collect.chunk=4"),
 )
 BY_THE_CLOCK = ("time_s", "images_per_s", "wait_share")
 LOOK_S = 0.005
+MOST_KILLS = 4  # for a moment whose stage was over when the kill came
 ENDS_WITHIN_S = 60  # the others and their launcher, after one is killed: the launcher's grace of 30 s is the most
 
 
@@ -51,6 +56,10 @@ class Moment(NamedTuple):
     victim: int = 0  # which of the processes
     saved: int = 0  # of a training a checkpoint of this step or a later one, of collecting so many records
 
+    def earlier(self) -> Moment:
+        """Half as far into the stage."""
+        return self._replace(delay_s=self.delay_s / 2, saved=self.saved // 2)
+
 
 class Ended(NamedTuple):
     """How one start of the command ended."""
@@ -59,6 +68,8 @@ class Ended(NamedTuple):
     said_at_s: dict[str, float]  # stage -> when it began, since the start
     killed_in: str | None  # the stage, None if the run was over before the moment came
     killed_at_s: float | None  # since that stage began
+    alive: tuple[int, ...]  # the numbers of the processes that ran when one of them was killed
+    process: int | None  # the number of the one that was killed
     ended_after_s: float | None  # from the kill until all processes, and their launcher, had ended
     tail: str  # the last lines of its output
 
@@ -110,7 +121,7 @@ def start(
         asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings, start_new_session=True
     )
     output = _Output(process.stdout)
-    killed = None
+    killed, alive, victim = None, (), None
     try:
         if moment is not None and output.wait_for(moment.stage):
             while process.poll() is None and saved(workdir, moment.stage) < moment.saved:
@@ -119,7 +130,7 @@ def start(
             if process.poll() is None:
                 killed = list(output.said_at_s)[-1]
                 killed_at_s = time.monotonic() - output.start_s - output.said_at_s[killed]
-                kill_one(process.pid, moment.victim)
+                alive, victim = kill_one(process.pid, moment.victim)
                 killed_s = time.monotonic()
         process.wait(None if killed is None else ENDS_WITHIN_S)
         ended_after_s = time.monotonic() - killed_s if killed else None
@@ -130,20 +141,29 @@ def start(
     output.join()
     process.stdout.close()
     tail = "".join(output.lines[-12:])
-    return Ended(process.returncode, output.said_at_s, killed, killed_at_s if killed else None, ended_after_s, tail)
+    at_s = killed_at_s if killed else None
+    return Ended(process.returncode, output.said_at_s, killed, at_s, alive, victim, ended_after_s, tail)
 
 
-def children(pid: int) -> list[int]:
-    """The processes of `dynnas` that a launcher started."""
+def children(pid: int) -> dict[int, int]:
+    """The processes of `dynnas` that a launcher started and that run: number -> process id."""
     found = Path(f"/proc/{pid}/task/{pid}/children")
-    running = [int(child) for child in found.read_text().split()] if found.exists() else []
-    return [child for child in running if b"dynnas_jax" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    running = {}
+    for child in found.read_text().split() if found.exists() else ():
+        line = ""  # as of one that has ended and still has its number
+        with contextlib.suppress(FileNotFoundError):
+            line = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+        if number := re.search(r"dynnas_jax\0.*--process=(\d+)", line):
+            running[int(number[1])] = int(child)
+    return dict(sorted(running.items()))
 
 
-def kill_one(pid: int, victim: int) -> None:
-    """Kills a process, or of a launcher's children the one with this number."""
-    running = children(pid)
-    os.kill(running[victim % len(running)] if running else pid, signal.SIGKILL)
+def kill_one(pid: int, victim: int) -> tuple[tuple[int, ...], int]:
+    """Kills a process, or of a launcher's children that of this number if it runs: (those that ran, the one)."""
+    running = children(pid) or {0: pid}
+    number = victim if victim in running else min(running)
+    os.kill(running[number], signal.SIGKILL)
+    return tuple(running), number
 
 
 def state_of(workdir: Path) -> str:
@@ -215,22 +235,25 @@ def broken(asked: list[str], workdir: Path, moments: list[Moment], environment: 
     return kills
 
 
-def draw(seed: int, count: int, took_s: dict[str, float], processes: int, steps: int) -> list[Moment]:
-    """Moments of training and of the other stages, one after the other; of these at any time, of training at any step."""
+def draw(
+    seed: int, count: int, took_s: dict[str, float], processes: int, parts: dict[str, int], only: tuple[str, ...] = ()
+) -> list[Moment]:
+    """Moments of training and the other stages in turn, or of `only` these; anywhere in them and their `parts`."""
     drawn = random.Random(seed)
     others = [name for name in NAMES if name in took_s and name != "train"]
     found = []
     for number in range(count):
-        stage = others[number // 2 % len(others)] if number % 2 else "train"
-        saved = drawn.randrange(steps) if stage == "train" else 0
-        longest_s = took_s[stage] / (steps if stage == "train" else 1)
-        found.append(Moment(stage, drawn.random() * longest_s, drawn.randrange(processes), saved))
+        stage = only[number % len(only)] if only else others[number // 2 % len(others)] if number % 2 else "train"
+        of = parts.get(stage, 1)
+        delay_s, victim, saved = drawn.random() * took_s[stage] / of, drawn.randrange(processes), drawn.randrange(of)
+        found.append(Moment(stage, delay_s, victim, saved))
     return found
 
 
-def steps_of(workdir: Path) -> int:
-    """Of a run's training."""
-    return int(json.loads((workdir / "train" / "metrics.jsonl").read_text().splitlines()[-1])["step"])
+def parts_of(workdir: Path) -> dict[str, int]:
+    """The steps of a run's training, and its records."""
+    steps = int(json.loads((workdir / "train" / "metrics.jsonl").read_text().splitlines()[-1])["step"])
+    return {"train": steps, "collect": len(records.open(workdir / "collect" / "records.zarr").done())}
 
 
 def durations(ended: Ended, total_s: float) -> dict[str, float]:
@@ -244,6 +267,7 @@ def arguments() -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the runs")
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=(), help="moments in these stages in turn")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1, help="of each process, where there are several")
     parser.add_argument("--keep", action="store_true", help="keep the runs that ended alike, too")
@@ -254,10 +278,24 @@ def arguments() -> tuple[argparse.Namespace, tuple[str, ...]]:
     return known, (*([] if config else CONFIG), *rest)
 
 
+def killed(run: Callable, workdir: Path, moment: Moment, expected: dict, keep: bool) -> dict:
+    """The row of one kill in a fresh run, which then goes on to its end and is compared; printed."""
+    ((ended, resumed_from),) = broken(run(workdir.name), workdir, [moment])
+    differs = differences(content(workdir), expected)
+    row = {"stage": ended.killed_in or "over before", "killed_after_s": round(ended.killed_at_s or 0, 2)}
+    row |= {"process": ended.process, "alive": ended.alive, "ended_after_s": round(ended.ended_after_s or 0, 2)}
+    row |= {"resumed_from": resumed_from, "identical": not differs, "differs": differs}
+    cells = [row["stage"], row["killed_after_s"], row["process"], " ".join(map(str, ended.alive))]
+    cells += [row["ended_after_s"], resumed_from, "yes" if not differs else f"no: {', '.join(differs)}"]
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    if not differs and not keep:
+        shutil.rmtree(workdir)
+    return row
+
+
 def main() -> None:
     known, config = arguments()
     run = lambda name: command(known.output / name, config, known.processes, known.devices)  # noqa: E731
-    begin_s = time.monotonic()
     # The first run compiles, and is itself compared with the second.
     for name in ("compiling", "unbroken"):
         begin_s = time.monotonic()
@@ -267,28 +305,23 @@ def main() -> None:
     took_s = durations(whole, time.monotonic() - begin_s)
     expected = content(known.output / "unbroken")
     alike = differences(content(known.output / "compiling"), expected)
-    print("| stage | killed after s | process | all ended s later | resumed from | identical |", flush=True)
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| stage | killed after s | process | of | all ended s later | resumed from | identical |", flush=True)
+    print("|---|---|---|---|---|---|---|", flush=True)
     table = []
-    moments = draw(known.seed, known.moments, took_s, known.processes, steps_of(known.output / "unbroken"))
-    for number, moment in enumerate(moments):
-        workdir = known.output / f"moment_{number}"
-        ((ended, resumed_from),) = broken(run(workdir.name), workdir, [moment])
-        differs = differences(content(workdir), expected)
-        row = {"stage": ended.killed_in or "over before", "killed_after_s": round(ended.killed_at_s or 0, 2)}
-        row |= {"process": moment.victim, "ended_after_s": round(ended.ended_after_s or 0, 2)}
-        row |= {"resumed_from": resumed_from, "identical": not differs, "differs": differs}
-        table.append(row)
-        cells = [*list(row.values())[:5], "yes" if not differs else f"no: {', '.join(differs)}"]
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-        if not differs and not known.keep:
-            shutil.rmtree(workdir)
+    parts = parts_of(known.output / "unbroken")
+    for moment in draw(known.seed, known.moments, took_s, known.processes, parts, known.only):
+        for _ in range(MOST_KILLS):
+            table.append(killed(run, known.output / f"kill_{len(table)}", moment, expected, known.keep))
+            if table[-1]["stage"] == moment.stage:
+                break
+            moment = moment.earlier()
     what = f"a run in {known.processes} processes of {known.devices} devices, killed at {known.moments} moments"
     facts = {"unbroken_differs": alike, "stage_s": {name: round(value, 2) for name, value in took_s.items()}}
     identical = sum(row["identical"] for row in table)
-    ends = [row["ended_after_s"] for row in table if row["ended_after_s"]]
-    facts |= {"all_ended": result.times(ends, "s", 2)} if ends else {}
-    result.show(what, {**facts, "moments": len(table), "identical": identical, "rows": table})
+    ends = [row["ended_after_s"] for row in table if len(row["alive"]) > 1]
+    facts |= {"of_several": len(ends), "all_of_several_ended": result.times(ends, "s", 2)} if ends else {}
+    facts |= {"kills": sum(bool(row["alive"]) for row in table), "starts": len(table), "identical": identical}
+    result.show(what, {**facts, "rows": table})
     sys.exit(0 if identical == len(table) and not alike else 1)
 
 

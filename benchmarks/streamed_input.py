@@ -1,6 +1,6 @@
 """How long training waits for streamed images: python benchmarks/streamed_input.py --config=configs/imagenet_ofa.py:tiny.
 
-JPEGs of ImageNet's mean size are made in a folder of their own, and the recipe's sandwich step trains on them as in `dynnas run`:
+JPEGs of ImageNet's mean size are made in a folder of their own, and the recipe's step trains on them as in `dynnas run`:
 decoded, cropped and resized by threads ahead of the steps. Said are, of the steps after the first, the share of the time that the
 devices waited for their batch, and images per second; and how many images per second the threads give when nothing else runs.
 `--config.KEY=VALUE` overrides the recipe. Prints one JSON object.
@@ -20,7 +20,8 @@ from dynnas_jax import devices, job, sections, settings
 from dynnas_jax.data import augment, mixing, sources, streams
 from dynnas_jax.networks import template
 from dynnas_jax.pipeline import keep_memory
-from dynnas_jax.train import feed, loop, sandwich
+from dynnas_jax.stages.train import rule_and_phases
+from dynnas_jax.train import feed, loop
 
 DISTINCT = 16  # pictures; every file holds one of them
 
@@ -82,16 +83,20 @@ def alone_images_per_s(images: sources.Dataset, batch: int, steps: int) -> list[
 
 def trained(config: dict, images: sources.Dataset, batch: int, asked, directory: Path) -> list[dict]:
     """The logged rows of a training, without the first, which compiles."""
-    train, augmented = config["train"], config["data"].get("augment")
+    train, augmented, supernet = config["train"], config["data"].get("augment"), build(config, images)
+    # The phases make a step dearer: the smallest subnet of one is masked too. All of them pass in these steps.
+    rules = (train.get(name) for name in ("sandwich_rule", "joint_rule", "progressive_shrinking"))
+    rule, phases = rule_and_phases(supernet.space, asked.steps, *rules)
     loop.fit(
-        build(config, images),
+        supernet,
         images.train,
-        sandwich.rule(**(train.get("sandwich_rule") or {})),
+        rule,
         steps=asked.steps,
         batch_size=batch,
         optimizer=train.get("optimizer"),
         augment=augment.rule(**augmented) if augmented is not None else None,
         mix=mixing.rule(**train["mixing"]) if train.get("mixing") else None,
+        phases=phases,
         directory=directory,
         checkpoint_every=10 * asked.steps,
         log_every=asked.log_every,

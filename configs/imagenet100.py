@@ -3,7 +3,7 @@
 Lineage: configs/imagenet_ofa.py (arXiv 1908.09791). The classes are those of imagenet100_at32, in ten superclasses of ten
 (dynnas_jax/data/imagenet100.txt names their source); --config.data.class_list=FILE takes others, one WordNet id a line.
     dynnas run --config=configs/imagenet100.py --workdir=runs/imagenet100            # one GPU of 80 GB, 256 images a step
-    dynnas run --config=configs/imagenet100.py:pod --workdir=runs/imagenet100        # 8 TPU chips of one host, 64 images each
+    dynnas run --config=configs/imagenet100.py:pod --workdir=runs/imagenet100        # eight TPU chips, 64 images each
     dynnas run --config=configs/imagenet100.py:tiny --workdir=runs/imagenet100_tiny  # 2 CPU cores, under 20 minutes
 From once-for-all's weights, with a new classifier:
     dynnas run --config=configs/imagenet100.py:weights --config.train.start_from=FILE --workdir=runs/imagenet100

@@ -3,7 +3,7 @@
 Lineage: once-for-all (Cai et al. 2020, arXiv 1908.09791): its space, progressive shrinking with learned kernel transforms, label
 smoothing; trained by the sandwich rule (arXiv 2003.11142), big/little pair on top.
     dynnas run --config=configs/imagenet_ofa.py --workdir=runs/imagenet             # one GPU of 80 GB, 256 images a step
-    dynnas run --config=configs/imagenet_ofa.py:pod --workdir=runs/imagenet         # 8 TPU chips of one host, 64 images each
+    dynnas run --config=configs/imagenet_ofa.py:pod --workdir=runs/imagenet         # eight TPU chips, 64 images each
     dynnas run --config=configs/imagenet_ofa.py:tiny --workdir=runs/imagenet_tiny   # 2 CPU cores, under 20 minutes
 From the authors' own weights (a state dict of theirs), which saves the long training; ten epochs at a small rate follow:
     dynnas run --config=configs/imagenet_ofa.py:weights --config.train.start_from=FILE --workdir=runs/imagenet
@@ -11,10 +11,10 @@ The data are read from TFDS_DATA_DIR (or --config.data.data_dir=DIR). Put ILSVRC
 DIR/downloads/manual, then once
     python -c "import tensorflow_datasets as t; t.builder('imagenet2012', file_format='array_record').download_and_prepare()"
 Expected: the authors' supernet takes some 1,200 GPU hours (V100). No mode of this recipe has been run on ImageNet; the tiny one
-on stand-in images only. Predicted for eight v5e chips: 1,700 images a second of 224 pixels (docs/scaling.md), thus 24 hours for
-180 epochs at the mean of the four resolutions; for eight H100 5 hours, if their hosts decode 12,000 images a second. The largest
-net keeps at most 181 MB an image for its gradient at 224 pixels: 46 GB at 256 images, 12 GB at 64. The test split takes 7.5 GB of
-the host's memory, the training images are streamed.
+on stand-in images only. Predicted for 64 images a chip on eight v5e: 1,700 images a second of 224 pixels (docs/scaling.md), thus
+25 hours for 180 epochs at the mean of the four resolutions; on eight H100 6 hours, if their hosts decode 10,000 images a second.
+The largest net keeps at most 181 MB an image for its gradient at 224 pixels: 46 GB at 256 images, 12 GB at 64. Of the hosts'
+memory the held-out images take 1.5 GB in each process, the test split 7.5 GB in the first; the training images are streamed.
 """
 
 from ml_collections import ConfigDict
@@ -101,7 +101,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def pod(config: ConfigDict) -> None:
-    """For 8 TPU chips of one host, all on the mesh's axis "data": 64 images a chip; the learning rate grows with the batch."""
+    """For eight TPU chips, all on the mesh's axis "data": 64 images a chip; the learning rate grows with the batch."""
     config.train.batch_size = 512
     config.train.steps = 180 * TRAIN_IMAGES // 512
     config.train.optimizer.learning_rate = 0.65

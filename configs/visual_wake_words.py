@@ -3,7 +3,7 @@
 Lineage: Visual Wake Words (Chowdhery et al. 2019, arXiv 1906.05721): COCO 2014, a person of more than 0.5 % of the image; the
 nets are of once-for-all's MobileNetV3 space (arXiv 1908.09791), trained as configs/imagenet_ofa.py trains them.
     dynnas run --config=configs/visual_wake_words.py --workdir=runs/wake_words            # one GPU of 40 GB, 256 images a step
-    dynnas run --config=configs/visual_wake_words.py:pod --workdir=runs/wake_words        # 8 TPU chips of one host, 128 each
+    dynnas run --config=configs/visual_wake_words.py:pod --workdir=runs/wake_words        # eight TPU chips, 128 images each
     dynnas run --config=configs/visual_wake_words.py:tiny --workdir=runs/wake_words_tiny  # 2 CPU cores, under 20 minutes
 From once-for-all's weights, with a new classifier:
     dynnas run --config=configs/visual_wake_words.py:weights --config.train.start_from=FILE --workdir=runs/wake_words

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from dynnas_jax import elastic, kinds, networks
+from dynnas_jax import elastic, kinds, networks, processes
 from dynnas_jax.confidence import DEFAULT_SCORE
 from dynnas_jax.data import augment, mixing, sources, splits, superclasses
 from dynnas_jax.export import targets
@@ -71,14 +71,15 @@ class Job(NamedTuple):
 
 
 def prepare(workdir: Workdir, config: dict) -> Job:
-    """Loads the data and builds the supernet to fit them.
+    """Loads the data and builds the supernet to fit them; of several processes, the first alone has the test images.
 
     Raises:
       ValueError: for data that are missing, or images the network cannot read.
     """
     data = dict(config["data"])
     augmented = data.pop("augment", None)
-    images = sources.load(seed=config["seed"], **data)
+    # What reads the test images is the first's alone, and each process of a host would hold them again.
+    images = sources.load(seed=config["seed"], **data, with_test=processes.is_first())
     supernet = build(config, facts_of(images))
     rule = augment.rule(**augmented) if augmented is not None else None
     groups = superclasses.of(images.classes, **config["superclasses"]) if "superclasses" in config else None

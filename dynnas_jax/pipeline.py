@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import kinds, processes, progress, recipe
+from dynnas_jax import kinds, processes, progress, recipe, redone, sharing
+from dynnas_jax.train import agreement
 from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
@@ -31,16 +32,49 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
       ValueError: for an unknown stage or key, a workdir of another config, a damaged artifact, or data that are missing.
     """
     workdir, kind = opened(config, path), kinds.of(config)
-    config, names = workdir.config, kind.names if names is None else names
+    names = kind.names if names is None else names
     for name in (*names, *([] if redo is None else [redo])):
         if name not in kind.names:
             raise ValueError(f"unknown stage {name!r}, choose from {', '.join(kind.names)}")
     if redo and redo not in names:
         raise ValueError(f"--redo={redo}: the stage is not among those to be done; add it to --stages")
+    if processes.several():
+        _use_compilation_cache()  # JAX asks for it once, before its first program
+    sharing.check(workdir)
     _check_kind(workdir, kind)
-    doomed = workdir.built_on(redo) if redo else ()
-    todo, first = [], processes.is_first()
-    for name in kind.names:
+    with redone.until_the_end(workdir, names, redo):
+        _carry_out(workdir, names, redo)
+    if processes.is_first() and "report" in names:
+        _print_summary(path)
+
+
+def _carry_out(workdir: Workdir, names: tuple[str, ...], redo: str | None) -> None:
+    """Deletes what is to be redone and does what is not done."""
+    first = processes.is_first()
+    # As the first of several finds it: a network file system may show another an earlier state for a while.
+    doomed, todo = agreement.agreed(lambda: _outstanding(workdir, names, redo))
+    if todo:
+        job = _prepare(workdir, workdir.config, todo)
+        _check_space(workdir, job, tuple(doomed))
+        processes.wait_for_all("prepared")  # before anything that the others look at changes
+        if first:
+            if deleted := workdir.delete(tuple(doomed)):
+                _say(f"deleted {', '.join(deleted)}")
+            workdir.claim()
+            redone.note(workdir, names, redo)
+        _do(workdir, job, todo)
+    elif first and not workdir.knows_config():
+        workdir.claim()
+    processes.wait_for_all("end")
+
+
+def _outstanding(workdir: Workdir, names: tuple[str, ...], redo: str | None) -> tuple[tuple[str, ...], list[str]]:
+    """The stages to be deleted and those to be done."""
+    if again := redo is not None and redone.is_done(workdir, names, redo):
+        where = redone.file_of(workdir)
+        _say(f"--redo={redo} was carried out before the run was preempted or killed, it goes on (else delete {where})")
+    doomed, todo = workdir.built_on(redo) if redo and not again else (), []
+    for name in kinds.of(workdir.config).names:
         if name in names and not todo and name not in doomed and workdir.complete(name):
             _say(f"{name}: done before")
         elif name in names:
@@ -48,17 +82,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
     if todo:
         # What is wrong with the config or the data must come to light before anything is deleted.
         _check_inputs(workdir, todo, doomed)
-        job = _prepare(workdir, config, todo)
-        _check_space(workdir, job, doomed)
-        processes.wait_for_all("prepared")  # before anything that the others look at changes
-        if first and (deleted := workdir.delete(doomed)):
-            _say(f"deleted {', '.join(deleted)}")
-        _do(workdir, job, todo)
-    elif first and not workdir.knows_config():
-        workdir.claim()
-    processes.wait_for_all("end")
-    if first and "report" in names:
-        _print_summary(path)
+    return doomed, todo
 
 
 def opened(config: dict, path: Path) -> Workdir:
@@ -233,13 +257,12 @@ def _check_space(workdir: Workdir, job: Any, doomed: tuple[str, ...]) -> None:
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:
-    if first := processes.is_first():
-        workdir.claim()
+    first = processes.is_first()
     for name in todo:
         if name not in TOGETHER and not processes.part():
             return
         processes.wait_for_all(f"before {name}")
-        if workdir.complete(name):
+        if agreement.agreed(lambda name=name: workdir.complete(name)):
             _say(f"{name}: done before")
             continue
         _say(f"{name} ...")

@@ -53,7 +53,7 @@ def _data(config: dict, kind: kinds.Kind) -> settings.Options:
     from dynnas_jax.data import augment, sources, streams
 
     return {
-        "data": settings.parameters(sources.load, also=("name", "augment"), given=("seed",)),
+        "data": settings.parameters(sources.load, also=("name", "augment"), given=("seed", "with_test")),
         "data.augment": settings.parameters(augment.rule),
         "data.stream": settings.parameters(streams.rule),
     }

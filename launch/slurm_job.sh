@@ -17,8 +17,9 @@ trap 'decided=yes' TERM
 # shellcheck disable=SC2016
 task='trap : TERM; "${@:2}"; code=$?; [ "$code" -eq 0 ] || sleep "$1"; exit "$code"'
 code=0
-# srun does not take --cpus-per-task over from sbatch.
-srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 --gpu-bind=none bash -c "$task" task "$linger_s" "$@" || code=$?
+# srun does not take --cpus-per-task over from sbatch. Without --wait=0 a cluster may end the first task some time after the
+# others have come to their end, though it does the last stages alone.
+srun --wait=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 --gpu-bind=none bash -c "$task" task "$linger_s" "$@" || code=$?
 
 why='preempted, state saved'
 if ((code > 128)); then why="stopped by $(kill -l "$code" 2>/dev/null || echo "signal $((code - 128))")"; fi

@@ -8,7 +8,8 @@
 #   launch/tpu_pod.sh status | stop | delete  --name=N --zone=Z
 #
 # create asks for a queued resource and waits until it is active. install copies this checkout (or fetches --git) to every
-# host, installs it with jax[tpu], and runs --setup there, which may mount the disk of the working directory.
+# host, installs it with jax[tpu], and runs --setup there, which may mount the disk of the working directory. run does that
+# again on a host that was started anew since.
 # run starts the job, follows it, and starts it again after exit code 75 (preempted, state saved), after SIGTERM or SIGKILL,
 # and after the restart of a host, at most --restarts=50 times. With --spot it also replaces a preempted slice, for which it
 # needs the flags of create and install. The job outlives this script: the same command follows it again. stop sends SIGTERM.
@@ -101,7 +102,15 @@ install() {
   on_hosts all "curl -LsSf https://astral.sh/uv/install.sh | sh && cd ~/dynnas_jax\
  && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/dynnas_env\
  && ~/.local/bin/uv pip install --quiet --python ~/dynnas_env/bin/python 'jax[tpu]' -e $(quote ".${extras:+[$extras]}")"
-  [[ -z $setup ]] || on_hosts all "$setup"
+  on_hosts all 'rm -f ~/dynnas.setup'
+  set_up
+}
+
+# --setup on the hosts where it was not done since they started: what it mounts does not outlive that.
+set_up() {
+  [[ -n $setup ]] || return 0
+  on_hosts all "boot=\$(cat /proc/sys/kernel/random/boot_id)\
+ && if [ \"\$(cat ~/dynnas.setup 2>/dev/null)\" != \"\$boot\" ]; then bash -c $(quote "$setup") && echo \"\$boot\" > ~/dynnas.setup; fi"
 }
 
 # The checkout without what .gitignore names.
@@ -127,7 +136,7 @@ start_job() {
 # only the first start has to succeed at once.
 start_or_gone() {
   local misses=0
-  until start_job; do
+  until set_up && start_job; do
     if slice_is_gone; then return 1; fi
     (($1 > 0 && ++misses < MOST_MISSES)) || give_up "the job did not start on $name; are the slice and the installation there?"
     sleep "$poll_s"
@@ -215,9 +224,10 @@ run() {
 }
 
 show_run() {
+  set_up
   start_job
   on_hosts all "$JOB_STATE"
-  echo "# after exit code 75, SIGKILL, SIGTERM or a lost host, at most $restarts times: the first line again"
+  echo "# after exit code 75, SIGKILL, SIGTERM or a lost host, at most $restarts times: all lines but the last again"
   if [[ -n $spot ]]; then
     echo '# after the slice was taken away, before that:'
     delete

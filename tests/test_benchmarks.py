@@ -18,6 +18,7 @@ sys.path.append(str(BENCHMARKS))
 import ds_net_tables  # noqa: E402
 import exit_file  # noqa: E402
 import result  # noqa: E402
+import streamed_input  # noqa: E402
 import subnets  # noqa: E402
 import untrained_exports  # noqa: E402
 
@@ -111,6 +112,18 @@ def test_ways_of_random_subnets(way):
     program = subnets.gradient_program(supernet, way, members, members)
     given = variables["params"], variables["batch_stats"], images, teacher, jax.ShapeDtypeStruct((), np.int32)
     assert jax.eval_shape(program, *given) == variables["params"]
+
+
+def test_streamed_images_are_trained_on_in_the_recipes_phases(small_space, monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(streamed_input, "build", lambda config, images: small_space(expands=(1, 2)))
+    monkeypatch.setattr(streamed_input.loop, "fit", lambda *_, directory, **options: given.update(options))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n')
+    train = {"sandwich_rule": {"random_subnets": 2}, "progressive_shrinking": {"largest_share": 0.4}}
+    asked = types.SimpleNamespace(steps=20, log_every=5)
+    images = types.SimpleNamespace(train=None)
+    assert streamed_input.trained({"train": train, "data": {}}, images, 4, asked, tmp_path) == [{"step": 10}]
+    assert given["phases"].starts[-1] < given["steps"] == 20
 
 
 def test_every_recipe_is_exported_untrained():

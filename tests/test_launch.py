@@ -160,7 +160,7 @@ def test_tpu_pod_dry_runs():
 
 
 def test_tpu_pod_installs_the_checkout_or_a_revision():
-    pack, copy, unpack, install, mount = dry(
+    pack, copy, unpack, install, forget, mount = dry(
         "tpu_pod.sh", "install", *POD, "--setup=sudo mount 'a b' /mnt", "--extras="
     )
     assert pack[:2] == ["tar", "-czf"]
@@ -169,8 +169,11 @@ def test_tpu_pod_installs_the_checkout_or_a_revision():
     assert copy == gcloud("tpu-vm", "scp", pack[2], "pod:dynnas_jax.tar.gz", "--worker=all")
     assert "tar -xzf ~/dynnas_jax.tar.gz -C ~/dynnas_jax" in remote(unpack)
     assert remote(install).endswith("--python ~/dynnas_env/bin/python 'jax[tpu]' -e .")
-    assert mount == gcloud("tpu-vm", "ssh", "pod", "--worker=all", "--command=sudo mount 'a b' /mnt")
-    fetch, install = dry("tpu_pod.sh", "install", *POD, "--git=https://host/a b", "--revision=v1")
+    assert remote(forget) == "rm -f ~/dynnas.setup"
+    assert mount == gcloud("tpu-vm", "ssh", "pod", "--worker=all", f"--command={remote(mount)}")
+    words = shlex.split(remote(mount))
+    assert words[words.index("-c") + 1] == "sudo mount 'a b' /mnt"
+    fetch, install, _ = dry("tpu_pod.sh", "install", *POD, "--git=https://host/a b", "--revision=v1")
     assert "git fetch --quiet 'https://host/a b' v1 && git checkout" in remote(fetch)
     assert remote(install).endswith("'jax[tpu]' -e '.[export]'")
 
@@ -181,8 +184,11 @@ def test_tpu_pod_dry_run_of_a_job():
     assert job[job.index("~/dynnas_env/bin/dynnas") + 1 : job.index("--distributed;")] == JOB
     assert state == gcloud("tpu-vm", "ssh", "pod", "--worker=all", f"--command={remote(state)}")
     assert replace[:3] == [DELETE, CREATE, DESCRIBE]
-    assert [words[4] for words in replace[4:]] == ["scp", "ssh", "ssh"]
+    assert [words[4] for words in replace[4:]] == ["scp", "ssh", "ssh", "ssh"]
     assert len(dry("tpu_pod.sh", "run", *POD, "--", *JOB)) == 2
+    mount, *same = dry("tpu_pod.sh", "run", *POD, "--setup=mount it", "--", *JOB)
+    assert "bash -c 'mount it'" in remote(mount)
+    assert same == [start, state]
 
 
 # Stands for gcloud with a slice of two hosts, each a home folder in which the commands are really run.
@@ -218,6 +224,7 @@ read -ra ends < ~/ends
 case ${ends[$(wc -l < ~/starts) - 1]} in
 wait) for _ in {1..400}; do sleep 0.05; done ;;
 killed) kill -KILL $$ ;;
+lost) echo 'another boot' > ~/dynnas.setup && kill -KILL $PPID ;;
 preempted) read -r file state < ~/../preempted && echo "$state" > ~/../$file && sleep 0.3 && kill -KILL $PPID ;;
 *) exit "${ends[$(wc -l < ~/starts) - 1]}" ;;
 esac
@@ -265,6 +272,12 @@ def test_tpu_pod_restarts_after_75_and_after_a_kill(pod, tmp_path):
     assert "restart 2 of 50" in done.stdout
     calls = (tmp_path / "calls").read_text()
     assert "create" not in calls.replace("describe", "")
+
+
+def test_tpu_pod_mounts_again_on_a_host_that_was_started_anew(pod, tmp_path):
+    done = pod("wait 75 0", "lost 75 0", "--setup=echo 'a b' >> ~/mounts")
+    assert (done.returncode, starts(tmp_path)) == (0, [3, 3])
+    assert [(tmp_path / f"host{host}" / "mounts").read_text() for host in (0, 1)] == ["a b\n", "a b\n" * 2]
 
 
 def test_tpu_pod_restarts_no_more_often_than_allowed(pod, tmp_path):
@@ -390,7 +403,8 @@ def batch(tmp_path):
     """batch(exit code of the step, restarts so far): the batch script's own end, and what it asked of scontrol."""
     script(tmp_path / "scontrol", f'#!/bin/sh\necho "$*" >> "{tmp_path}/asked"\n')
     # It runs one task, with the command that the batch script gives to all.
-    script(tmp_path / "srun", '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"$@"\n')
+    options = f'echo "$1" >> "{tmp_path}/options"; shift'
+    script(tmp_path / "srun", f'#!/bin/bash\nwhile [[ $1 == --* ]]; do {options}; done\n"$@"\n')
 
     def start(command, count=None, restarts=2):
         environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
@@ -419,8 +433,10 @@ def batch(tmp_path):
         ("kill -TERM $(ps -o ppid= -p $(ps -o ppid= -p $(ps -o ppid= -p $$))); exit 75", None, (75, "")),
     ],
 )
-def test_slurm_job_goes_back_into_the_queue(batch, command, count, ended):
+def test_slurm_job_goes_back_into_the_queue(batch, command, count, ended, tmp_path):
     assert batch(command, count) == ended
+    # The first process goes on alone behind the search, however long.
+    assert "--wait=0" in (tmp_path / "options").read_text().split()
 
 
 def test_a_slurm_task_passes_its_own_end_on_after_a_signal(batch):

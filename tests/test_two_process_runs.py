@@ -2,6 +2,7 @@
 one process killed it ends, starts again and makes the same bytes."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -24,11 +25,11 @@ import faults  # noqa: E402
 
 STAGES = ("train", "collect", "predict", "search")
 STEPS = 40
-# What happens to one of the processes: when (a stage, and in training a step that has been saved), and the signal.
+# What happens to one of the processes: when (a stage, and what of it is saved: a training's step, or records), and the signal.
 MOMENTS = (
     ("train", 2, signal.SIGTERM),
     ("train", 10, signal.SIGKILL),
-    ("collect", 0, signal.SIGKILL),
+    ("collect", 8, signal.SIGKILL),
     ("search", 0, signal.SIGKILL),
 )
 CONFIG = f"""
@@ -41,12 +42,12 @@ def get_config(mode=""):
     config.data = {{"name": "digits", "holdout": 64, "train_limit": 256, "test_limit": 32}}
     config.supernet = {{
         "network": "small_images", "stem": 4, "stage_widths": (8,), "stage_strides": (2,), "head": 8, "depths": (1,),
-        "widths": (0.5, 1.0), "kernels": (3, 5), "expands": (1, 2, 4), "divisor": 4,
+        "widths": (0.5, 0.75, 1.0), "kernels": (3, 5), "expands": (1, 2, 3, 4, 5, 6), "divisor": 2,
     }}
     config.train = {{"steps": {STEPS}, "batch_size": 16, "checkpoint_every": 2, "log_every": 2, "trackers": ()}}
     config.train.optimizer = {{"learning_rate": 0.05}}
     config.train.sandwich_rule = {{"random_subnets": 1}}
-    config.collect = {{"subnets": 12, "calibration_images": 32}}
+    config.collect = {{"subnets": 36, "calibration_images": 32}}
     config.predict = {{"epochs": 5}}
     config.search = {{"budgets": 2, "population": 8, "generations": 5, "calibration_images": 32}}
     config.dynamic = {{"max_macs_fraction": 0.99}}
@@ -73,9 +74,9 @@ def launched(config_file, tmp_path_factory):
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
 
-    def start(workdir, *flags, stages=STAGES):
+    def start(workdir, *flags, redo=()):
         launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--devices=4", *flags]
-        job = ["--", "run", f"--config={config_file}", f"--workdir={workdir}", f"--stages={','.join(stages)}"]
+        job = ["--", "run", f"--config={config_file}", f"--workdir={workdir}", f"--stages={','.join(STAGES)}", *redo]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([*launcher, *job], env={**os.environ, **kept}, **pipes)
 
@@ -128,25 +129,24 @@ def test_it_equals_one_process_of_eight_devices(two, config_file, tmp_path, quic
     ]
 
 
-def has_come(workdir, stage, step):
-    """Whether a run is in a stage, and has saved so much of its training."""
-    folder = workdir / stage
-    saved = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
-    return folder.exists() and max(saved, default=0) >= step
-
-
 def test_one_of_two_is_stopped_or_killed_the_other_is_ended_and_the_job_starts_again(two, launched, tmp_path):
-    """In training, among the records, in the search; the last start makes the bytes of a run that nothing happened to."""
+    """In training, among the records, in the search; the last start makes the bytes of a run that nothing happened to.
+
+    The launcher repeats --redo each time, which deletes nothing of what was saved.
+    """
     workdir, draw, met = tmp_path / "W", random.Random(0), []
-    with launched(workdir, f"--restarts={len(MOMENTS)}", "--grace_s=20") as process:
+    with launched(workdir, f"--restarts={len(MOMENTS)}", "--grace_s=20", redo=("--redo=train",)) as process:
         try:
-            for stage, step, number in MOMENTS:
-                while not has_come(workdir, stage, step) and process.poll() is None:
+            for stage, least, number in MOMENTS:
+                while process.poll() is None and not (
+                    (workdir / stage).exists() and faults.saved(workdir, stage) >= least
+                ):
                     time.sleep(0.005)
-                time.sleep(draw.uniform(0, 0.1))
-                both = faults.children(process.pid)
+                if stage != "collect":  # whose calls are short
+                    time.sleep(draw.uniform(0, 0.1))
+                both = list(faults.children(process.pid).values())
                 victim, begun_s = draw.choice(both), time.monotonic()
-                met.append((stage, (workdir / stage / "manifest.json").exists()))
+                met.append((stage, faults.saved(workdir, stage)))
                 os.kill(victim, number)
                 while any(map(alive, both)):
                     time.sleep(0.05)
@@ -158,7 +158,9 @@ def test_one_of_two_is_stopped_or_killed_the_other_is_ended_and_the_job_starts_a
             if process.poll() is None:
                 process.terminate()
     assert process.returncode == 0, said
-    assert met == [(stage, False) for stage, _, _ in MOMENTS]
+    assert [stage for stage, saved in met if math.isfinite(saved)] == [stage for stage, _, _ in MOMENTS]
+    assert 8 <= met[2][1] < 36
+    assert said.count("--redo=train was carried out before the run was preempted or killed") == len(MOMENTS)
     told = [[line for line in said.splitlines() if f"(restart {n} of {len(MOMENTS)})" in line] for n in range(1, 5)]
     assert [len(lines) for lines in told] == [2, 1, 1, 1]  # both of them were preempted
     assert all("exited with code 75" in line for line in told[0])

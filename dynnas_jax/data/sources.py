@@ -21,7 +21,7 @@ class Dataset(NamedTuple):
     name: str
     train: Split  # its images may be a `streams.Streamed`
     holdout: Split  # taken from the source's train split: for search and thresholds
-    test: Split  # never used in training or search
+    test: Split | None  # never used in training or search; None where it was not to be read
     classes: tuple  # C names
     mean: tuple  # c floats
     std: tuple  # c floats
@@ -43,6 +43,7 @@ def load(
     class_list: str | None = None,
     test_list: str | None = None,
     stream: dict | None = None,
+    with_test: bool = True,
 ) -> Dataset:
     """Loads a dataset; never touches the network and never imports TensorFlow.
 
@@ -71,6 +72,7 @@ def load(
         as the paper's "minival"; all other images are for training then. None: COCO 2014's own two splits.
       stream: keyword arguments of `streams.rule`; the training images then stay in their files and are decoded as they are
         needed. Of TFDS datasets and folders; the held-out and the test images are in memory.
+      with_test: whether to read the test split, which one process of several is enough for.
 
     Returns:
       A Dataset of uint8 NHWC images, each split in the order of the source.
@@ -91,7 +93,8 @@ def load(
     else:
         train, held_id = _streamed(name, source, train_id, holdout, generators[2], seed, skip_share, stream)
         held_out = read(source.train, held_id, "train")
-    test = read(source.test, _limited(source.test.image_id, test_limit, generators[1]), "test")
+    test_id = _limited(source.test.image_id, test_limit, generators[1])
+    test = read(source.test, test_id, "test") if with_test else None
     return Dataset(name, train, held_out, test, source.classes, *_normalisation(train.images, mean, std, seed))
 
 

@@ -159,17 +159,21 @@ class _Reader:
         return self.of_all(self.label, "labels")
 
     def of_all(self, function, what):
-        """int64[all records]: a function of each; kept in a file where that takes long, since records are read whole."""
+        """int64[all records]: a function of each; kept in a file where that takes long, since records are read whole.
+
+        Of the processes of a host one does it, the others wait for the file.
+        """
         file, count = self.cache.with_suffix(f".{what}.npy"), len(self.records)
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            kept = np.load(file, allow_pickle=False)
-            if kept.shape == (count,):
-                return kept
-        found = self._of(function, np.arange(count), what)
-        if count >= _KEPT_FROM:
-            content = io.BytesIO()
+        if count < _KEPT_FROM:
+            return self._of(function, np.arange(count), what)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(file.with_suffix(".lock")):
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                kept = np.load(file, allow_pickle=False)
+                if kept.shape == (count,):
+                    return kept
+            found, content = self._of(function, np.arange(count), what), io.BytesIO()
             np.save(content, found)
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, content.getvalue())
         return found
 
@@ -185,6 +189,17 @@ class _Reader:
                 found[start : start + len(block)] = [function(record) for record in self.records.__getitems__(block)]
                 bar.update(len(block))
         return found
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Within, no other process that sees the file is; where the system or the disk has no locks, nothing holds it up."""
+    with path.open("a") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _keys(name, info, kinds, made):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynnas_jax import decisions, sides
+from dynnas_jax import decisions, processes, sides
 from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.dynamic.routers import Router, RouterCost
@@ -48,6 +48,8 @@ def run(job: Job, folder: Path) -> tuple[str, ...]:
         "optimal": optimal,
         "routers": [row | {"cost": list(dynamic.cost), "spec": router.to_json()}],
     }
+    if not processes.is_first():
+        return ()
     save_variables(folder / "pair.msgpack", variables)
     save_variables(folder / "routers.msgpack", {})
     write_json(folder / "data.json", described(job.images))

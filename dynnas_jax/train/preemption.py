@@ -41,7 +41,7 @@ def at_once() -> Iterator[None]:
     def end(*_):
         # Again and again: where it meets a destructor or a callback from C, the exception gets lost.
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-        raise Preempted("terminated; the same command, without --redo, goes on where this one stopped")
+        raise Preempted("terminated; the same command goes on where this one stopped")
 
     of_jax = _handler_of_c(signal.SIG_IGN) if processes.several() else None
     before, alarm = signal.signal(signal.SIGTERM, end), signal.signal(signal.SIGALRM, end)

@@ -59,6 +59,13 @@ def test_seed_moves_the_holdout_and_never_the_test_split():
     assert not set(other.holdout.image_id) & (set(other.test.image_id) | set(other.train.image_id))
 
 
+def test_the_test_split_is_left_out_where_it_is_not_to_be_read():
+    whole, part = sources.load("digits"), sources.load("digits", with_test=False)
+    assert part.test is None
+    for name in ("train", "holdout"):
+        np.testing.assert_array_equal(getattr(whole, name).image_id, getattr(part, name).image_id)
+
+
 def test_split_is_indexed_by_slice_and_array():
     test = sources.load("digits").test
     assert test[:7].image_id.tolist() == test.image_id[:7].tolist()

@@ -1,7 +1,10 @@
+import concurrent.futures
 import io
+import operator
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -145,3 +148,25 @@ def test_datasets_that_cannot_be_used(prepare):
     with pytest.raises(ValueError, match="stored as tfrecord, which cannot be read by index") as caught:
         sources.load("own", data_dir=root, image_size=4)
     assert "\n" not in str(caught.value)
+
+
+def test_the_labels_of_a_large_split_are_read_once_on_a_host(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(tfds_reader, "_KEPT_FROM", 8)
+
+    class Records:
+        def __len__(self):
+            return 8
+
+        def __getitems__(self, rows):
+            read.extend(rows)
+            time.sleep(0.1)
+            return [{"label": 10 * row} for row in rows]
+
+    options = {"image_key": "image", "label": operator.itemgetter("label"), "cache": tmp_path / "labels" / "kept"}
+    options |= {"shape": (4, 4, 1), "image_size": None, "central_share": 1.0, "skip_share": 0.0}
+    readers = [tfds_reader._Reader("own train", Records(), **options) for _ in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for labels in pool.map(lambda reader: reader.labels(np.arange(8)), readers):
+            assert labels.tolist() == list(range(0, 80, 10))
+    assert read == list(range(8))
