@@ -240,6 +240,19 @@ def test_a_finished_run_gives_its_dynamic_network(runs):
         assert found.resolution == 8
 
 
+def test_the_cost_of_a_net_that_was_found_and_of_none_of_that_run(runs, tmp_path, capsys):
+    entry, file = read(runs.searched / "search" / "found.json")["nets"][0], tmp_path / "arch.json"
+    cost = ["cost", f"--workdir={runs.searched}", f"--arch={file}"]
+    write_json(file, entry["arch"])
+    main(cost)
+    assert json.loads(capsys.readouterr().out)["macs"] == entry["macs"]
+    write_json(file, {"resolution": 8, "width": 1, "kernel": [[3], [3]], "expand": [[2], [2]]})
+    with pytest.raises(SystemExit) as ended:
+        main(cost)
+    assert ended.value.code == 2
+    assert 'an object with the keys "resolution", "kernel" and "ratio"' in capsys.readouterr().err
+
+
 def test_another_target_needs_the_records_only(runs, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(runs.searched, path)
