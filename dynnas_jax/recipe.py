@@ -10,6 +10,7 @@ from pathlib import Path
 from dynnas_jax import kinds, sections, settings
 from dynnas_jax.workdir import file_digest
 
+_RATES = {"learning_rate": 0, "weight_decay": 0}  # of a predictor
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
     "supernet": {"epsilon": 0},
@@ -38,7 +39,7 @@ _LEAST = {
         **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
         "grid_g_per_kwh": 0,
     },
-    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0},
+    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0, **_RATES},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
@@ -51,7 +52,7 @@ _LEAST = {
     "search.evolutionary": {"population": 2, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     "search.once_for_all": {
         **{"records": (0, 1), "epochs": 1, "batch_size": 1, "held_out": (0, 1), "population": 2, "generations": 1},
-        **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
+        **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1), **_RATES},
     },
     "generator": {"steps": 1, "batch_size": 2, "scenarios": 1, "cost_scenarios": 0, "cost_weight": 0},
     "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
@@ -153,7 +154,7 @@ def _check_values(config: dict) -> None:
     if "supernet" in config:
         routers.check(dynamic, config)
         strategies.check(config.get("search", {}), dynamic)
-    elif (score := dynamic.get("score", DEFAULT_SCORE)) not in SCORES:
+    elif (score := dynamic.get("score", DEFAULT_SCORE)) not in list(SCORES):
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")

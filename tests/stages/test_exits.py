@@ -297,6 +297,10 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
     [
         ("search", {"recorded_candidates": -1}, "search.recorded_candidates is -1, must be a number of at least 0"),
         ("predict", {"gap_subnets": -1}, "predict.gap_subnets is -1, must be a number of at least 0"),
+        ("predict", {"learning_rate": -1.0}, "predict.learning_rate is -1.0, must be a number of at least 0"),
+        ("predict", {"learning_rate": "x"}, "predict.learning_rate is 'x', must be a number of at least 0"),
+        ("predict", {"weight_decay": "x"}, "predict.weight_decay is 'x', must be a number of at least 0"),
+        ("dynamic", {"score": ["margin"]}, r"dynamic.score is \['margin'\], choose from"),
         ("search", {"children": 9}, "9 children cannot all live in a population of 8"),
         ("search", {"children": None, "tournament": 0}, "search.tournament is 0"),
         ("multi_exit", {"ratios": 1.0}, "multi_exit: a value has another type"),
