@@ -464,12 +464,41 @@ def test_pairs_have_weights_of_single_nets_too(tmp_path, a_source):
         ({"depths": (1,)}, "does not fit: it has no .*stage1_block1"),
         ({"padding": "symmetric"}, "does not fit: its padding is 'symmetric', here it is 'SAME'"),
         ({"stage_strides": (2, 1)}, "does not fit: its stage1's stride is 2, here it is 1"),
+        ({"squeeze_excite": True}, "does not fit: its stage1's squeeze-excite is True, here it is False"),
+        ({"depths": (3, 4)}, "does not fit: its stage1 has 3 or 4 blocks, here it has 2"),
+        ({"kernel_transforms": True}, "its nets compute with params/kernel_transforms/.*, which there is not here"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, a_source, of_single, said):
     path = a_source(**of_single)[0]
     with pytest.raises(ValueError, match=said):
         starting.of_supernet(made_on(tmp_path), transfer_from=str(path))
+
+
+def test_what_no_net_here_has_any_use_for_may_be_left_over(tmp_path, a_source):
+    """Blocks that nets of the source do without too, and transforms of kernels where there is one size of them."""
+    path = a_source(depths=(1, 2, 3), kernel_transforms=True)[0]
+    told = starting.of_supernet(made_on(tmp_path, kernels=(5,)), transfer_from=str(path)).transferred
+    left = {tuple(leaf.split("/")[:3]) for leaf in told["unused"]}
+    assert {leaf[1] for leaf in left} == {"stage1_block2", "stage2_block2", "kernel_transforms"}
+    assert ("params", "kernel_transforms", "stage1_block0") in left
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": [*"012345678", "ten"]}, "does not fit: its class 9 is 'ten', here it is '9'"),
+        ({"std": [0.3]}, r"images are normalised otherwise; give data.mean=\(0.3.*,\) and data.std=\(0.3,\)"),
+    ],
+)
+def test_weights_of_other_images_are_refused(tmp_path, a_source, changes, said):
+    path = a_source()[0]
+    facts = read(path / "train" / "data.json")
+    write_json(path / "train" / "data.json", {**facts, **changes})
+    with pytest.raises(ValueError, match=said):
+        starting.of_supernet(made_on(tmp_path), transfer_from=str(path))
+    write_json(path / "train" / "data.json", {**facts, "mean": [facts["mean"][0] + 0.001 * facts["std"][0]]})
+    assert starting.of_supernet(made_on(tmp_path), transfer_from=str(path)).transferred
 
 
 def test_sources_of_a_transfer_that_are_none(runs, tmp_path):
