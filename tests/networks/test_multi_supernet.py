@@ -332,7 +332,10 @@ def of_two(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"resolution": 8, "width": 1, "kernel": [[3]], "expand": [[3]]}, 'the keys "resolution", "kernel" and "ratio"'),
+        (
+            {"resolution": 8, "width": 1, "kernel": [[3]], "expand": [[3]]},
+            'the keys "resolution", "kernel" and "ratio"',
+        ),
         (of_two(resolution=...), 'the keys "resolution", "kernel" and "ratio"'),
         (of_two(typo=3), 'the keys "resolution", "kernel" and "ratio"'),
         ([of_two()], 'the keys "resolution", "kernel" and "ratio"'),
