@@ -134,7 +134,7 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
     from dynnas_jax.search.width import FORMS
-    from dynnas_jax.stages import routers, slimmable, strategies
+    from dynnas_jax.stages import routers, slimmable, starting, strategies
 
     settings.check_least("", config, {"seed": 0})
     for section, least in {**_LEAST, "grow.further": _LEAST["train"]}.items():
@@ -142,10 +142,12 @@ def _check_values(config: dict) -> None:
     if math.isinf(grid := config.get("grow", {}).get("grid_g_per_kwh") or 0):
         raise ValueError(f"grow.grid_g_per_kwh is {grid}, must be a finite number")
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
+    if kinds.of(config) is kinds.MULTI_EXIT:
+        starting.check_named(config, "train")
     if kinds.of(config) in kinds.OF_EXITS:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
     elif kinds.of(config) is kinds.SLIMMABLE:
-        slimmable.check(config)
+        starting.check_named(config, "train", "gate")
         _build_parts(slimmable.parts(config))
     elif "dynamic" in config:
         cost_fraction(**dynamic)

@@ -67,6 +67,20 @@ def of_supernet(
     return Started(None) if trained is None else _transferred(job, base.supernet, trained, transfer_sorted)
 
 
+def check_named(config: dict, *stages: str) -> None:
+    """Raises ValueError where a recipe has the key `transfer_from` and leaves open which run that is.
+
+    A recipe that names the key is one that transfers: from random weights it would be another.
+    """
+    for stage in stages:
+        section = config[stage]
+        if "transfer_from" in section and section["transfer_from"] is None and section.get("start_from") is None:
+            raise ValueError(
+                f"{stage}.transfer_from is empty: name the working directory of a finished run, "
+                f"--config.{stage}.transfer_from=DIR"
+            )
+
+
 def job_of_base(job: Job) -> Job:
     """The same job with the supernet of single nets that its nets of several exits are made on."""
     return job._replace(supernet=base_of(job.workdir.config, facts_of(job.images)))
