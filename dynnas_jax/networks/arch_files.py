@@ -10,7 +10,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,13 +114,18 @@ def _numbers_by_stage(stages: Any) -> bool:
 _OF_IMAGES = {"channels": int, "mean": tuple[float, ...], "std": tuple[float, ...]}  # that every arch has
 
 
-def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
+def keyword_arguments(
+    function: Callable, content: dict, passed_on: Mapping[str, inspect.Parameter] | None = None
+) -> dict[str, Any]:
     """An arch file's content as what `function` takes: lists become tuples, what is left out has its default.
+
+    Args:
+      passed_on: what it takes beside its own parameters.
 
     Raises:
       ValueError: for a key that is no keyword argument of the function, or a value of another type than it names.
     """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = (*inspect.signature(function, eval_str=True).parameters.values(), *(passed_on or {}).values())
     kinds = {
         parameter.name: parameter.annotation for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
     }

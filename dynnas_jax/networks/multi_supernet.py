@@ -7,6 +7,7 @@ computes those that the exits before it have not.
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,7 @@ _SHARED = (
     (("project_conv",), -2),
 )
 _WHOLE = (("se", "reduce_conv"),)  # read all channels so far
+_SAID_OTHERWISE = ("image_size", "resolutions", "depthwise", "kernel_transforms")
 BASES = {"ofa_mobilenet_v3": ofa.ofa_mobilenet_v3, "small_images": ofa.small_images}
 
 
@@ -239,6 +241,7 @@ def multi_exit(
     resolution: int = 0,
     classes: int = 0,
     exits: int = EXITS,
+    ratios: tuple[float, ...] = RATIOS,
     kernel: tuple[tuple[tuple[int, ...], ...], ...] = (),
     ratio: tuple[tuple[tuple[float, ...], ...], ...] = (),
     reuse: tuple[str, ...] = (),
@@ -253,21 +256,38 @@ def multi_exit(
       network: "ofa_mobilenet_v3", as in ENAS4D, or "small_images".
       resolution: in pixels; 0 for the network's largest.
       classes: 0 for as many as the network has.
+      ratios: that the lists of `ratio` choose from.
       reuse: blocks, such as "stage2_block0", whose expansion in each exit reads the feature maps of the exits before it too.
       width: of "ofa_mobilenet_v3", by default its least.
-      options: of the network's function.
+      options: of the network's function (see `passed_on`), and of any MBConv net.
 
     Raises:
       ValueError: for what the space does not have, or what decreases from exit to exit.
     """
     check_number(exits)
-    supernet = build(_base(network, resolution, classes, width, options), exits=exits, reuse=tuple(reuse))
+    supernet = build(
+        _base(network, resolution, classes, width, options), exits=exits, ratios=ratios, reuse=tuple(reuse)
+    )
     if not kernel and not ratio:
         genes = supernet.space.genes
         genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
         return supernet.net(supernet.arch(np.asarray(genome, np.int32)))
     resolution = supernet.arch.template.resolutions[-1]
     return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
+
+
+def passed_on(options: Any) -> dict[str, inspect.Parameter]:
+    """Parameters of the space that options of `multi_exit` name which these may hold too; none where there is no such space.
+
+    What it says itself is not among them, nor how small kernels come out of large ones, which a net has no use for.
+    """
+    own = inspect.signature(multi_exit).parameters
+    network = options.get("network", own["network"].default) if isinstance(options, dict) else None
+    if network not in list(BASES):
+        return {}
+    found = inspect.signature(BASES[network], eval_str=True).parameters.values()
+    kept = [one for one in found if one.kind is one.KEYWORD_ONLY and one.name not in {*own, *_SAID_OTHERWISE}]
+    return {one.name: one for one in kept}
 
 
 def _base(network: str, resolution: int, classes: int, width: float | None, options: dict) -> Supernet:
