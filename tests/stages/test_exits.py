@@ -17,7 +17,7 @@ from dynnas_jax.data.splits import in_batches
 from dynnas_jax.dynamic import metric, protocol
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
-from dynnas_jax.networks import exits, multi_costs
+from dynnas_jax.networks import exits, multi_costs, weights
 from dynnas_jax.search import exit_rewards
 from dynnas_jax.stages import exits_search, starting
 from dynnas_jax.stages.exits_search import first_alone
@@ -436,6 +436,35 @@ def test_weights_of_single_nets_are_transferred_and_listed(tmp_path, a_source, o
         single, subnet = extract(source, variables, same)
         answers = jax.jit(net.apply)(own, images)[1]["exit1"]
         np.testing.assert_allclose(answers, jax.jit(single.apply)(subnet, images)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_training_goes_on_from_what_was_transferred(tmp_path, a_source):
+    """At a rate of next to nothing the weights stay what they were."""
+    small = {"stage_widths": (8,), "stage_strides": (1,)}
+    path, _, variables = a_source(**small)
+    config = searched(transfer_from=str(path), steps=2, optimizer={"learning_rate": 1e-9})
+    config["multi_exit"] |= small
+    pipeline.run(config, tmp_path / "run", names=("train",))
+    started = starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(path))
+    assert read(tmp_path / "run" / "train" / "transferred.json") == json.loads(json.dumps(started.transferred))
+    found = job.load_variables(tmp_path / "run" / "train" / "multi_exit.msgpack")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found["params"], started.variables["params"])
+    for name in ("exit1", "exit2"):
+        kernel = found["params"][name]["classifier"]["kernel"]
+        np.testing.assert_allclose(kernel, variables["params"]["head"]["classifier"]["kernel"], atol=1e-6)
+
+
+def test_training_may_start_from_a_file_of_weights(tmp_path, a_source):
+    """A state dict, as the authors' is, of the source's largest net."""
+    path, source, variables = a_source(padding="symmetric", epsilon=1e-3)
+    file, ready = tmp_path / "weights.npz", made_on(tmp_path, padding="symmetric", epsilon=1e-3)
+    np.savez(file, **weights.to_state_dict(source.largest_net(), variables, "once-for-all"))
+    sources = ({"start_from": str(file)}, {"transfer_from": str(path)})
+    of_file, of_run = (starting.of_supernet(ready, **source) for source in sources)
+    assert of_file.transferred == of_run.transferred
+    jax.tree.map(np.testing.assert_array_equal, of_file.variables, of_run.variables)
+    with pytest.raises(ValueError, match="give multi_exit.padding='symmetric' and multi_exit.epsilon="):
+        starting.of_supernet(made_on(tmp_path), start_from=str(file))
 
 
 def test_a_transfer_may_put_all_channels_in_order(tmp_path, a_source):
