@@ -144,6 +144,12 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
 
 
+@pytest.mark.parametrize(("path", "epochs"), [("msdnet.py:imagenet", 90), ("enas4d_imagenet.py", 24)])
+def test_recipes_for_imagenet_have_the_epochs_of_their_papers(path, epochs):
+    train = settings.load([f"--config={FOLDER / path}"]).train
+    assert train.steps * train.batch_size == pytest.approx(epochs * (1_281_167 - 10_000), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [
