@@ -2,8 +2,8 @@
 
 Lineage: ENAS4D (arXiv 2009.09182): cumulative ratios {1/2, 2/3, 1}, kernels {3, 5, 7}, depths {2, 3, 4} of every exit; omega and
 weight decay are the paper's. It starts from a trained supernet and takes 24 epochs at a rate of 4.5e-3; here training starts from
-nothing, at a higher rate, for 60. The predictor's settings are the defaults: the paper's, for 18,000 records, are too few steps
-for 1,000 (docs/exits.md).
+nothing, at a higher rate, for 60. The predictor's settings are the defaults: the paper's, for 18,000 records, rank a little worse
+after 1,000 (docs/exits.md).
     dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_cifar10              # one GPU
     dynnas run --config=configs/enas4d_cifar10.py:tiny --workdir=runs/enas4d_cifar10_tiny    # 2 CPU cores
 From a supernet of single nets at the paper's rate, for its 24 epochs or, tiny, for the recipe's own four: from a run of
