@@ -2,16 +2,20 @@
 
 Lineage: ENAS4D (arXiv 2009.09182): cumulative ratios {1/2, 2/3, 1}, kernels {3, 5, 7}, depths {2, 3, 4} of every exit; omega and
 weight decay are the paper's. It starts from a trained supernet and takes 24 epochs at a rate of 4.5e-3; here training starts from
-nothing, at a higher rate, for 60. The predictor's settings are the defaults: the paper's, for 18,000 records, are too few steps
-for 1,000 (docs/exits.md).
+nothing, at a higher rate, for 60. The predictor's settings are the defaults: the paper's, for 18,000 records, rank a little worse
+after 1,000 (docs/exits.md).
     dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_cifar10              # one GPU
     dynnas run --config=configs/enas4d_cifar10.py:tiny --workdir=runs/enas4d_cifar10_tiny    # 2 CPU cores
-From a supernet of single nets, as in the paper: of configs/cifar10.py, whose kernel transforms then begin as identities, or for
-the tiny mode of its tiny one:
-    dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_started --config.train.transfer_from=runs/cifar10
-    dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet                      # its rival, by the same trainer
-The data are those of configs/cifar10.py. Expected, tiny: 57 to 62 % at 0.64 to 1.50 M MACs on average, in 20 minutes of
-processor time (docs/results/enas4d_cifar10_tiny.md); the full mode has not been run.
+From a supernet of single nets at the paper's rate, for its 24 epochs or, tiny, for the recipe's own four: from a run of
+configs/cifar10.py, or of its tiny mode, whose kernel transforms then begin as identities:
+    dynnas run --config=configs/enas4d_cifar10.py --workdir=runs/enas4d_started --config.train.transfer_from=runs/cifar10 \
+        --config.train.optimizer.learning_rate=4.5e-3 --config.train.steps=4218
+    dynnas run --config=configs/enas4d_cifar10.py:tiny --workdir=runs/enas4d_started_tiny \
+        --config.train.transfer_from=runs/cifar10_tiny --config.train.optimizer.learning_rate=4.5e-3 --config.train.steps=1500
+Its rival, by the same trainer:
+    dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet
+The data are those of configs/cifar10.py. Expected, tiny: 57 to 62 % at 0.64 to 1.50 M MACs on average, in 27 minutes beside other
+work (docs/results/enas4d_cifar10_tiny.md); the full mode has not been run, nor has any from trained weights.
 """
 
 import runpy

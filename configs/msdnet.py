@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+EPOCHS = 90  # on ImageNet, the paper's
 # File and mode of the recipe whose data, augmentation and epochs are taken, and the network.
 SMALL = {"name": "msdnet_cifar", "blocks": 4, "base": 2, "step": 2, "factors": (1, 2)}
 DIGITS = {"channels": 4, "growth": 2, "head_width": 8, **SMALL}
@@ -38,7 +39,8 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, choose from {', '.join(MODES)}")
     file, inner, network = MODES[mode]
-    config = runpy.run_path(str(Path(__file__).with_name(file)))["get_config"](inner)
+    recipe = runpy.run_path(str(Path(__file__).with_name(file)))
+    config = recipe["get_config"](inner)
     for section in ("supernet", "multi_exit", "collect", "predict", "search"):
         if section in config:
             del config[section]
@@ -49,6 +51,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.exit_network = network
     config.train.label_smoothing = smoothing
     if mode == "imagenet":
+        config.train.steps = EPOCHS * recipe["TRAIN_IMAGES"] // config.train.batch_size
         config.dynamic = {"target_macs": (700e6, 1000e6, 1500e6, 2000e6), "deployed": 1}
     config.train.optimizer.update({"learning_rate": 0.1, "weight_decay": 1e-4})
     config.report.title = f"MSDNet on {mode}"

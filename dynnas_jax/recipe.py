@@ -10,6 +10,7 @@ from pathlib import Path
 from dynnas_jax import kinds, sections, settings
 from dynnas_jax.workdir import file_digest
 
+_RATES = {"learning_rate": 0, "weight_decay": 0}  # of a predictor
 # The least value, or least and greatest, of options that would else be found wrong only when their stage begins, hours later.
 _LEAST = {
     "supernet": {"epsilon": 0},
@@ -39,7 +40,7 @@ _LEAST = {
         **{"iterations": 1, "initial_modules": 1, "growth": 1, "samples": 8, "pooled_side": 1, "power_w": 0},
         "grid_g_per_kwh": 0,
     },
-    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0},
+    "predict": {"epochs": 1, "batch_size": 1, "held_out": (0, 1), "gap_subnets": 0, **_RATES},
     "search": {
         **{"budgets": 1, "population": 2, "generations": 1, "children": 1, "tournament": 1, "calibration_images": 1},
         **{"mutation_share": (0, 1), "mutation_probability": (0, 1), "effort_images": 1, "cost_weight": 0},
@@ -52,7 +53,7 @@ _LEAST = {
     "search.evolutionary": {"population": 2, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
     "search.once_for_all": {
         **{"records": (0, 1), "epochs": 1, "batch_size": 1, "held_out": (0, 1), "population": 2, "generations": 1},
-        **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1)},
+        **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1), **_RATES},
     },
     "generator": {"steps": 1, "batch_size": 2, "scenarios": 1, "cost_scenarios": 0, "cost_weight": 0},
     "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
@@ -135,7 +136,7 @@ def _check_values(config: dict) -> None:
     from dynnas_jax.export.metadata import PRECISIONS
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
     from dynnas_jax.search.width import FORMS
-    from dynnas_jax.stages import routers, slimmable, strategies
+    from dynnas_jax.stages import routers, slimmable, starting, strategies
 
     settings.check_least("", config, {"seed": 0})
     for section, least in {**_LEAST, "grow.further": _LEAST["train"]}.items():
@@ -143,10 +144,12 @@ def _check_values(config: dict) -> None:
     if (grid := config.get("grow", {}).get("grid_g_per_kwh", 0)) is None or math.isinf(grid):
         raise ValueError(f"grow.grid_g_per_kwh is {grid}, must be a finite number")
     dynamic, collect = config.get("dynamic", {}), config.get("collect", {})
+    if kinds.of(config) is kinds.MULTI_EXIT:
+        starting.check_named(config, "train")
     if kinds.of(config) in kinds.OF_EXITS:
         exit_targets.check(**{key: value for key, value in dynamic.items() if key != "score"})
     elif kinds.of(config) is kinds.SLIMMABLE:
-        slimmable.check(config)
+        starting.check_named(config, "train", "gate")
         _build_parts(slimmable.parts(config))
     elif "dynamic" in config:
         cost_fraction(**dynamic)
@@ -155,7 +158,7 @@ def _check_values(config: dict) -> None:
     if "supernet" in config:
         routers.check(dynamic, config)
         strategies.check(config.get("search", {}), dynamic)
-    elif (score := dynamic.get("score", DEFAULT_SCORE)) not in SCORES:
+    elif (score := dynamic.get("score", DEFAULT_SCORE)) not in list(SCORES):
         raise ValueError(f"dynamic.score is {score!r}, choose from {list(SCORES)}")
     if dynamic.get("big_net", BIG_NETS[0]) not in BIG_NETS:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")

@@ -119,6 +119,16 @@ def test_a_recipe_builds_and_fits_its_data(config):
 @pytest.mark.parametrize("path", [*EXITS, *MSDNETS])
 def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     config = settings.as_dict(settings.load([f"--config={FOLDER / path}"]))
+    assert ("transfer_from" in config["train"]) == (path == "enas4d_imagenet.py"), (
+        "whose rate is one for trained weights"
+    )
+    if "transfer_from" in config["train"]:
+        with pytest.raises(
+            ValueError, match="train.transfer_from is empty: name the working directory of a finished run"
+        ):
+            recipe.check(config)
+        recipe.check({**config, "train": {**config["train"], "start_from": "weights.pth"}})
+        config["train"]["transfer_from"] = "elsewhere"
     recipe.check(config)
     facts = facts_of(config)
     supernet = job.build(config, facts)
@@ -132,6 +142,12 @@ def test_a_recipe_of_several_exits_builds_and_its_targets_can_be_met(path):
     asked = {key: value for key, value in config["dynamic"].items() if key != "score"}
     cheapest = exits.costs(supernet.net(supernet.arch(supernet.space.smallest)))
     exit_targets.check_reachable(exit_targets.asked({exit_targets.MACS: spent.macs[-1]}, **asked), cheapest.macs[0])
+
+
+@pytest.mark.parametrize(("path", "epochs"), [("msdnet.py:imagenet", 90), ("enas4d_imagenet.py", 24)])
+def test_recipes_for_imagenet_have_the_epochs_of_their_papers(path, epochs):
+    train = settings.load([f"--config={FOLDER / path}"]).train
+    assert train.steps * train.batch_size == pytest.approx(epochs * (1_281_167 - 10_000), rel=1e-3)
 
 
 @pytest.mark.parametrize(

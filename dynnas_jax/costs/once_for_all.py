@@ -26,9 +26,14 @@ def read(folder: str | Path, supernet: Supernet, target: str = "android") -> Lat
         has none of, so that a run with them has another target.
 
     Raises:
-      ValueError: for a folder without such files, a file that is none, or a block that they do not have.
+      ValueError: for a folder without such files, a file that is none, a block that they do not have, or nets of several exits.
     """
     folder = Path(folder)
+    if supernet.exits:
+        raise ValueError(
+            f"{folder} is a folder, but once-for-all's tables are of nets with a single answer; for several exits give a file of "
+            "`dynnas table`"
+        )
     entries, rows = _entries(folder), {}
     for _, everywhere in macs.every_block(supernet):
         for built in everywhere:

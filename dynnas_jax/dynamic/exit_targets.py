@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,26 +43,32 @@ def asked(
       deployed: which of the targets, from 0, the exported net is for; no target depends on it.
 
     Raises:
-      ValueError: unless exactly one of the four lists is given, for latencies without a table, a target not above 0, an omega
-        below 0, or a number of no target.
+      ValueError: unless exactly one of the four lists is given, for latencies without a table, a target that is no finite number
+        above 0, an omega that is none from 0 on, or a number of no target.
     """
     given = {"target_macs": target_macs, "target_macs_fractions": target_macs_fractions}
     given |= {"target_latency_ms": target_latency_ms, "target_latency_fractions": target_latency_fractions}
     named = [name for name, values in given.items() if values]
     if len(named) != 1:
         raise ValueError(f"dynamic: give exactly one of {', '.join(given)}, a list of targets")
-    values = tuple(float(value) for value in given[named[0]])
-    if wrong := [value for value in values if not value > 0]:
-        raise ValueError(f"dynamic.{named[0]}: {wrong[0]} must be above 0")
-    if not omega >= 0:
-        raise ValueError(f"dynamic.omega is {omega}, must not be negative")
+    values = given[named[0]]
+    if not isinstance(values, (tuple, list)):
+        raise ValueError(f"dynamic.{named[0]} is {values!r}, must be a list of targets")
+    if wrong := [value for value in values if not (_finite(value) and value > 0)]:
+        raise ValueError(f"dynamic.{named[0]}: {wrong[0]!r} must be a finite number above 0")
+    if not (_finite(omega) and omega >= 0):
+        raise ValueError(f"dynamic.omega is {omega!r}, must be a finite number of at least 0")
     if not 0 <= deployed < len(values):
         raise ValueError(f"dynamic.deployed is {deployed}, must be the number of a target, from 0 to {len(values) - 1}")
     unit = LATENCY if "latency" in named[0] else MACS
     if unit == LATENCY and not latency_table:
         raise ValueError(f"dynamic.{named[0]} needs dynamic.latency_table; `dynnas table` builds one")
     scale = most[unit] if named[0].endswith("_fractions") else 1
-    return Targets(tuple(value * scale for value in values), float(omega), unit)
+    return Targets(tuple(float(value) * scale for value in values), float(omega), unit)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def check(**options: object) -> None:

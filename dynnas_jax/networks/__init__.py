@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from typing import Any, NamedTuple
 
 
@@ -16,6 +17,7 @@ class Loader(NamedTuple):
     family: bool = False  # without a space, but of many archs: its arch files hold keyword arguments of the function
     several_exits: bool = False
     gated: bool = False  # a space of paths, which gates pick from
+    on_space: bool = False  # made on a space that its options name, whose options it takes too
 
     def resolve(self) -> Any:
         """The building function itself."""
@@ -24,12 +26,16 @@ class Loader(NamedTuple):
     def __call__(self, **options) -> Any:
         return self.resolve()(**options)
 
+    def passed_on(self, options: Any) -> dict[str, inspect.Parameter]:
+        """What the function takes beside its own parameters, for the space that these options name; mostly nothing."""
+        return importlib.import_module(self.module).passed_on(options) if self.on_space else {}
+
     def from_arch_file(self, content: dict) -> Any:
         """The module an arch file describes. Raises ValueError where the file does not fit the network."""
         if self.family:
             from dynnas_jax.networks import arch_files
 
-            return self(**arch_files.keyword_arguments(self.resolve(), content))
+            return self(**arch_files.keyword_arguments(self.resolve(), content, self.passed_on(content)))
         if not self.has_space:
             raise ValueError(f"{self.function} is one fixed network and takes no arch file")
         return importlib.import_module(self.module).net_from_arch_file(self.resolve(), content)
@@ -37,7 +43,7 @@ class Loader(NamedTuple):
 
 _MSDNET, _RESNET = "dynnas_jax.networks.msdnet", "dynnas_jax.networks.cifar_resnet"
 _NASNET, _SLIMMABLE = "dynnas_jax.networks.nasnet", "dynnas_jax.networks.slimmable"
-_DS_NET = "dynnas_jax.networks.ds_net"
+_DS_NET, _MULTI_EXIT = "dynnas_jax.networks.ds_net", "dynnas_jax.networks.multi_supernet"
 _OFA, _MOBILENETS, _FBNET = "dynnas_jax.networks.ofa", "dynnas_jax.networks.mobilenets", "dynnas_jax.networks.fbnet"
 NETWORKS = {
     "ofa_mobilenet_v3": Loader(_OFA, "ofa_mobilenet_v3", True),
@@ -55,7 +61,7 @@ NETWORKS = {
     "msdnet": Loader(_MSDNET, "msdnet", False, family=True, several_exits=True),
     "msdnet_cifar": Loader(_MSDNET, "msdnet_cifar", False, family=True, several_exits=True),
     "branchynet": Loader("dynnas_jax.networks.branchynet", "branchynet", False, family=True, several_exits=True),
-    "multi_exit": Loader("dynnas_jax.networks.multi_supernet", "multi_exit", False, family=True, several_exits=True),
+    "multi_exit": Loader(_MULTI_EXIT, "multi_exit", False, family=True, several_exits=True, on_space=True),
     "cifar_resnet": Loader(_RESNET, "cifar_resnet", False, family=True),
     "bottleneck_resnet": Loader(_RESNET, "bottleneck_resnet", False, family=True),
     "nasnet": Loader(_NASNET, "nasnet", False, family=True),

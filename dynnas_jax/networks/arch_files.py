@@ -1,4 +1,7 @@
-"""Reading arch files, those of a template of a space and those of a family of fixed networks; one plain line for a mistake."""
+"""Reading arch files, of templates of spaces, of nets of several exits and of families of fixed networks.
+
+A mistake is one plain line.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,18 +81,51 @@ def _chosen(what: str, where: str, value: Any, choices: tuple) -> Any:
     return choices[choices.index(value)]
 
 
+def read_exits(content: Any, exits: int) -> tuple[Any, list[list], list[list]]:
+    """(resolution, kernels, ratios) of an arch file of a net of so many exits: of each exit lists of numbers, one per stage.
+
+    Which stages there are, and what they have to choose, is not looked at.
+
+    Raises:
+      ValueError: for a key missing or unknown, a file of more or fewer exits, or what are no lists of numbers.
+    """
+    if not isinstance(content, dict) or set(content) != {"resolution", "kernel", "ratio"}:
+        raise ValueError(
+            'an arch file of a net of several exits is an object with the keys "resolution", "kernel" and "ratio"'
+        )
+    for what in ("kernel", "ratio"):
+        lists = content[what]
+        if not isinstance(lists, (list, tuple)) or len(lists) != exits:
+            there = f"of {len(lists)} exits" if isinstance(lists, (list, tuple)) else repr(lists)
+            raise ValueError(f"{what} is {there}, must be of {exits}: a list for each stage of each exit")
+        for exit, stages in enumerate(lists, 1):
+            if not _numbers_by_stage(stages):
+                raise ValueError(f"exit {exit}: {what} is {stages!r}, must be lists of numbers, one per stage")
+    return content["resolution"], content["kernel"], content["ratio"]
+
+
+def _numbers_by_stage(stages: Any) -> bool:
+    sequences = isinstance(stages, (list, tuple)) and all(isinstance(values, (list, tuple)) for values in stages)
+    return sequences and all(type(value) in (int, float) for values in stages for value in values)
+
+
 # Families of fixed networks.
 
 _OF_IMAGES = {"channels": int, "mean": tuple[float, ...], "std": tuple[float, ...]}  # that every arch has
 
 
-def keyword_arguments(function: Callable, content: dict) -> dict[str, Any]:
+def keyword_arguments(
+    function: Callable, content: dict, passed_on: Mapping[str, inspect.Parameter] | None = None
+) -> dict[str, Any]:
     """An arch file's content as what `function` takes: lists become tuples, what is left out has its default.
+
+    Args:
+      passed_on: what it takes beside its own parameters.
 
     Raises:
       ValueError: for a key that is no keyword argument of the function, or a value of another type than it names.
     """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = (*inspect.signature(function, eval_str=True).parameters.values(), *(passed_on or {}).values())
     kinds = {
         parameter.name: parameter.annotation for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
     }

@@ -32,10 +32,11 @@ def loader(section: dict) -> networks.Loader:
 
 
 def parameters(section: dict) -> dict[str, inspect.Parameter]:
-    """What the section may hold: the options of the network's function. Raises ValueError as `loader`."""
+    """What the section may hold: the options of the network's function. Raises ValueError as `loader` and `with_arch`."""
+    made_by = loader(section)
     also = (*_OWN, "depthwise", "padding", "epsilon")
     found = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in also}
-    signature = inspect.signature(loader(section).resolve()).parameters
+    signature = {**inspect.signature(made_by.resolve()).parameters, **_passed_on(made_by, section)}
     given = {*GIVEN, _IMAGE_CHANNELS} - ({"channels"} if _IMAGE_CHANNELS in signature else set())
     return found | {p.name: p for p in signature.values() if p.kind is p.KEYWORD_ONLY and p.name not in given}
 
@@ -89,7 +90,7 @@ def build(section: dict, facts: dict) -> Supernet:
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items() if key not in _OWN}
     known = inspect.signature(made_by.resolve()).parameters
     if made_by.family and section.get("arch") is not None:
-        options = {**_of_family(made_by, with_arch(section)["arch"]), **options}
+        options = {**_of_family(made_by, section), **options}
     options |= {_IMAGE_CHANNELS if _IMAGE_CHANNELS in known else "channels": channels, "classes": len(facts["classes"])}
     options |= {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     form = options.pop("depthwise", None) or "auto"
@@ -103,9 +104,16 @@ def build(section: dict, facts: dict) -> Supernet:
     return of_net(net.clone(depthwise=form_here(form)))
 
 
-def _of_family(made_by: networks.Loader, content: Any) -> dict[str, Any]:
+def _passed_on(made_by: networks.Loader, section: dict) -> dict[str, inspect.Parameter]:
+    """As `Loader.passed_on`, where section or arch file name the space."""
+    content = with_arch(section).get("arch") if made_by.on_space else None
+    return made_by.passed_on({**content, **section} if isinstance(content, dict) else section)
+
+
+def _of_family(made_by: networks.Loader, section: dict) -> dict[str, Any]:
     """What an arch file says of a network of many archs, but for what the data say. Raises ValueError where it does not fit."""
-    found = arch_files.keyword_arguments(made_by.resolve(), content)
+    content = with_arch(section)["arch"]
+    found = arch_files.keyword_arguments(made_by.resolve(), content, _passed_on(made_by, section))
     return {name: value for name, value in found.items() if name not in GIVEN}
 
 

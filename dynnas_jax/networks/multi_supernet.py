@@ -7,13 +7,14 @@ computes those that the exits before it have not.
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dynnas_jax.elastic import Block, Part, Supernet
-from dynnas_jax.networks import multi_space, ofa
+from dynnas_jax.networks import arch_files, multi_space, ofa
 from dynnas_jax.networks.exits import ExitNet
 from dynnas_jax.networks.mbconv import Numerics
 from dynnas_jax.networks.multi_exit import Arch, block_name, check_number
@@ -35,6 +36,7 @@ _SHARED = (
     (("project_conv",), -2),
 )
 _WHOLE = (("se", "reduce_conv"),)  # read all channels so far
+_SAID_OTHERWISE = ("image_size", "resolutions", "depthwise", "kernel_transforms")
 BASES = {"ofa_mobilenet_v3": ofa.ofa_mobilenet_v3, "small_images": ofa.small_images}
 
 
@@ -71,19 +73,18 @@ class Decoder:
         """The arch of {"resolution", "kernel", "ratio"}; the resolution is free, all else among the choices.
 
         Raises:
-          ValueError: for lists that do not fit the stages, a value that is no choice, or what decreases from exit to exit.
+          ValueError: as `arch_files.read_exits`, for lists that do not fit the stages, a value that is no choice, or what
+            decreases from exit to exit.
         """
-        kernels, ratios = content["kernel"], content["ratio"]
-        if len(ratios) != len(kernels):
-            raise ValueError(f"there are kernels of {len(kernels)} exits, but ratios of {len(ratios)}")
+        resolution, kernels, ratios = arch_files.read_exits(content, self.space.exits)
         made = enumerate(zip(kernels, ratios, strict=True), 1)
-        exits = tuple(self._exit(content["resolution"], exit, *both) for exit, both in made)
-        there = {name for name, _ in exits[-1].named_blocks()} if exits else ()
+        exits = tuple(self._exit(resolution, exit, *both) for exit, both in made)
+        there = {name for name, _ in exits[-1].named_blocks()}
         return Arch(exits, tuple(name for name in self.reuse if name in there))
 
     def _exit(self, resolution: int, exit: int, kernels: list, ratios: list) -> Any:
         """One exit's arch, an MBConv net's."""
-        stages, expands = self.space.stages, []
+        stages, chosen, expands = self.space.stages, [], []
         if not len(kernels) == len(ratios) == len(stages):
             raise ValueError(f"exit {exit} must have {len(stages)} lists of kernels and of ratios, one per stage")
         for i, (stage, own, parts) in enumerate(zip(stages, kernels, ratios, strict=True), 1):
@@ -95,14 +96,15 @@ class Decoder:
             known = stage.blocks[0].kernels
             if unknown := [kernel for kernel in own if kernel not in known]:
                 raise ValueError(f"exit {exit}: kernel {unknown[0]!r} in {stage.name}, choose from {list(known)}")
+            chosen.append([known[known.index(kernel)] for kernel in own])  # 3 for a file's 3.0
             largest = max(self.template.choices(i, "expands"))
             expands.append([largest * self._ratio(exit, stage.name, part) for part in parts])
-        return self.template.decode(resolution, largest_widths(self.template), kernels, expands)
+        return self.template.decode(resolution, largest_widths(self.template), chosen, expands)
 
     def _ratio(self, exit: int, stage: str, value: float) -> float:
         """The choice that a file's ratio means: 0.667 is two thirds."""
         near = min(self.ratios, key=lambda ratio: abs(ratio - value))
-        if abs(near - value) > 0.005:
+        if not abs(near - value) <= 0.005:  # neither is a NaN a choice
             known = ", ".join(f"{ratio:.3g}" for ratio in self.ratios)
             raise ValueError(f"exit {exit}: ratio {value!r} in {stage}, choose from {known}")
         return near
@@ -239,6 +241,7 @@ def multi_exit(
     resolution: int = 0,
     classes: int = 0,
     exits: int = EXITS,
+    ratios: tuple[float, ...] = RATIOS,
     kernel: tuple[tuple[tuple[int, ...], ...], ...] = (),
     ratio: tuple[tuple[tuple[float, ...], ...], ...] = (),
     reuse: tuple[str, ...] = (),
@@ -253,24 +256,38 @@ def multi_exit(
       network: "ofa_mobilenet_v3", as in ENAS4D, or "small_images".
       resolution: in pixels; 0 for the network's largest.
       classes: 0 for as many as the network has.
+      ratios: that the lists of `ratio` choose from.
       reuse: blocks, such as "stage2_block0", whose expansion in each exit reads the feature maps of the exits before it too.
       width: of "ofa_mobilenet_v3", by default its least.
-      options: of the network's function.
+      options: of the network's function (see `passed_on`), and of any MBConv net.
 
     Raises:
       ValueError: for what the space does not have, or what decreases from exit to exit.
     """
     check_number(exits)
-    supernet = build(_base(network, resolution, classes, width, options), exits=exits, reuse=tuple(reuse))
+    supernet = build(
+        _base(network, resolution, classes, width, options), exits=exits, ratios=ratios, reuse=tuple(reuse)
+    )
     if not kernel and not ratio:
         genes = supernet.space.genes
         genome = [len(one.choices) - 1 if one.name == "resolution" else _grown(one, exits) for one in genes]
         return supernet.net(supernet.arch(np.asarray(genome, np.int32)))
-    for name, lists in (("kernel", kernel), ("ratio", ratio)):
-        if len(lists) != exits:
-            raise ValueError(f"{name} is of {len(lists)} exits, must be of {exits}: a list for each stage of each exit")
     resolution = supernet.arch.template.resolutions[-1]
     return supernet.net(supernet.arch.from_file({"resolution": resolution, "kernel": kernel, "ratio": ratio}))
+
+
+def passed_on(options: Any) -> dict[str, inspect.Parameter]:
+    """Parameters of the space that options of `multi_exit` name which these may hold too; none where there is no such space.
+
+    What it says itself is not among them, nor how small kernels come out of large ones, which a net has no use for.
+    """
+    own = inspect.signature(multi_exit).parameters
+    network = options.get("network", own["network"].default) if isinstance(options, dict) else None
+    if network not in list(BASES):
+        return {}
+    found = inspect.signature(BASES[network], eval_str=True).parameters.values()
+    kept = [one for one in found if one.kind is one.KEYWORD_ONLY and one.name not in {*own, *_SAID_OTHERWISE}]
+    return {one.name: one for one in kept}
 
 
 def _base(network: str, resolution: int, classes: int, width: float | None, options: dict) -> Supernet:

@@ -38,17 +38,6 @@ def options(config: dict, parameters: Callable, gate_stage: Callable) -> dict:
     }
 
 
-def check(config: dict) -> None:
-    """Raises ValueError for a recipe that transfers and does not say from where."""
-    for stage in ("train", "gate"):
-        # A recipe that names the key is one that transfers: from scratch it would be another.
-        if "transfer_from" in config[stage] and config[stage]["transfer_from"] is None:
-            raise ValueError(
-                f"{stage}.transfer_from is empty: name the working directory of a finished run, "
-                f"--config.{stage}.transfer_from=DIR"
-            )
-
-
 def parts(config: dict) -> list[tuple[str, Callable, dict | None]]:
     """What such a run is made of, to be built before anything is done: sections, functions, and their keyword arguments."""
     train, gates = config["train"], config["gate"]

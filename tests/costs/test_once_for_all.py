@@ -111,6 +111,16 @@ def test_a_space_they_do_not_know(note10, tiny):
         once_for_all.read(note10, tiny.supernet)
 
 
+@pytest.mark.parametrize("name", ["msdnet_cifar", "multi_exit"])
+def test_nets_of_several_exits_have_no_such_layers(tmp_path, name):
+    (tmp_path / "32_lookup_table.yaml").write_text("Conv-input:32x32x3-output:32x32x16: {mean: 1, std: 0}\n")
+    facts = {"image_shape": [32, 32, 3], "classes": ["a", "b"], "mean": [0.0] * 3, "std": [1.0] * 3}
+    section = {"name": name, "network": "small_images"} if name == "multi_exit" else {"name": name}
+    supernet = job.build({"exit_network": section}, facts)
+    with pytest.raises(ValueError, match="tables are of nets with a single answer; for several exits give a file"):
+        cost_tables.read_latency_table(tmp_path, supernet, "x86")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

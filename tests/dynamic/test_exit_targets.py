@@ -24,13 +24,18 @@ def test_parts_of_the_largest_net_are_milliseconds_of_it():
     [
         ({}, "exactly one of target_macs, target_macs_fractions, target_latency_ms, target_latency_fractions"),
         ({"target_macs": (1,), "target_macs_fractions": (1,)}, "exactly one of"),
-        ({"target_macs": (5, 0)}, "dynamic.target_macs: 0.0 must be above 0"),
+        ({"target_macs": (5, 0)}, "dynamic.target_macs: 0 must be a finite number above 0"),
+        ({"target_macs": (5, float("inf"))}, "dynamic.target_macs: inf must be a finite number above 0"),
+        ({"target_macs_fractions": ("a",)}, "dynamic.target_macs_fractions: 'a' must be a finite number above 0"),
+        ({"target_macs": "123"}, "dynamic.target_macs is '123', must be a list of targets"),
         ({"target_macs": (1,), "target_latency_ms": (1,), "latency_table": "x"}, "exactly one of"),
         ({"target_latency_ms": (5,)}, "dynamic.target_latency_ms needs dynamic.latency_table; `dynnas table`"),
-        ({"target_macs": (5,), "omega": -1}, "omega is -1, must not be negative"),
+        ({"target_macs": (5,), "omega": -1}, "omega is -1, must be a finite number of at least 0"),
+        ({"target_macs": (5,), "omega": float("inf")}, "omega is inf, must be a finite number of at least 0"),
         ({"target_macs": (5,), "deployed": 1}, "deployed is 1, must be the number of a target, from 0 to 0"),
-        ({"target_macs": (5,), "omega": "x"}, "a value has another type"),
-        ({"target_macs": 5}, "a value has another type"),
+        ({"target_macs": (5,), "omega": "x"}, "omega is 'x', must be a finite number of at least 0"),
+        ({"target_macs": (5,), "deployed": "x"}, "a value has another type"),
+        ({"target_macs": 5}, "dynamic.target_macs is 5, must be a list of targets"),
     ],
 )
 def test_impossible_targets(options, said):

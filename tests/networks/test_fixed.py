@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import elastic
+from dynnas_jax import elastic, settings
 from dynnas_jax.costs.macs import net_cost
-from dynnas_jax.networks import NETWORKS, fixed, mbconv, ofa
+from dynnas_jax.networks import NETWORKS, fixed, mbconv, multi_supernet, ofa
 
 FACTS = {"image_shape": [32, 32, 3], "classes": [""] * 10, "mean": [0.4] * 3, "std": [0.2] * 3}
 MBCONV = [name for name, loader in NETWORKS.items() if not loader.has_space and not loader.family]
@@ -96,6 +96,48 @@ def test_a_family_takes_its_options():
     net = fixed.build({"name": "cifar_resnet", "depths": [1, 1, 1]}, FACTS).largest_net()
     assert net.arch.depths == (1, 1, 1)
     assert isinstance(net, mbconv.Net)
+
+
+OF_A_SPACE = {
+    **{"stem": 8, "stage_widths": (8, 16), "stage_strides": (1, 2), "head": 16, "depths": (1, 2), "kernels": (3, 5)},
+    **{"expands": (2,), "widths": (1.0,), "act": "hswish", "squeeze_excite": True, "divisor": 4},
+}
+
+
+def test_a_net_of_several_exits_that_a_search_found_can_be_a_network_of_its_own(tmp_path):
+    """The space's options beside the arch file that the search leaves, or in it."""
+    moments = {"mean": (0.4,) * 3, "std": (0.2,) * 3}
+    single = ofa.small_images(**OF_A_SPACE, classes=10, **moments)
+    several = {"exits": 2, "ratios": (0.25, 1.0), "reuse": ("stage2_block0",)}
+    supernet = multi_supernet.build(single, **several)
+    genome = np.asarray(supernet.space.sample(jax.random.key(1)))
+    found, wanted = json.loads(json.dumps(supernet.arch.file(genome))), supernet.arch(genome)
+    exit_net = {"name": "multi_exit", "network": "small_images", **several, **OF_A_SPACE}
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps({name: value for name, value in exit_net.items() if name != "name"} | found))
+    of_file = json.loads(file.read_text())
+    lists = {name: found[name] for name in ("kernel", "ratio")}
+    for section in (
+        {**exit_net, **lists},
+        {**exit_net, "arch": found},
+        {"name": "multi_exit", "arch": str(file)},
+        {"name": "multi_exit", "arch": of_file, "padding": "SAME"},
+    ):
+        settings.check_options("exit_network", section, fixed.parameters(section))
+        assert fixed.build(section, FACTS).largest_net().arch == wanted
+    mean = {"mean": [0.4] * 3, "std": [0.2] * 3}
+    assert NETWORKS["multi_exit"].from_arch_file(of_file | mean).arch == wanted
+
+
+@pytest.mark.parametrize("name", ["stem", "kernel_transforms"])
+def test_options_that_a_net_of_several_exits_has_no_use_for(name):
+    """Of the other space, or of none but a supernet's."""
+    section = {"name": "multi_exit", name: 8, **({} if name == "stem" else {"network": "small_images"})}
+    with pytest.raises(ValueError, match=f"unknown config key 'exit_network.{name}'"):
+        settings.check_options("exit_network", section, fixed.parameters(section))
+    content = {key: value for key, value in section.items() if key != "name"}
+    with pytest.raises(ValueError, match=f"arch file: unknown key '{name}'"):
+        NETWORKS["multi_exit"].from_arch_file(content)
 
 
 @pytest.mark.parametrize(

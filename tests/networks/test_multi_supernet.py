@@ -323,6 +323,42 @@ def test_arch_files_of_no_such_net(content, message):
         NETWORKS["multi_exit"].from_arch_file(content)
 
 
+def of_two(**changes):
+    """An arch file of the space `resolutions`."""
+    file = {"resolution": 8, "kernel": [[[3]], [[3, 5]]], "ratio": [[[0.5]], [[0.5, 1]]]}
+    return {name: value for name, value in {**file, **changes}.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"resolution": 8, "width": 1, "kernel": [[3]], "expand": [[3]]},
+            'the keys "resolution", "kernel" and "ratio"',
+        ),
+        (of_two(resolution=...), 'the keys "resolution", "kernel" and "ratio"'),
+        (of_two(typo=3), 'the keys "resolution", "kernel" and "ratio"'),
+        ([of_two()], 'the keys "resolution", "kernel" and "ratio"'),
+        (of_two(resolution="8"), "resolution is '8', must be an integer of at least 2"),
+        (of_two(resolution=1), "resolution is 1, must be an integer of at least 2"),
+        (of_two(kernel=3), "kernel is 3, must be of 2: a list for each stage of each exit"),
+        (of_two(ratio=[[[0.5]]]), "ratio is of 1 exits, must be of 2"),
+        (of_two(kernel=[[3], [[3, 5]]]), r"exit 1: kernel is \[3\], must be lists of numbers, one per stage"),
+        (of_two(ratio=[[[0.5]], [["x", 1]]]), r"exit 2: ratio is \[\['x', 1\]\], must be lists of numbers"),
+        (of_two(ratio=[[[0.5]], [[True, 1]]]), r"exit 2: ratio is \[\[True, 1\]\], must be lists of numbers"),
+        (of_two(ratio=[[[0.5]], [[0.5, math.nan]]]), "exit 2: ratio nan in stage1, choose from"),
+    ],
+)
+def test_arch_files_of_no_net_of_a_space(resolutions, content, message):
+    """As `dynnas cost --workdir` reads them, by the run's own space."""
+    with pytest.raises(ValueError, match=message):
+        resolutions.arch.from_file(content)
+
+
+def test_numbers_of_an_arch_file_are_the_choices_they_equal(resolutions):
+    assert resolutions.arch.from_file(of_two(kernel=[[[3.0]], [[3, 5.0]]])) == resolutions.arch.from_file(of_two())
+
+
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [

@@ -17,7 +17,7 @@ from dynnas_jax.data.splits import in_batches
 from dynnas_jax.dynamic import metric, protocol
 from dynnas_jax.elastic import extract
 from dynnas_jax.export import runtime
-from dynnas_jax.networks import exits, multi_costs
+from dynnas_jax.networks import exits, multi_costs, weights
 from dynnas_jax.search import exit_rewards
 from dynnas_jax.stages import exits_search, starting
 from dynnas_jax.stages.exits_search import first_alone
@@ -240,6 +240,19 @@ def test_a_finished_run_gives_its_dynamic_network(runs):
         assert found.resolution == 8
 
 
+def test_the_cost_of_a_net_that_was_found_and_of_none_of_that_run(runs, tmp_path, capsys):
+    entry, file = read(runs.searched / "search" / "found.json")["nets"][0], tmp_path / "arch.json"
+    cost = ["cost", f"--workdir={runs.searched}", f"--arch={file}"]
+    write_json(file, entry["arch"])
+    main(cost)
+    assert json.loads(capsys.readouterr().out)["macs"] == entry["macs"]
+    write_json(file, {"resolution": 8, "width": 1, "kernel": [[3], [3]], "expand": [[2], [2]]})
+    with pytest.raises(SystemExit) as ended:
+        main(cost)
+    assert ended.value.code == 2
+    assert 'an object with the keys "resolution", "kernel" and "ratio"' in capsys.readouterr().err
+
+
 def test_another_target_needs_the_records_only(runs, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(runs.searched, path)
@@ -284,6 +297,10 @@ def test_a_target_that_no_net_meets_is_told_before_training(runs, tmp_path):
     [
         ("search", {"recorded_candidates": -1}, "search.recorded_candidates is -1, must be a number of at least 0"),
         ("predict", {"gap_subnets": -1}, "predict.gap_subnets is -1, must be a number of at least 0"),
+        ("predict", {"learning_rate": -1.0}, "predict.learning_rate is -1.0, must be a number of at least 0"),
+        ("predict", {"learning_rate": "x"}, "predict.learning_rate is 'x', must be a number of at least 0"),
+        ("predict", {"weight_decay": "x"}, "predict.weight_decay is 'x', must be a number of at least 0"),
+        ("dynamic", {"score": ["margin"]}, r"dynamic.score is \['margin'\], choose from"),
         ("search", {"children": 9}, "9 children cannot all live in a population of 8"),
         ("search", {"children": None, "tournament": 0}, "search.tournament is 0"),
         ("multi_exit", {"ratios": 1.0}, "multi_exit: a value has another type"),
@@ -421,6 +438,35 @@ def test_weights_of_single_nets_are_transferred_and_listed(tmp_path, a_source, o
         np.testing.assert_allclose(answers, jax.jit(single.apply)(subnet, images)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_training_goes_on_from_what_was_transferred(tmp_path, a_source):
+    """At a rate of next to nothing the weights stay what they were."""
+    small = {"stage_widths": (8,), "stage_strides": (1,)}
+    path, _, variables = a_source(**small)
+    config = searched(transfer_from=str(path), steps=2, optimizer={"learning_rate": 1e-9})
+    config["multi_exit"] |= small
+    pipeline.run(config, tmp_path / "run", names=("train",))
+    started = starting.of_supernet(prepared(tmp_path / "new", config), transfer_from=str(path))
+    assert read(tmp_path / "run" / "train" / "transferred.json") == json.loads(json.dumps(started.transferred))
+    found = job.load_variables(tmp_path / "run" / "train" / "multi_exit.msgpack")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found["params"], started.variables["params"])
+    for name in ("exit1", "exit2"):
+        kernel = found["params"][name]["classifier"]["kernel"]
+        np.testing.assert_allclose(kernel, variables["params"]["head"]["classifier"]["kernel"], atol=1e-6)
+
+
+def test_training_may_start_from_a_file_of_weights(tmp_path, a_source):
+    """A state dict, as the authors' is, of the source's largest net."""
+    path, source, variables = a_source(padding="symmetric", epsilon=1e-3)
+    file, ready = tmp_path / "weights.npz", made_on(tmp_path, padding="symmetric", epsilon=1e-3)
+    np.savez(file, **weights.to_state_dict(source.largest_net(), variables, "once-for-all"))
+    sources = ({"start_from": str(file)}, {"transfer_from": str(path)})
+    of_file, of_run = (starting.of_supernet(ready, **source) for source in sources)
+    assert of_file.transferred == of_run.transferred
+    jax.tree.map(np.testing.assert_array_equal, of_file.variables, of_run.variables)
+    with pytest.raises(ValueError, match="give multi_exit.padding='symmetric' and multi_exit.epsilon="):
+        starting.of_supernet(made_on(tmp_path), start_from=str(file))
+
+
 def test_a_transfer_may_put_all_channels_in_order(tmp_path, a_source):
     ready, path = made_on(tmp_path, expands=(1, 2)), a_source(**LIKE_CIFAR10)[0]
     read = {}
@@ -447,12 +493,41 @@ def test_pairs_have_weights_of_single_nets_too(tmp_path, a_source):
         ({"depths": (1,)}, "does not fit: it has no .*stage1_block1"),
         ({"padding": "symmetric"}, "does not fit: its padding is 'symmetric', here it is 'SAME'"),
         ({"stage_strides": (2, 1)}, "does not fit: its stage1's stride is 2, here it is 1"),
+        ({"squeeze_excite": True}, "does not fit: its stage1's squeeze-excite is True, here it is False"),
+        ({"depths": (3, 4)}, "does not fit: its stage1 has 3 or 4 blocks, here it has 2"),
+        ({"kernel_transforms": True}, "its nets compute with params/kernel_transforms/.*, which there is not here"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, a_source, of_single, said):
     path = a_source(**of_single)[0]
     with pytest.raises(ValueError, match=said):
         starting.of_supernet(made_on(tmp_path), transfer_from=str(path))
+
+
+def test_what_no_net_here_has_any_use_for_may_be_left_over(tmp_path, a_source):
+    """Blocks that nets of the source do without too, and transforms of kernels where there is one size of them."""
+    path = a_source(depths=(1, 2, 3), kernel_transforms=True)[0]
+    told = starting.of_supernet(made_on(tmp_path, kernels=(5,)), transfer_from=str(path)).transferred
+    left = {tuple(leaf.split("/")[:3]) for leaf in told["unused"]}
+    assert {leaf[1] for leaf in left} == {"stage1_block2", "stage2_block2", "kernel_transforms"}
+    assert ("params", "kernel_transforms", "stage1_block0") in left
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": [*"012345678", "ten"]}, "does not fit: its class 9 is 'ten', here it is '9'"),
+        ({"std": [0.3]}, r"images are normalised otherwise; give data.mean=\(0.3.*,\) and data.std=\(0.3,\)"),
+    ],
+)
+def test_weights_of_other_images_are_refused(tmp_path, a_source, changes, said):
+    path = a_source()[0]
+    facts = read(path / "train" / "data.json")
+    write_json(path / "train" / "data.json", {**facts, **changes})
+    with pytest.raises(ValueError, match=said):
+        starting.of_supernet(made_on(tmp_path), transfer_from=str(path))
+    write_json(path / "train" / "data.json", {**facts, "mean": [facts["mean"][0] + 0.001 * facts["std"][0]]})
+    assert starting.of_supernet(made_on(tmp_path), transfer_from=str(path)).transferred
 
 
 def test_sources_of_a_transfer_that_are_none(runs, tmp_path):
