@@ -86,6 +86,9 @@ class Saved(NamedTuple):
         except ConverterError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"TensorFlow cannot express this function in TFLite: {reason}") from error
+        except RuntimeError as error:  # bare, of its quantizer
+            reason = next(iter(str(error).splitlines()), "its quantizer does not say why")
+            raise ValueError(f"TensorFlow cannot express this function in TFLite, {precision}: {reason}") from error
 
     def _ask_for_int8(self, converter, names: tuple[str, ...], float_outside: bool) -> None:
         import tensorflow as tf

@@ -6,6 +6,7 @@ so in at least float32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -103,12 +104,21 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
 
 
 def average_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
-    """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: the mean of those pixels of each odd window that are there."""
+    """[b, h, w, c] -> [b, ceil(h / s), ceil(w / s), c]: the mean of those pixels of each odd window that are there.
+
+    TFLite has such means for the edges of "SAME" alone; others are of zeros too, and put right by their share of pixels.
+    """
     edges = [pads(size, window, stride, padding) for size in x.shape[1:3]]
-    total = nn.pooling.pool(x.astype(wide(x.dtype)), 0.0, jax.lax.add, (window, window), (stride, stride), edges)
+    total = functools.partial(
+        nn.pooling.pool, init=0.0, reduce_fn=jax.lax.add, window_shape=(window, window), strides=(stride, stride)
+    )
+    dtype, x = x.dtype, x.astype(wide(x.dtype))
+    if edges == [pads(size, window, stride, "SAME") for size in x.shape[1:3]]:
+        return (total(x, padding=edges) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype), padding=edges)).astype(dtype)
     counts = [_pixels(size, window, stride, *edge) for size, edge in zip(x.shape[1:3], edges, strict=True)]
-    share = 1 / np.multiply.outer(*counts)[None, :, :, None]
-    return (total * jnp.asarray(share, total.dtype)).astype(x.dtype)
+    share = window**2 / np.multiply.outer(*counts)[None, :, :, None]
+    mean = total(jnp.pad(x, ((0, 0), *edges, (0, 0))), padding="VALID") / jnp.asarray(window**2, x.dtype)
+    return (mean * jnp.asarray(share, x.dtype)).astype(dtype)
 
 
 def _pixels(size: int, window: int, stride: int, low: int, high: int) -> np.ndarray:

@@ -145,6 +145,26 @@ def test_a_wide_depthwise_convolution_in_bands(tmp_path, stride):
     assert noise["bands"] < 4 * noise["conv"] < 1e-3 * np.square(exact).sum()
 
 
+@pytest.mark.parametrize(
+    ("stride", "padding", "promised"),
+    [
+        (1, "SAME", {"AVERAGE_POOL_2D": 1}),
+        (2, "SAME", {"AVERAGE_POOL_2D": 1}),
+        (2, "symmetric", {"PAD": 1, "AVERAGE_POOL_2D": 1, "MUL": 1}),
+    ],
+)
+def test_means_over_windows_are_pools(tmp_path, stride, padding, promised):
+    """StableHLO's windows would have no int8 form."""
+    net = lambda x: blocks.average_pool(x, 3, stride, padding)  # noqa: E731
+    x = np.random.default_rng(0).normal(size=(20, 1, 6, 6, 4)).astype(np.float32)
+    for precision, calibration, most in (("fp32", None, 1e-5), ("int8", x[:, 0], 0.05)):
+        path = tmp_path / f"{precision}.tflite"
+        tflite.convert(net, (1, 6, 6, 4), path, precision=precision, calibration=calibration)
+        assert flatbuffer.op_counts(path) == promised
+        (model,) = engines.load(path).values()
+        np.testing.assert_allclose([model.run(row)["logits"] for row in x], [net(row) for row in x], atol=most)
+
+
 def test_wrong_arguments_are_named(tmp_path):
     path, one = tmp_path / "net.tflite", np.zeros((1, 4), np.float32)
     cases = [
@@ -166,6 +186,16 @@ def test_wrong_arguments_are_named(tmp_path):
 def test_what_tflite_cannot_express_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"^TensorFlow cannot express[^\n]*$"):
         tflite.convert(lambda x: jnp.linalg.cholesky(x), (1, 4, 4), tmp_path / "net.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_quantizer_refuses_without_a_word_is_one_line(tmp_path):
+    """It takes windows whose edges are no pool's for custom operators."""
+    edges = ((0, 0), (2, 0), (2, 0), (0, 0))
+    net = lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), edges)  # noqa: E731
+    values = np.ones((4, 6, 6, 2), np.float32)
+    with pytest.raises(ValueError, match=r"^TensorFlow cannot express this function in TFLite, int8: [^\n]+$"):
+        tflite.convert(net, (1, 6, 6, 2), tmp_path / "net.tflite", precision="int8", calibration=values)
     assert list(tmp_path.iterdir()) == []
 
 
