@@ -100,7 +100,7 @@ def _sample(source: Source, row: int) -> tuple[np.ndarray, str, bool]:
     outputs, classes = source.found.outputs, source.found.classes
     exit = outputs["choice"][row]
     said, label = outputs["prediction"][row, exit], outputs["label"][row]
-    caption = f"{classes[label]}: {classes[said]}\n{outputs['score'][row, exit]:.3f}"
+    caption = f"{classes[label]}:\n{classes[said]}\n{outputs['score'][row, exit]:.3f}"
     return source.found.samples[row], caption, bool(outputs["correct"][row, exit])
 
 

@@ -188,7 +188,7 @@ def _samples(source: Source) -> str | None:
 def _sample(source: Source, row: int, macs: float) -> tuple[np.ndarray, str, bool]:
     outputs, classes = source.found.outputs, source.found.classes
     said, label = outputs["prediction"][row, 0], outputs["label"][row]
-    caption = f"{classes[label]}: {classes[said]}\n{macs / 1e6:.3f}"
+    caption = f"{classes[label]}:\n{classes[said]}\n{macs / 1e6:.3f}"
     return source.found.samples[row], caption, bool(outputs["correct"][row, 0])
 
 
