@@ -3,7 +3,7 @@
 Lineage: ENAS4D (arXiv 2009.09182): every exit goes on from what those before it computed; per exit kernels, depths and shares of
 the channels are searched, by a predictor of the reward and aging evolution. On once-for-all's blocks (arXiv 1908.09791).
 Takes 4 min 13 s on 2 idle CPU cores where all programs must be compiled; networks of 33 to 50 k MACs on average reach 96.1 to
-96.4 % (docs/results/enas4d_digits.md).
+96.4 % (seed 0; three seeds in docs/results/enas4d_digits.md).
     dynnas run --config=configs/enas4d_digits.py --workdir=runs/enas4d_digits     # 2 CPU cores
 """
 
