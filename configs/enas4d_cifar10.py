@@ -14,8 +14,8 @@ configs/cifar10.py, or of its tiny mode, whose kernel transforms then begin as i
         --config.train.transfer_from=runs/cifar10_tiny --config.train.optimizer.learning_rate=4.5e-3 --config.train.steps=1500
 Its rival, by the same trainer:
     dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet
-The data are those of configs/cifar10.py. Expected, tiny: 56 to 57 % at 0.65 to 1.00 M MACs on average, in 16 minutes of processor time,
-24 beside other work (docs/results/enas4d_cifar10_tiny.md); the full mode has not been run, nor has any from trained weights.
+The data are those of configs/cifar10.py. Expected, tiny: 56 to 57 % at 0.65 to 1.00 M MACs on average, in 16 minutes of processor
+time, 24 beside other work (docs/results/enas4d_cifar10_tiny.md); the full mode has not been run, nor has any from trained weights.
 """
 
 import runpy

@@ -3,8 +3,8 @@
 Lineage: rows are runs of configs/stage_growth_digits.py, three seeds each; every row trains as many networks, and one more of
 uniform depth at the MACs of the last candidate (the row pls). The part `growth_initial`, one iteration each, tells what the depth
 to begin with does, as the paper's table I.
-Expected: all 21 runs an hour on 2 cores, beside other work; partial least squares 0.5 points above uniform depth, spread 0.4. Results:
-docs/results/stage_growth_digits.md.
+Expected: all 21 runs an hour on 2 cores, beside other work; partial least squares 0.5 points above uniform depth, spread 0.4.
+Results: docs/results/stage_growth_digits.md.
     dynnas study --config=configs/study_growth_digits.py --workdir=runs/study_growth
     dynnas study --config=configs/study_growth_digits.py --workdir=runs/study_growth --rows=main        # the criteria
     dynnas study --config=configs/study_growth_digits.py:tiny --workdir=runs/study_growth_tiny          # one seed, a few steps
