@@ -141,7 +141,7 @@ def test_labels_of_a_large_dataset_are_kept(write_tfds, striped, monkeypatch, tm
     root = write_tfds("own", features, {"train": examples, "test": examples[:4]})
     options = {"data_dir": root, "image_size": 6, "holdout": 0, "stream": {}}
     first = sources.load("own", **options).train.labels
-    (kept,) = (tmp_path / "cache" / "dynnas_jax" / "labels").iterdir()
+    (kept,) = (tmp_path / "cache" / "dynnas_jax" / "labels").glob("*.npy")
     assert np.load(kept).tolist() == [0, 1] * 6
     np.save(kept, 1 - np.load(kept))  # what is kept is what is read
     np.testing.assert_array_equal(sources.load("own", **options).train.labels, 1 - first)
