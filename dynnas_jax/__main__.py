@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,9 +19,13 @@ def main(arguments: list[str] | None = None) -> None:
     known, rest = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         known.command(known, rest)
+        sys.stdout.flush()
     except preemption.Preempted as ended:
         print(f"dynnas: {ended}", file=sys.stderr)
         sys.exit(ended.code)
+    except BrokenPipeError:  # who read what is printed, `head` for one, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("DYNNAS_TRACEBACK"):
             raise

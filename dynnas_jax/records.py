@@ -141,8 +141,10 @@ class Records(NamedTuple):
             array = array[: self.arrays["done"].shape[0]]
         try:
             return array[rows].read().result()
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{self.path}: cannot read {name}: {_first_line(error)}") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path}: cannot read {name}: {_first_line(error)}; pass --redo=collect to collect again"
+            ) from error
 
 
 def create(
@@ -213,7 +215,7 @@ def open(path: str | Path, fingerprint: str | None = None, *, image_id: np.ndarr
     store = Records(path, found["space"], arrays)
     if image_id is not None and not np.array_equal(store.read("image_id"), image_id):
         raise ValueError(
-            f"{path}: records about other images than the {len(image_id)} given; remove it to collect again"
+            f"{path}: records about other images than the {len(image_id)} given; pass --redo=collect to collect again"
         )
     return store
 

@@ -2,8 +2,12 @@
 
 import errno
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,6 +323,15 @@ def test_status(tiny_run, capsys):
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         [name, "done"] for name in pipeline.NAMES
     ]
+
+
+def test_a_reader_that_has_enough(tiny_run):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dynnas_jax", "status", f"--workdir={tiny_run.workdir}"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_report_anew(tiny_run, copy, capsys):
