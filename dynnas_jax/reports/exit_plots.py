@@ -21,6 +21,11 @@ class Line(NamedTuple):
     style: str = "--"
 
 
+def published(label: str, points: Sequence[tuple[float, float]]) -> Line:
+    """Points of others, without a line: filled crosses, since all of an unfilled one would have the white of its edge."""
+    return Line(f"{label} (published)", points, "X", "None")
+
+
 @plots.styled
 def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = (), unit: str = "macs"):
     """Accuracy against average cost on the test images: (cost, accuracy) of nets of several exits by name, and others.

@@ -47,7 +47,7 @@ def _summary(source: Source) -> str | None:
             [_anytime(f"{name}, each exit alone", taken["evaluation"])] if "nets" in taken.get("evaluation", {}) else []
         )
     for label, points in exit_tables.published(source.found.config).items():
-        lines.append(Line(f"{label} (published)", points, "x", "None"))
+        lines.append(exit_plots.published(label, points))
     if rivals:
         body += "<p>Other runs on the same test images:</p>" + table(source, "rivals", rivals, exit_tables.RIVALS)
     body += figure(source, "accuracy_against_macs", exit_plots.front(nets, lines), caption)

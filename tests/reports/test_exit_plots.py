@@ -1,6 +1,9 @@
 """Figures of nets of several exits."""
 
+import numpy as np
 import pytest
+from matplotlib import colors
+from matplotlib.backends import backend_agg
 
 from dynnas_jax.reports import exit_plots
 
@@ -17,3 +20,13 @@ def test_the_bars_and_the_legend_of_seven_exits_tell_them_apart():
         colours = {bar.get_facecolor() for bars in axes.containers for bar in bars}
         assert len(colours) == shown
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"exit {n}" for n in range(1, 8)]
+
+
+def test_published_points_can_be_seen():
+    figure = exit_plots.front({"A": (1e6, 0.5)}, [exit_plots.published("B", [(2e6, 0.6), (3e6, 0.7)])])
+    figure.legends[0].remove()
+    canvas = backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    colour = np.round(255 * np.asarray(colors.to_rgb(figure.axes[0].lines[1].get_color())))
+    assert np.all(pixels == colour, axis=-1).sum() > 20
