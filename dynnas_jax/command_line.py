@@ -149,7 +149,7 @@ COMMANDS = {  # what each says of itself, and its arguments
     "search": ("the best subnet of a trained run within a budget", _search),
     "export": ("a finished run's files for another device", _export),
     "specialize": ("a file for some superclasses and a budget", _specialize),
-    "lint": ("whether TFLite files keep a target's promises", _lint),
+    "lint": ("whether TFLite or ONNX files keep a target's promises", _lint),
     "bench": ("how fast an export is on this machine", _bench),
     "table": ("time the blocks of a config's space on this machine", _table),
     "report": ("make the report anew from the artifacts", _report),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import confidence
-from dynnas_jax.export import engines, flatbuffer, functions, lint, metadata, onnx, targets, tflite
+from dynnas_jax.export import engines, flatbuffer, functions, lint, metadata, onnx, onnx_file, targets, tflite
 
 PARITY_IMAGES = 16
 TOLERANCE = 1e-4  # of a fp32 file's outputs, against JAX's
@@ -93,8 +93,9 @@ def export(
         for precision in tuple(precisions) or plan.target.precisions:
             facts |= _write_tflite(traced, plan, folder, precision)
             if precision in onnx.PRECISIONS and (plan.target.onnx if onnx_too is None else onnx_too):
-                for name in signatures:
-                    facts[f"{name}_{precision}_onnx"] = _write_onnx(traced, plan, folder, name, precision)
+                written = {name: _write_onnx(traced, plan, folder, name, precision) for name in signatures}
+                _held(plan, folder, {name: fact["path"] for name, fact in written.items()})
+                facts |= {f"{name}_{precision}_onnx": fact for name, fact in written.items()}
     for fact in facts.values():
         fact["max_logit_difference"] = _compare(plan, folder, fact, tolerance)
     return facts
@@ -137,14 +138,7 @@ def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: st
     for file in dict.fromkeys(files.values()):
         inside = tuple(name for name in names if files[name] == file)
         traced.write(folder / file, precision=precision, only=inside, metadata=about)
-    # What runs one after the other shares the memory; a net that answers alone has it to itself.
-    together = [
-        dict.fromkeys(files[name] for name in plan.network.in_turn),
-        *([files[name]] for name in plan.network.whole),
-    ]
-    warnings = [
-        w for group in together for w in lint.check([folder / file for file in group], plan.target.name).warnings
-    ]
+    warnings = _held(plan, folder, files)
     facts = {}
     for name, file in files.items():
         counted = flatbuffer.macs(folder / file, name)
@@ -162,6 +156,13 @@ def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: st
     return facts
 
 
+def _held(plan: _Plan, folder: Path, files: dict[str, str]) -> list[lint.Finding]:
+    """Holds the files of all steps to the target: what lint warns of. What runs in turn shares the memory, a whole net has it."""
+    in_turn = dict.fromkeys(files[name] for name in plan.network.in_turn)
+    groups = [in_turn, *([files[name]] for name in plan.network.whole)]
+    return [w for group in groups for w in lint.check([folder / file for file in group], plan.target.name).warnings]
+
+
 def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, precision: str) -> dict:
     """One ONNX file by way of a TFLite file that is not kept; its facts."""
     opset = plan.target.onnx_opset or onnx.OPSET
@@ -173,8 +174,7 @@ def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, prec
             onnx.convert(source, plain, opset=opset, for_tensorrt=False)
             _check_same(name, source, plain, functions.rows(plan.inputs[name], PARITY_IMAGES), plan.expected[name])
         onnx.convert(source, folder / files[name], opset=opset, metadata=_metadata(plan, precision, files))
-    _check_operators(folder / files[name], plan.target)
-    counted = onnx.macs(folder / files[name])
+    counted = onnx_file.macs(folder / files[name])
     _check_macs(folder / files[name], name, counted, plan.promise)
     return {
         "function": name,
@@ -182,17 +182,8 @@ def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, prec
         "path": files[name],
         "size_bytes": flatbuffer.size_bytes(folder / files[name]),
         "macs": counted,
-        "ops": onnx.op_counts(folder / files[name]),
+        "ops": onnx_file.op_counts(folder / files[name]),
     }
-
-
-def _check_operators(path: Path, target: targets.Target) -> None:
-    """Raises ValueError for an operator of an ONNX file that its target does not read."""
-    for index, operator in enumerate(onnx.op_list(path)):
-        if target.onnx_ops is not None and operator not in target.onnx_ops:
-            raise ValueError(
-                f"target {target.name}: {path.name}: operator {index} {operator}: {target.runtime} reads no such one"
-            )
 
 
 def _check_macs(path: Path, name: str, counted: int, promise: Promise) -> None:

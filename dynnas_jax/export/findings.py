@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -25,6 +25,23 @@ class Finding(NamedTuple):
         signature = f", signature {self.signature!r}" if self.signature is not None else ""
         where = "" if self.index is None else f": operator {self.index} {self.op}"
         return f"{self.file}{signature}{where}: {self.text}"
+
+
+class File(NamedTuple):
+    """What was counted in one file."""
+
+    name: str
+    size_bytes: int
+    parameters_bytes: int  # weights and other constants, each once
+    operators: int
+    macs: int
+    first_unmapped: Finding | None  # the first operator that the target does not run
+    macs_after: float  # share of the MACs from that operator on, 0 to 1
+
+
+def share_after(first: Finding | None, macs: Sequence[int]) -> float:
+    """The share of the MACs, of operators in their order, that an operator and those behind it have; 0 for None."""
+    return 0.0 if first is None else sum(macs[first.index :]) / max(sum(macs), 1)
 
 
 class Step(NamedTuple):

@@ -1,6 +1,6 @@
-"""Whether TFLite files keep what a target promises: operators and their versions, memory, and the Edge TPU's own rules.
+"""Whether TFLite and ONNX files keep what a target promises: operators and their versions, memory, the Edge TPU's own rules.
 
-Reads the flatbuffer alone: neither TensorFlow nor a compiler is needed.
+Reads the file alone: neither TensorFlow nor a compiler is needed, for ONNX files its own package.
 """
 
 from __future__ import annotations
@@ -10,22 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from dynnas_jax.export import edgetpu, flatbuffer, targets
-from dynnas_jax.export.findings import Finding, Step, steps
+from dynnas_jax.export import edgetpu, flatbuffer, onnx_lint, targets
+from dynnas_jax.export.findings import File, Finding, Step, share_after, steps
 
 _ACTIVATIONS = {"HARD_SWISH": "hswish"}  # that LiteRT has an operator for, by the name a space knows them by
-
-
-class File(NamedTuple):
-    """What was counted in one file."""
-
-    name: str
-    size_bytes: int
-    parameters_bytes: int  # weights and other constants, each once
-    operators: int
-    macs: int
-    first_unmapped: Finding | None  # the first operator that the target does not run
-    macs_after: float  # share of the MACs from that operator on, 0 to 1
 
 
 class Findings(NamedTuple):
@@ -99,7 +87,8 @@ def lint(paths: str | Path | Iterable[str | Path], target: str) -> Findings:
       paths: a file, or several that run together (a co-compiled pair): they share the target's memory.
       target: a name of `targets.TARGETS`.
 
-    Raises: ValueError for an unknown target, or a file that is absent, damaged or none of TFLite.
+    Raises: ValueError for an unknown target, or a file that is absent, damaged or none of TFLite or ONNX; an ONNX
+      file for a target that runs none.
     """
     wanted = targets.target(target)
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
@@ -121,6 +110,8 @@ def check(paths: str | Path | Iterable[str | Path], target: str) -> Findings:
 
 def _lint_file(path: Path, file: str, target: targets.Target) -> tuple[File, list[Finding]]:
     """What is counted and found in the file at `path`, which findings call `file`."""
+    if path.suffix == ".onnx":
+        return onnx_lint.of_file(path, file, target)
     model = flatbuffer.load(path)
     of_file, of_step = (edgetpu.of_file, edgetpu.of_step) if target.name == "edgetpu" else (_any_file, _any_step)
     found = [Finding(rule, "error", text, file) for rule, text in of_file(model)]
@@ -132,8 +123,7 @@ def _lint_file(path: Path, file: str, target: targets.Target) -> tuple[File, lis
         own = [finding for step in chain for finding in _of_step(step, (file, name), of_step, target)]
         broken = [finding for finding in own if finding.level == "error"]
         if broken and first is None:
-            first, macs = broken[0], [step.macs for step in chain]
-            macs_after = sum(macs[first.index :]) / max(sum(macs), 1)
+            first, macs_after = broken[0], share_after(broken[0], [step.macs for step in chain])
         every += chain
         found += own
     counted = (flatbuffer.size_bytes(path), _parameters_bytes(every), len(every), sum(step.macs for step in every))

@@ -8,18 +8,17 @@ zero points of 0, weights as float32 behind a pair of both operators, biases in 
 import json
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from dynnas_jax.export import flatbuffer, tflite
+from dynnas_jax.export.onnx_file import WEIGHTED
 
 OPSET = 13  # the first with one scale per channel, and the newest that TensorRT 8.2 reads
 METADATA_KEY = flatbuffer.METADATA_NAME  # of the entry in metadata_props
 PRECISIONS = ("fp32", "int8")  # that are written as ONNX: TensorRT makes its own fp16 of fp32
-_WEIGHTED = ("Conv", "MatMul", "Gemm")
 _INT8_LARGEST = 127
 _HARD_SWISH_OPSET = 14  # the first with this operator; tf2onnx writes it into older ones as well
 
@@ -52,50 +51,6 @@ def convert(
         raise ValueError(f"tf2onnx made no valid ONNX file of {Path(source).name}: {reason}") from error
     with tflite.finished_file(Path(path)) as unfinished:
         unfinished.write_bytes(model.SerializeToString())
-
-
-def op_list(path: str | Path) -> list[str]:
-    """The operators of an ONNX file in the order they run; one that is not ONNX's own is called "DOMAIN::NAME"."""
-    import onnx
-
-    own = ("", "ai.onnx")
-    return [
-        node.op_type if node.domain in own else f"{node.domain}::{node.op_type}" for node in onnx.load(path).graph.node
-    ]
-
-
-def op_counts(path: str | Path) -> dict[str, int]:
-    """How often each operator occurs in an ONNX file."""
-    return dict(Counter(op_list(path)))
-
-
-def macs(path: str | Path) -> int:
-    """MACs of one run of an ONNX file: convolutions and dense layers; bias, activation, pooling excluded.
-
-    Raises: ValueError where the shapes of one do not follow from the file.
-    """
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
-    shapes = {item.name: list(item.dims) for item in graph.initializer}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
-    total = 0
-    for node in graph.node:
-        if node.op_type in _WEIGHTED:
-            weights, made = (shapes.get(name) for name in (node.input[1], node.output[0]))
-            if not weights or not made or 0 in (*weights, *made):
-                raise ValueError(f"{Path(path).name}: the shapes of {node.op_type} {node.name!r} do not follow from it")
-            total += _summed(node, weights) * int(np.prod(made))
-    return total
-
-
-def _summed(node, weights: list[int]) -> int:
-    """How many products are added up for each number that a weighted operator makes."""
-    if node.op_type == "Conv":  # out, in / groups, height, width
-        return int(np.prod(weights[1:]))
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return weights[-1] if turned else weights[-2]
 
 
 def _converted(source: Path, opset: int):
@@ -221,7 +176,7 @@ def _suit_tensorrt(graph) -> None:
     import onnx
 
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
-    weights = {node.input[1] for node in graph.node if node.op_type in _WEIGHTED}
+    weights = {node.input[1] for node in graph.node if node.op_type in WEIGHTED}
     nodes, store, symmetric = [], _storing(graph), {}
     for node in graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):

@@ -74,46 +74,6 @@ def test_int8_is_what_tensorrt_reads(exported, net):
     assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("net", NETS)
-def test_macs_are_those_counted_by_hand(exported, net, precision):
-    assert exporting.macs(exported.folder / f"{net}_{precision}.onnx") == exported.macs[net]
-
-
-def graph_of(path, node, weights, image):
-    """A file of one operator, its weights an initializer."""
-    real = onnx.TensorProto.FLOAT
-    ends = [onnx.helper.make_tensor_value_info(name, real, image if name == "x" else None) for name in ("x", "y")]
-    constant = onnx.numpy_helper.from_array(np.zeros(weights, np.float32), "w")
-    graph = onnx.helper.make_graph([node], "graph", ends[:1], ends[1:], [constant])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("operator", "options", "weights", "image", "expected"),
-    [
-        # Seven outputs a side, two groups of 4 -> 6 channels.
-        ("Conv", {"group": 2, "strides": [2, 2], "pads": [1] * 4}, (12, 4, 3, 3), (1, 8, 14, 14), 49 * 12 * 4 * 9),
-        ("Conv", {"group": 8, "dilations": [2, 2]}, (8, 1, 3, 3), (1, 8, 10, 10), 36 * 8 * 9),
-        ("Gemm", {}, (5, 7), (3, 5), 3 * 5 * 7),
-        ("Gemm", {"transB": 1}, (7, 5), (3, 5), 3 * 5 * 7),
-        ("MatMul", {}, (5, 7), (2, 3, 5), 2 * 3 * 5 * 7),
-        ("Relu", {}, (1,), (3, 5), 0),
-    ],
-)
-def test_macs_of_operators(tmp_path, operator, options, weights, image, expected):
-    node = onnx.helper.make_node(operator, ["x"] if operator == "Relu" else ["x", "w"], ["y"], **options)
-    assert exporting.macs(graph_of(tmp_path / "net.onnx", node, weights, image)) == expected
-
-
-def test_macs_of_open_shapes_are_refused(tmp_path):
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="first")
-    path = graph_of(tmp_path / "net.onnx", node, (4, 3, 3, 3), (1, 3, "height", 8))
-    with pytest.raises(ValueError, match=r"^net.onnx: the shapes of Conv 'first' do not follow"):
-        exporting.macs(path)
-
-
 def test_symmetric_scales_hold_the_whole_range():
     for scale, zero_point in ((0.1, -128), (0.1, 0), (0.02, 57), (0.5, 127)):
         symmetric = exporting._symmetric_scale(np.float32(scale), np.int8(zero_point))
