@@ -352,6 +352,11 @@ def test_specialize_refuses_in_one_line(run, ready, capsys):
             for name in ("a/b", ".", "..", "runtime.py", "specialists.py", ".hidden", "a.")
         ),
         (["--superclass=open", f"--max_macs={budget}", "--target=pi6"], "target is 'pi6'"),
+        (["--superclass=open", f"--max_macs={budget}", "--precisions=fp64"], "--precisions= is ('fp64',), choose from"),
+        (
+            ["--superclass=open", f"--max_macs={budget}", "--target=edgetpu", "--precisions=fp32"],
+            "target edgetpu runs nothing but int8",
+        ),
         (["--superclass=open"], "one of the arguments --max_macs --max_latency_ms is required"),
     ):
         assert message in refused(capsys, "specialize", f"--workdir={run}", *arguments)
