@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from dynnas_jax import kinds, sections, settings
@@ -132,6 +132,7 @@ def check(config: dict) -> None:
 def _check_values(config: dict) -> None:
     from dynnas_jax.confidence import DEFAULT_SCORE, SCORES
     from dynnas_jax.dynamic import exit_targets
+    from dynnas_jax.export import targets
     from dynnas_jax.search.pairs import BIG_NETS, cost_fraction, unit
     from dynnas_jax.search.width import FORMS
     from dynnas_jax.stages import routers, slimmable, starting, strategies
@@ -161,22 +162,7 @@ def _check_values(config: dict) -> None:
         raise ValueError(f"dynamic.big_net is {dynamic['big_net']!r}, choose from {list(BIG_NETS)}")
     if collect.get("form", FORMS[0]) not in FORMS:
         raise ValueError(f"collect.form is {collect['form']!r}, choose from {list(FORMS)}")
-    check_precisions("export.precisions", config["export"].get("precisions", ()), config["target"])
-
-
-def check_precisions(what: str, precisions: Sequence[str], target: str) -> None:
-    """Raises ValueError for a precision that is none, or that the target does not run; `what` says where it was given."""
-    from dynnas_jax.export import targets
-    from dynnas_jax.export.metadata import PRECISIONS
-
-    if not set(precisions) <= set(PRECISIONS):
-        raise ValueError(f"{what} is {tuple(precisions)!r}, choose from {PRECISIONS}")
-    device = targets.target(target)
-    if device.only and not set(precisions) <= set(device.only):
-        raise ValueError(
-            f"{what} is {tuple(precisions)!r}, but target {device.name} runs nothing but {', '.join(device.only)}: "
-            f"give {device.only!r}"
-        )
+    targets.check_precisions("export.precisions", config["export"].get("precisions", ()), config["target"])
 
 
 def _build(config: dict) -> None:

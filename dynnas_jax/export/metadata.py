@@ -26,7 +26,7 @@ PICKED = (
 )
 OWN_SCORE = "own"  # the policy's score where each step computes it itself, as its output `score`
 ONNX_KEY = "dynnas"
-PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")
+PRECISIONS = targets.PRECISIONS
 _FILE = re.compile(rf".+_({'|'.join(PRECISIONS)})\.(tflite|onnx)")
 _COMPILED = "_edgetpu.tflite"  # how the Edge TPU compiler names its output
 _GRAPH, _PROPERTIES = 7, 14  # fields of ONNX's ModelProto

@@ -5,9 +5,11 @@ Sources of the figures stand beside them. Light: neither JAX nor TensorFlow nor 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MIB = 2**20
+PRECISIONS = ("fp32", "fp16", "dynamic_range", "int8")  # that files are written in
 
 
 class Power(NamedTuple):
@@ -251,6 +253,17 @@ def target(name: str) -> Target:
     if not isinstance(name, str) or name not in TARGETS:
         raise ValueError(f"target is {name!r}, choose from {list(TARGETS)}")
     return TARGETS[name]
+
+
+def check_precisions(what: str, precisions: Sequence[str], name: str) -> None:
+    """Raises ValueError for a precision that is none, or that the target `name` does not run; `what` says where it was given."""
+    if not set(precisions) <= set(PRECISIONS):
+        raise ValueError(f"{what} is {tuple(precisions)!r}, choose from {PRECISIONS}")
+    only = target(name).only
+    if only and not set(precisions) <= set(only):
+        raise ValueError(
+            f"{what} is {tuple(precisions)!r}, but target {name} runs nothing but {', '.join(only)}: give {only!r}"
+        )
 
 
 def of_board(board: str | None) -> str | None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dynnas_jax import job as jobs
-from dynnas_jax import kinds, recipe
+from dynnas_jax import kinds
 from dynnas_jax.costs import macs
 from dynnas_jax.export import targets
 from dynnas_jax.job import Job
@@ -53,7 +53,7 @@ def specialize(
     if (kind := kinds.of(config)) is not kinds.EAS:
         raise ValueError(f"{path} is a run of {kind.words}: only a supernet of superclasses can be specialised")
     target = config["target"] if target is None else targets.target(target).name
-    recipe.check_precisions("--precisions=", precisions, target)
+    targets.check_precisions("--precisions=", precisions, target)
     supernet = jobs.supernet_of_run(path)
     trained = superclass_generator.load(path, supernet, config["target"])
     unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
