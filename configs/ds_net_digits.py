@@ -1,8 +1,8 @@
 """A dynamic slimmable network on scikit-learn's handwritten digits: gates choose for each image how wide it runs.
 
 Lineage: DS-Net (arXiv 2103.13258): in-place ensemble bootstrapping, then sandwich gate sparsification on the frozen supernet.
-The gated network is right on 98.3 % of the test images at 89 k MACs on average, as the paths of those MACs are
-(docs/results/ds_net_digits.md).
+The gated network is right on 98.3 % of the test images at 99 k MACs on average, the paths of those MACs on 98.1 %, one image
+fewer (docs/results/ds_net_digits.md).
     dynnas run --config=configs/ds_net_digits.py --workdir=runs/ds_net_digits     # 2 CPU cores
 """
 
