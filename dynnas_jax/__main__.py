@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -23,10 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     except preemption.Preempted as ended:
         print(f"dynnas: {ended}", file=sys.stderr)
         sys.exit(ended.code)
-    except BrokenPipeError:  # who read what is printed, `head` for one, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
-        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            sys.exit(128 + signal.SIGPIPE)
         if os.environ.get("DYNNAS_TRACEBACK"):
             raise
         print(f"dynnas: {_line(error)}", file=sys.stderr)
@@ -43,6 +43,16 @@ def parsed(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if rest and known.command not in WITH_CONFIG:
         parser.error(f"unknown argument {rest[0]!r}")
     return known, rest
+
+
+def _reader_left() -> bool:
+    """Whether who reads what is printed, `head` for one, has enough; what is still to be printed goes nowhere then."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    left = any(event & select.POLLERR for _, event in watch.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
+    return left
 
 
 def _line(error: Exception) -> str:
