@@ -87,7 +87,7 @@ def elsewhere(model) -> list[str]:
 def open_inputs(model) -> list[str]:
     """The inputs that have no fixed shape."""
     held = {tensor.name for tensor in model.graph.initializer}
-    return [value.name for value in model.graph.input if value.name not in held and not _sizes(value)]
+    return [value.name for value in model.graph.input if value.name not in held and _sizes(value) is None]
 
 
 def opset(model) -> int:
@@ -99,7 +99,7 @@ def _name(node) -> str:
     return node.op_type if node.domain in _OWN else f"{node.domain}::{node.op_type}"
 
 
-def _nodes(graph, outer: dict[str, list[int]]) -> Iterator[tuple]:
+def _nodes(graph, outer: dict[str, list[int] | None]) -> Iterator[tuple]:
     """(operator, shapes by name) of a graph and of the bodies in it."""
     shapes = outer | {item.name: list(item.dims) for item in graph.initializer}
     shapes |= {value.name: _sizes(value) for value in (*graph.input, *graph.output, *graph.value_info)}
@@ -125,17 +125,18 @@ def _constants(model) -> Iterator:
             yield from (item.t for item in node.attribute if node.op_type == "Constant" and item.HasField("t"))
 
 
-def _sizes(value) -> list[int]:
-    """The shape of a value, empty where one of its sizes is open; of one number too."""
-    sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
-    return [] if 0 in sizes else sizes
+def _sizes(value) -> list[int] | None:
+    """The shape of a value, None where it or one of its sizes is open."""
+    tensor = value.type.tensor_type
+    sizes = [size.dim_value for size in tensor.shape.dim]
+    return sizes if tensor.HasField("shape") and 0 not in sizes else None
 
 
-def _macs(node, shapes: dict[str, list[int]]) -> int | None:
+def _macs(node, shapes: dict[str, list[int] | None]) -> int | None:
     if _name(node) not in WEIGHTED:
         return 0
     weights, made = (shapes.get(name) for name in (node.input[1], node.output[0]))
-    if not weights or not made or 0 in weights:
+    if not weights or made is None or 0 in weights:
         return None
     return _summed(node, weights) * int(np.prod(made))
 
