@@ -9,7 +9,7 @@ that of configs/imagenet_ofa.py, or of the authors' weights (a state dict of the
         --config.multi_exit.padding=symmetric
 The data are those of configs/imagenet_ofa.py. Its largest nets and the smallest learn in every step too, as everywhere here.
 Expected: the paper reaches 70.5, 70.8, 72.1 and 74.4 % at 92, 123, 153 and 185 M MACs; it took 90 GPU hours to train and 100 to
-record. Nothing has been run here.
+record. Nothing has been run here. The report's figure shows what others have published beside it (PUBLISHED says from where).
 """
 
 import runpy
@@ -19,7 +19,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 EPOCHS = 24
-PUBLISHED = ((92e6, 0.705), (123e6, 0.708), (153e6, 0.721), (185e6, 0.744))  # the paper's table 1
+# By label, (average millions of MACs, top-1 accuracy on ImageNet). ENAS4D: the paper's table 1. RANet and MSDNet, an exit for each
+# image: read off the right panel of imgs/dynamic_results.png of github.com/yangle15/RANet-pytorch, to a tenth of a point. SkipNet:
+# a ResNet-101 of 77.4 % and 7.8 G MACs with 30 % fewer at that accuracy give or take half a point (arXiv 1711.09485, table 2 and
+# section 4.1). FBS: a slimmed VGG-16 with 60 % of its channels, by its authors' docs/fbs.md (github.com/deep-fry/mayo).
+PUBLISHED = {
+    "ENAS4D": ((92, 0.705), (123, 0.708), (153, 0.721), (185, 0.744)),
+    "RANet, read off a figure": ((600, 0.687), (800, 0.709), (1000, 0.724), (1500, 0.746), (2000, 0.751)),
+    "MSDNet, read off a figure": ((700, 0.692), (800, 0.702), (1000, 0.712), (1500, 0.737), (2000, 0.742)),
+    "SkipNet-101": ((5500, 0.774),),
+    "FBS, VGG-16": ((3380, 0.6959),),
+}
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -48,6 +58,10 @@ def get_config(mode: str = "") -> ConfigDict:
     config.search = {"population": 100, "generations": 2000, "calibration_images": 4096}
     config.dynamic = {"score": "max_softmax", "target_macs": (90e6, 120e6, 150e6, 180e6), "omega": 0.09, "deployed": 0}
     config.export.precisions = ("fp32",)
-    points = tuple({"label": "ENAS4D", "macs": macs, "accuracy": accuracy} for macs, accuracy in PUBLISHED)
+    points = tuple(
+        {"label": label, "macs": 1e6 * macs, "accuracy": accuracy}
+        for label, points in PUBLISHED.items()
+        for macs, accuracy in points
+    )
     config.report = {"title": "ImageNet: networks of three exits", "published": points}
     return config

@@ -10,6 +10,7 @@ import numpy as np
 from dynnas_jax.reports import plots
 
 SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of exits, from the first on, where there are no more
+_WIDE = 10  # times the smallest cost: from there on costs are shown by their logarithm
 
 
 class Line(NamedTuple):
@@ -30,7 +31,7 @@ def published(label: str, points: Sequence[tuple[float, float]]) -> Line:
 def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = (), unit: str = "macs"):
     """Accuracy against average cost on the test images: (cost, accuracy) of nets of several exits by name, and others.
 
-    Costs are MACs, or milliseconds for `unit` "latency_ms".
+    Costs are MACs, or milliseconds for `unit` "latency_ms"; they stand on a logarithmic axis where they differ widely.
     """
     scale, label = (1e6, "average MACs of one image (millions)") if unit == "macs" else (1, "average latency (ms)")
     figure, (axes,) = plots.panels(1, height=4.3)
@@ -45,6 +46,10 @@ def front(nets: Mapping[str, tuple[float, float]], others: Sequence[Line] = (), 
         name = ", ".join(name for name, point in nets.items() if point == (cost, accuracy))
         axes.annotate(name, (cost / scale, 100 * accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
     axes.margins(0.08)
+    costs = [cost for line in lines for cost, _ in line.points]
+    if max(costs) > _WIDE * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=label, ylabel="accuracy on test images (%)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -30,3 +30,9 @@ def test_published_points_can_be_seen():
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     colour = np.round(255 * np.asarray(colors.to_rgb(figure.axes[0].lines[1].get_color())))
     assert np.all(pixels == colour, axis=-1).sum() > 20
+
+
+@pytest.mark.parametrize(("cost", "scale"), [(9e6, "linear"), (5.5e9, "log")])
+def test_rivals_of_far_larger_cost_do_not_push_the_nets_together(cost, scale):
+    figure = exit_plots.front({"A": (1e6, 0.5), "B": (2e6, 0.6)}, [exit_plots.published("C", [(cost, 0.7)])])
+    assert figure.axes[0].get_xscale() == scale
