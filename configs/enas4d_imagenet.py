@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 EPOCHS = 24
-# By label, (average millions of MACs, top-1 accuracy on ImageNet). ENAS4D: the paper's table 1. RANet and MSDNet, an exit for each
-# image: read off the right panel of imgs/dynamic_results.png of github.com/yangle15/RANet-pytorch, to a tenth of a point. SkipNet:
-# a ResNet-101 of 77.4 % and 7.8 G MACs with 30 % fewer at that accuracy give or take half a point (arXiv 1711.09485, table 2 and
-# section 4.1). FBS: a slimmed VGG-16 with 60 % of its channels, by its authors' docs/fbs.md (github.com/deep-fry/mayo).
+# By label, (average millions of MACs, top-1 accuracy on ImageNet). ENAS4D: the paper's table 1. RANet and MSDNet, an exit for
+# each image: read off the right panel of imgs/dynamic_results.png of github.com/yangle15/RANet-pytorch, to a tenth of a point.
+# SkipNet: a ResNet-101 of 77.4 % and 7.8 G MACs with 30 % fewer at that accuracy give or take half a point (arXiv 1711.09485,
+# table 2, section 4.1). FBS: a slimmed VGG-16, 60 % of its channels at work, by docs/fbs.md of github.com/deep-fry/mayo.
 PUBLISHED = {
     "ENAS4D": ((92, 0.705), (123, 0.708), (153, 0.721), (185, 0.744)),
     "RANet, read off a figure": ((600, 0.687), (800, 0.709), (1000, 0.724), (1500, 0.746), (2000, 0.751)),

@@ -32,7 +32,7 @@ _LEAST = {
     },
     "gate": {
         **{"steps": 0, "batch_size": 1, "calibration_images": 1, "ema_decay": (0, 1)},
-        **{"checkpoint_every": 1, "log_every": 1},
+        **{"checkpoint_every": 1, "log_every": 1, "power_w": 0},
     },
     "evaluate": {"calibration_images": 1, "timed_batches": 1, "one_by_one_images": 1, "batch": 1, "capacity": 1},
     "collect": {"subnets": 10, "calibration_images": 1, "chunk": 1},

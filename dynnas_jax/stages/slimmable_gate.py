@@ -10,7 +10,7 @@ from dynnas_jax import devices, processes
 from dynnas_jax.dynamic import gate_targets, gates
 from dynnas_jax.job import Job, load_variables, save_variables, trained_file
 from dynnas_jax.networks import gate
-from dynnas_jax.stages import slimmable, slimmable_transfer
+from dynnas_jax.stages import slimmable, slimmable_transfer, spent
 from dynnas_jax.train import distillation, loop, sparsification
 from dynnas_jax.workdir import write_json
 
@@ -26,10 +26,11 @@ def run(
     ema_decay: float = 0.99,
     calibration_images: int = 1024,
     transfer_from: str | None = None,
+    power_w: float | None = None,
     checkpoint_every: int = 100,
     log_every: int = 10,
 ) -> tuple[str, ...]:
-    """The gated network, by sandwich gate sparsification on the frozen supernet.
+    """The gated network, by sandwich gate sparsification on the frozen supernet; leaves what its training took beside it.
 
     Where `dynamic` asks for average MACs, the gates' scores are tilted until the held-out images meet them.
 
@@ -39,6 +40,7 @@ def run(
       optimizer: of `train.state.optimizer`; nothing of a gate decays.
       calibration_images: training images for the statistics of every path, where there is batch norm.
       transfer_from: a run's working directory, whose trained slimming heads these start from.
+      power_w: see `spent.metered`.
     """
     supernet = job.supernet
     start = load_variables(job.workdir.folder("train") / trained_file(job.kind))
@@ -47,11 +49,10 @@ def run(
     initial = start if moved is None else moved.variables
     options = {"steps": steps, "batch_size": batch_size, "ema_decay": ema_decay, "log_every": log_every}
     options |= {"optimizer": {"learning_rate": 0.05, **(optimizer or {}), "weight_decay": 0.0}}
-    params = (
-        _learned(job, folder, initial, frozen, sparsification, checkpoint_every, options)
-        if steps
-        else initial["params"]
-    )
+    params = initial["params"]
+    if steps:
+        with spent.metered(folder, power_w):
+            params = _learned(job, folder, initial, frozen, sparsification, checkpoint_every, options)
     variables = {**frozen, "params": gate.with_trained(frozen["params"], gate.trained(params))}
     variables, found = _met(job, variables)
     if processes.is_first():
@@ -94,12 +95,12 @@ def _met(job: Job, variables: dict) -> tuple[dict, dict]:
         moved = gate.tilted(heads, {block: tilt * own for block, own in unit.items()})
         return {**variables, "params": gate.with_trained(variables["params"], moved)}
 
-    def spent(tilt: float) -> float:
+    def average_macs(tilt: float) -> float:
         path = answer(tilted(tilt), split.images).path
         return float(cost[gates.number_of(supernet, path)].mean())
 
     target = gate_targets.asked(supernet, **job.dynamic)
-    met = None if target is None else gate_targets.meet(spent, target)
+    met = None if target is None else gate_targets.meet(average_macs, target)
     variables = tilted(met.tilt if met else 0.0)
     told = {
         "space": supernet.space.fingerprint,
@@ -126,9 +127,19 @@ def _seen(job: Job, cost: np.ndarray, answers: gates.Answers) -> dict:
     return {"accuracy": float((answers.logits.argmax(-1) == labels).mean()), "average_macs": average, "share": shares}
 
 
-def check(job: Job, *, steps: int, batch_size: int = loop.BATCH_SIZE, transfer_from: str | None = None, **_) -> None:
-    """Raises ValueError for a target that no path meets, a batch that does not fit, or gates that do not."""
+def check(
+    job: Job,
+    *,
+    steps: int,
+    batch_size: int = loop.BATCH_SIZE,
+    transfer_from: str | None = None,
+    power_w: float | None = None,
+    **_,
+) -> None:
+    """Raises ValueError for a target that no path meets, a batch that does not fit, a power of nothing, or gates of others."""
     gate_targets.asked(job.supernet, **job.dynamic)
+    if power_w is not None:
+        spent.check(power_w)
     if steps:
         loop.check(steps, batch_size, len(job.images.train), devices.data_mesh())
     if transfer_from is not None:

@@ -80,6 +80,12 @@ def test_only_the_slimming_head_learns_in_stage_two(run):
     assert not any(jax.tree.leaves(still))
 
 
+def test_both_trainings_are_metered_and_told(run):
+    told = {stage: read(run / stage / "energy.json") for stage in ("train", "gate")}
+    assert all(each["seconds"] > 0 and each["energy_j"] > 0 for each in told.values())
+    assert artifacts.read(run).trainings == told
+
+
 def test_every_path_has_statistics_of_its_own(run):
     ready, variables = prepared(run, config_of()), job.load_variables(run / "gate" / "gated.msgpack")
     supernet, images = ready.supernet, ready.calibration_batches(128)
