@@ -24,12 +24,15 @@ from dynnas_jax.train import calibration
 
 
 def _known(*flags: str) -> str:
-    """Those of `flags` whose names stand in the compiler's library: a process ends at a flag that it does not know."""
+    """Those of `flags` whose names end a string of the compiler's library: a process ends at a flag that it does not know.
+
+    Names that it has given up stand there too, among those that no option may have again, without an end of their own.
+    """
     library = Path(jaxlib.__file__).with_name("libjax_common.so")
     if not library.is_file():
         return ""
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return " ".join(flag for flag in flags if text.find(flag.strip("-").partition("=")[0].encode()) >= 0)
+        return " ".join(flag for flag in flags if text.find(flag.strip("-").partition("=")[0].encode() + b"\0") >= 0)
 
 
 # Nearly every program here runs once or twice: what counts is the time to compile it, a tenth with these three settings.
