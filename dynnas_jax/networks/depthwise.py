@@ -159,7 +159,10 @@ def _kernel_gradient(phases, kernel, gradient, stride):
                 return ones @ (window * out).reshape(-1, channels)
 
             sums = jax.lax.map(tap, jnp.arange(rows * columns, dtype=jnp.int32))
-            total = total.at[p::stride, q::stride].add(sums.reshape(rows, columns, 1, channels))
+            own = sums.reshape(rows, columns, 1, channels)
+            # Of stride 1 the phase is the whole; `at` with it makes an empty array of indices, at which JAX 0.11.2 crashes
+            # while it compiles for several devices.
+            total = total + own if stride == 1 else total.at[p::stride, q::stride].add(own)
         return total, None
 
     grouped = jax.tree.map(lambda array: array.reshape(batch // images, images, *array.shape[1:]), (phases, gradient))
