@@ -133,6 +133,10 @@ def costs(name: str, net: ChainNet) -> Costs:
     return Costs(each * sum(depths(net)) + rest, *cost(net), held, _BYTES * (held + put_out))
 
 
+class Shallower(ValueError):
+    """A source net lacks modules that are wanted of it."""
+
+
 def transferred(source: dict, net: nn.Module) -> dict:
     """The variables of a net whose modules are the first of each stage of a deeper one; stem and head are the deeper one's.
 
@@ -140,7 +144,7 @@ def transferred(source: dict, net: nn.Module) -> dict:
       source: variables of the deeper net.
 
     Raises:
-      ValueError: for a source that is shallower somewhere, or of other channels.
+      ValueError: for a source that is shallower somewhere (`Shallower`), or of other channels.
     """
     wanted = jax.eval_shape(net.init, jax.random.key(0), image_struct(net.arch))
     return {
@@ -155,7 +159,7 @@ def _taken(source: dict, kind: str, name: str, wanted: dict) -> dict:
         stage, _, rest = name.partition("_")
         held = sum(other.startswith(f"{stage}_") for other in source.get(kind, {}))
         where = f"{held} modules in {stage}" if rest else f"no {stage}"
-        raise ValueError(f"the source net is shallower than the candidate: it has {where}, and {name} is wanted")
+        raise Shallower(f"the source net is shallower than the candidate: it has {where}, and {name} is wanted")
     shapes, own = (jax.tree.map(jnp.shape, tree, is_leaf=_is_leaf) for tree in (wanted, found))
     if shapes != own:
         raise ValueError(f"the source net is another: {name} has leaves of {_first_other(own, shapes)}")

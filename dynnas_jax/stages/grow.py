@@ -178,7 +178,8 @@ def _check_source(source: str, deepest: Supernet) -> None:
     try:
         growing.transferred(variables, deepest.largest_net())
     except ValueError as error:
-        raise ValueError(f"grow.source: {source}: {error}; of fewer grow.iterations less is wanted") from error
+        remedy = "; of fewer grow.iterations less is wanted" if isinstance(error, growing.Shallower) else ""
+        raise ValueError(f"grow.source: {source}: {error}{remedy}") from error
 
 
 def _check_depths(asked: Options, initial: stage_growth.Depths, step: int) -> None:

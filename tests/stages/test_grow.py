@@ -329,9 +329,13 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     for number, changed in enumerate(({"initial_modules": 3}, {"iterations": 3})):
         deep = config_of({**options, **changed})
         with pytest.raises(
-            ValueError, match=r"grow.source: .* shallower than the candidate: it has 3 modules in stage2"
+            ValueError,
+            match=r"grow.source: .* shallower than .*: it has 3 modules in stage2, .*; of fewer grow.iterations",
         ):
             grow.check(prepared(tmp_path / f"D{number}", deep), **deep["grow"])
+    wider = config_of(options, growth={**GROWTH, "widths": (4, 12)})
+    with pytest.raises(ValueError, match=r"grow.source: .* the source net is another: .* not \(12,\)$"):
+        grow.check(prepared(tmp_path / "O", wider), **wider["grow"])
     fits = config_of({**options, "iterations": 2})
     grow.check(prepared(tmp_path / "F", fits), **fits["grow"])
     _check_what_the_source_has_seen(tmp_path / "supernet", prepared(tmp_path / "F", fits))
