@@ -12,8 +12,8 @@ start from that run's; transfer_tiny and gate_transfer_tiny take its tiny mode:
     dynnas run --config=configs/ds_net_cifar10.py:gate_transfer --config.train.transfer_from=runs/ds_net_at32 \
         --config.gate.transfer_from=runs/ds_net_at32 --workdir=runs/ds_net_gate_transfer
 The data are those of configs/cifar10.py. The tiny network has one gate: 42.9 % at 1.24 M MACs, as the paths there
-(docs/results/ds_net_cifar10_tiny.md; a quarter of an hour); transfer_tiny and gate_transfer_tiny, of a third of the steps: 40.4 and
-40.6 % at 1.19 and 1.20 M. No full mode has been run.
+(docs/results/ds_net_cifar10_tiny.md; a quarter of an hour); transfer_tiny and gate_transfer_tiny, of a third of the steps, have
+40.4 and 40.6 % at 1.19 and 1.20 M. No full mode has been run.
 """
 
 import runpy
