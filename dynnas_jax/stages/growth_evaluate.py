@@ -103,7 +103,7 @@ def other_members(job: Job, also: Sequence[str], together: Sequence[int] | None 
             if data["classes"] != mine["classes"] or data["splits"]["test"] != mine["splits"]["test"]:
                 raise ValueError(f"evaluate.also: {folder} has other test images or classes than this run")
             costs = {"macs": side.macs, "params_with_statistics": _held(side.variables)}
-            found.append(Member(f"{folder.name} {number}", net_of(side.made_of), side.variables, costs))
+            found.append(Member(f"{path} {number}", net_of(side.made_of), side.variables, costs))
     return found
 
 

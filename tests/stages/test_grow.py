@@ -435,7 +435,7 @@ def test_candidates_of_some_iterations_answer_together(runs, tmp_path):
     growth_evaluate.run(ready, tmp_path, also=(str(runs.grown),), together=(1,))
     told = read(tmp_path / "evaluation.json")
     alone, joint = told["ensemble"], told["joint_ensemble"]
-    assert joint["networks"] == [entry["name"], "grown 1"]
+    assert joint["networks"] == [entry["name"], f"{runs.grown} 1"], "the run as it was given: in a study many end alike"
     for key in ("macs", "params_with_statistics"):
         assert (alone[key], joint[key]) == (entry[key], 2 * entry[key])
     assert joint["accuracy"] == alone["accuracy"] == told["net"]["accuracy"], "twice the same net"
