@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from dynnas_jax.costs import macs
 from dynnas_jax.networks import blocks
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -199,6 +200,16 @@ def test_shifts_round_once():
     # Half a step of bfloat16's eight bits, and what float32 itself loses.
     np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-8 + 1e-6, atol=1e-5)
     np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_shifts_have_no_empty_arrays(stride):
+    """One in what runs on each of several devices ends the compiler of JAX 0.11.2 (a null pointer in Shardy)."""
+    x, kernel = jnp.zeros((4, 8, 8, 2)), jnp.zeros((3, 3, 1, 2))
+    total = lambda *given: blocks.depthwise_shifts(*given, stride, ((1, 1), (1, 1))).sum()  # noqa: E731
+    inside = macs.equations(jax.grad(total, argnums=(0, 1)), x, kernel)
+    sizes = [value.aval.size for equation in inside for value in (*equation.invars, *equation.outvars)]
+    assert min(sizes) > 0, "and there are some"
 
 
 def test_averages_of_bfloat16_are_taken_in_float32():
