@@ -209,7 +209,7 @@ def test_gradients_of_shifts_have_no_empty_arrays(stride):
     total = lambda *given: blocks.depthwise_shifts(*given, stride, ((1, 1), (1, 1))).sum()  # noqa: E731
     inside = macs.equations(jax.grad(total, argnums=(0, 1)), x, kernel)
     sizes = [value.aval.size for equation in inside for value in (*equation.invars, *equation.outvars)]
-    assert min(sizes) > 0, "and there are some"
+    assert min(sizes) > 0
 
 
 def test_averages_of_bfloat16_are_taken_in_float32():
