@@ -171,7 +171,8 @@ def test_remat_keeps_less_for_the_gradient():
         assert kept[dtype, "blocks"] < kept[dtype, "norms"] / 2 < kept[dtype, "none"] / 4, kept
     for remat in mbconv.REMATS:
         assert kept["bfloat16", remat] < 0.8 * kept["float32", remat], kept
-    assert used["norms"] < used["none"], used  # how much less is the compiler's: 16 % with JAX 0.10.2, 2 % with 0.11.2
+    share = 0.9 if jax.__version_info__ < (0, 11) else 1  # the compiler of JAX 0.11.2 saves 2 %, that of 0.10.2 16 %
+    assert used["norms"] < share * used["none"], used
 
 
 @pytest.mark.parametrize(
