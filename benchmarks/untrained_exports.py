@@ -65,6 +65,7 @@ MODES = {
     ),
     "enas4d_digits": ("", "tiny"),
     "enas4d_cifar10": ("tiny", ""),
+    "enas4d_cifar100": ("tiny", ""),
     "enas4d_imagenet": ("",),
     "msdnet": ("digits", "digits_tiny", "cifar10_tiny", "cifar10", "imagenet"),
     "eas_digits": ("", "tiny"),

@@ -16,13 +16,20 @@ Its rival, by the same trainer:
     dynnas run --config=configs/msdnet.py:cifar10 --workdir=runs/msdnet
 The data are those of configs/cifar10.py. Expected, tiny: 56 to 57 % at 0.65 to 1.00 M MACs on average, in 16 minutes of processor
 time, 24 beside other work; from a trained supernet 55 to 58 % at 0.61 to 1.07 M (docs/results/enas4d_cifar10_tiny.md). The full
-mode has not been run.
+mode has not been run; its report shows what others have published beside it (PUBLISHED says from where).
 """
 
 import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
+
+# By label, (average millions of MACs, top-1 accuracy), an exit for each image: read off the left panel of
+# imgs/dynamic_results.png of github.com/yangle15/RANet-pytorch, to a tenth of a point.
+PUBLISHED = {
+    "RANet, read off a figure": ((30, 0.936), (40, 0.940), (50, 0.942), (70, 0.942)),
+    "MSDNet, read off a figure": ((30, 0.935), (40, 0.937), (50, 0.938), (70, 0.938)),
+}
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -43,7 +50,18 @@ def get_config(mode: str = "") -> ConfigDict:
     config.report.title = "CIFAR-10: networks of three exits"
     if mode == "tiny":
         tiny(config)
+    else:
+        config.report.published = published(PUBLISHED)
     return config
+
+
+def published(figures: dict[str, tuple[tuple[float, float], ...]]) -> tuple[dict[str, float | str], ...]:
+    """For the report, which marks them: by label, (average millions of MACs, accuracy)."""
+    return tuple(
+        {"label": label, "macs": 1e6 * macs, "accuracy": accuracy}
+        for label, points in figures.items()
+        for macs, accuracy in points
+    )
 
 
 def tiny(config: ConfigDict) -> None:

@@ -44,6 +44,7 @@ OTHERS = (
     "study_cifar10.py",
     "enas4d_digits.py",
     "enas4d_cifar10.py",
+    "enas4d_cifar100.py",
     "enas4d_imagenet.py",
     "msdnet.py",
     "eas_digits.py",
@@ -60,7 +61,7 @@ OTHERS = (
     "study_growth_digits.py",
     "study_growth_cifar10.py",
 )  # tested by themselves
-EXITS = [f"{file}{mode}" for file in ("enas4d_digits.py", "enas4d_cifar10.py") for mode in ("", ":tiny")]
+EXITS = [f"enas4d_{data}.py{mode}" for data in ("digits", "cifar10", "cifar100") for mode in ("", ":tiny")]
 EXITS += ["enas4d_imagenet.py", "baselines.py:digits,branchynet", "baselines.py:cifar10_tiny,branchynet"]
 SLIMMABLE = [f"ds_net_{data}.py{mode}" for data in ("digits", "cifar10", "imagenet100_at32") for mode in ("", ":tiny")]
 SLIMMABLE += [f"ds_net_cifar10.py:{gates}transfer{small}" for gates in ("", "gate_") for small in ("", "_tiny")]
@@ -156,6 +157,7 @@ def test_recipes_for_imagenet_have_the_epochs_of_their_papers(path, epochs):
         ("enas4d_cifar10.py", "cifar10.py"),
         ("enas4d_cifar10.py:tiny", "cifar10.py:tiny"),
         ("enas4d_cifar10.py", "cifar10_coupled.py:apart"),
+        ("enas4d_cifar100.py", "cifar100.py"),
         ("enas4d_imagenet.py", "imagenet_ofa.py"),
     ],
 )

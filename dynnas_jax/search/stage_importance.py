@@ -240,7 +240,7 @@ def of_stage(features: np.ndarray, labels: np.ndarray, *, criterion: str, **opti
     if constant == features.shape[1]:
         raise ValueError(
             f"its {constant} features have zero variance over {len(features)} samples: nothing tells their importance; "
-            "train for more steps, or lower the learning rate"
+            "train for more steps, lower the learning rate, or compare more samples"
         )
     scores = CRITERIA[criterion](features, labels, **options)
     return Importance(float(scores.mean()), features.shape[1], constant)
