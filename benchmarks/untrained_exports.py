@@ -359,8 +359,9 @@ def _lacked(nets: Nets) -> tuple[str, ...]:
     archs = [arch for arch in archs if isinstance(arch, mbconv.Arch)]  # residual nets have ReLU, and no groups
     blocks = [spec for arch in archs for _, spec in arch.named_blocks()]
     activations = {arch.stem_act for arch in archs} | {arch.head_act for arch in archs} | {spec.act for spec in blocks}
-    grouped = any(spec.groups > 1 for spec in blocks)  # CONV_2D in groups is its version 6
-    return (*(("HARD_SWISH",) if "hswish" in activations else ()), *(("CONV_2D: version 6",) if grouped else ()))
+    no_swish = "hswish" in activations and "HARD_SWISH" not in target.ops
+    no_groups = any(spec.groups > 1 for spec in blocks) and target.ops["CONV_2D"] < 6  # the version that has groups
+    return (*(("HARD_SWISH",) if no_swish else ()), *(("CONV_2D: version 6",) if no_groups else ()))
 
 
 def attempt(nets: Nets, untrained: Untrained) -> dict:
