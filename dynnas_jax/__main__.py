@@ -127,9 +127,7 @@ def _cost(known: argparse.Namespace, _: list[str]) -> None:
             content = json.loads(known.arch.read_text())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{known.arch} is not JSON ({error})") from error
-    net = counting.net_of_run(known.workdir, content) if known.workdir else counting.net(known.network, content)
-    count, params = counting.counted(net)
-    print(json.dumps({"macs": count, "params": params}))
+    print(json.dumps(counting.cost(known.network, known.workdir, content, known.exit_rate)))
 
 
 def _search(known: argparse.Namespace, _: list[str]) -> None:

@@ -65,6 +65,9 @@ def _cost(own: Parser) -> None:
     which.add_argument("--network", metavar="NAME")
     which.add_argument("--workdir", type=path, help="a run, for a subnet of its own space")
     own.add_argument("--arch", type=path, metavar="FILE", help="an arch file; a fixed network needs none")
+    own.add_argument(
+        "--exit_rate", type=float, help="of a pair, the part of the images that little answers: MACs on average"
+    )
 
 
 def _search(own: Parser) -> None:

@@ -519,6 +519,32 @@ def test_cost_of_a_subnet_of_a_run(capsys, tiny_run, tmp_path):
         assert found == {"macs": pair[which]["macs"], "params": pair[which]["params"]}
 
 
+def test_cost_of_a_pair_of_a_run(capsys, tiny_run, tmp_path, refused):
+    """What the run itself found of its pair; little and big alone are the two nets."""
+    found = json.loads((tiny_run.workdir / "search" / "found.json").read_text())["pair"]
+    archs = {which: found[which]["arch"] for which in ("little", "big")}
+    file, run = tmp_path / "pair.json", f"--workdir={tiny_run.workdir}"
+    file.write_text(json.dumps(archs))
+    told = printed_cost(capsys, run, f"--arch={file}", "--exit_rate=0.75")
+    for which in ("little", "big"):
+        assert (told["macs"][which], told["params"][which]) == (found[which]["macs"], found[which]["params"])
+    assert told["macs"]["both"] == told["macs"]["little"] + told["macs"]["big"] - told["macs"]["stem"]
+    assert told["macs"]["average"] == 0.75 * told["macs"]["little"] + 0.25 * told["macs"]["both"]
+    assert told["params"]["both"] < told["params"]["little"] + told["params"]["big"]
+    assert "average" not in printed_cost(capsys, run, f"--arch={file}")["macs"]
+    command = ("cost", run, f"--arch={file}")
+    assert "--exit_rate is 1.5, must be a number from 0 to 1" in refused(*command, "--exit_rate=1.5")
+    assert "pass --workdir" in refused("cost", "--network=small_images", f"--arch={file}")
+    file.write_text(json.dumps({"little": archs["big"], "big": archs["little"]}))
+    assert "more than its big with" in refused(*command)
+    file.write_text(json.dumps({**archs, "little": {**archs["little"], "resolution": 16}}))
+    assert "little's resolution is 16 and big's 8: a pair, which shares its stem, has one" in refused(*command)
+    file.write_text(json.dumps({**archs, "big": {"width": 1}}))
+    assert "big: an arch file is an object with the keys" in refused(*command)
+    file.write_text(json.dumps(archs["big"]))
+    assert "--exit_rate is for a pair" in refused(*command, "--exit_rate=0.5")
+
+
 def test_cost_of_a_net_of_several_exits(capsys, tmp_path):
     """Lists, one number an exit, cumulative; counted by hand: a stem of two scales, a layer of both, one of the coarse one."""
     content = {"resolution": 8, "classes": 3, "blocks": 2, "base": 1, "step": 1, "channels": 4, "growth": 2}

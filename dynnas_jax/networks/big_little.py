@@ -34,11 +34,16 @@ class PairCost(NamedTuple):
 
 
 def build(supernet: Supernet, little: np.ndarray, big: np.ndarray) -> Pair:
-    """The pair of two genomes; shared are the fixed blocks that stand in front of every choice of the space."""
+    """The pair of two genomes."""
+    nets = (supernet.net(supernet.arch(supernet.space.check(genome))) for genome in (little, big))
+    return Pair(*nets, shared_stem(supernet))
+
+
+def shared_stem(supernet: Supernet) -> tuple[str, ...]:
+    """The names of the fixed blocks that stand in front of every choice of the space: two of its nets share them."""
     blocks = supernet.blocks(supernet.arch(supernet.space.largest))
     fixed = next(i for i, block in enumerate(blocks) if block.genes or block.depth)
-    nets = (supernet.net(supernet.arch(supernet.space.check(genome))) for genome in (little, big))
-    return Pair(*nets, tuple(block.name for block in blocks[:fixed]))
+    return tuple(block.name for block in blocks[:fixed])
 
 
 def _run(net: nn.Module, variables: dict, carry: Any, wanted: Callable[[str], bool]) -> Any:
