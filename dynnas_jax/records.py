@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorstore as ts
 
+from dynnas_jax.errors import first_line
+
 SCHEMA = 1
 LARGEST = 17.0  # stands for p = 1: above every float64 p < 1 (at most 15.95), and decodes to exactly 1
 DTYPES = {
@@ -143,7 +145,7 @@ class Records(NamedTuple):
             return array[rows].read().result()
         except ValueError as error:
             raise ValueError(
-                f"{self.path}: cannot read {name}: {_first_line(error)}; pass --redo=collect to collect again"
+                f"{self.path}: cannot read {name}: {first_line(error)[:200]}; pass --redo=collect to collect again"
             ) from error
 
 
@@ -209,7 +211,7 @@ def open(path: str | Path, fingerprint: str | None = None, *, image_id: np.ndarr
         arrays = {name: ts.open(_spec(path, name), open=True).result() for name in DTYPES}
     except ValueError as error:
         raise ValueError(
-            f"{path}: damaged records store: {_first_line(error)}; pass --redo=collect to collect again"
+            f"{path}: damaged records store: {first_line(error)[:200]}; pass --redo=collect to collect again"
         ) from error
     _check_shapes(path, arrays)
     store = Records(path, found["space"], arrays)
@@ -278,7 +280,3 @@ def _check_shapes(path: Path, arrays: dict[str, ts.TensorStore]) -> None:
             raise ValueError(
                 f"{path}: {name} has shape {shape}, which does not fit {rows} rows of {tail}; collect again"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]

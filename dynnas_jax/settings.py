@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from dynnas_jax import kinds
+from dynnas_jax.errors import first_line
 
 SECTIONS = tuple(dict.fromkeys(name for kind in kinds.KINDS.values() for name in kind.sections))
 
@@ -52,7 +53,7 @@ def load(arguments: list[str], options: Callable[[dict], Options] = lambda _: {}
     try:
         values(argv)
     except (flags.Error, TypeError, ValueError) as error:
-        raise ValueError(f"--config: {_first_line(error)}") from error
+        raise ValueError(f"--config: {first_line(error)}") from error
     for name, old in before.items():
         _check_items(name, old, operator.attrgetter(name)(config))
     return config
@@ -75,7 +76,7 @@ def _run(file: Path, mode: str) -> ConfigDict:
     except KeyError as error:
         raise ValueError(f"{file}: there is no {error} in it; a config file defines get_config(mode='')") from error
     except (SyntaxError, NameError, AttributeError, ImportError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {type(error).__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{file}: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{file}: get_config returned {type(config).__name__}, must be an ml_collections.ConfigDict")
     return config
@@ -161,10 +162,6 @@ def _default(name: str, parameter: inspect.Parameter) -> Any:
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"unknown config key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def as_dict(config: ConfigDict) -> dict:

@@ -25,6 +25,7 @@ FLOORS = {
             "decisions",
             "records",
             "workdir",
+            "errors",
             "kinds",
             "redone",
             "kernel_transforms",

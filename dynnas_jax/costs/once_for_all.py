@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dynnas_jax.costs import macs
 from dynnas_jax.costs.latency import LatencyTable, Row, identity, input_shapes, spec
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.errors import first_line
 
 SUFFIX = "_lookup_table.yaml"
 
@@ -114,12 +114,8 @@ def _entries(folder: Path) -> dict[int, dict[str, tuple[float, float]]]:
             content = yaml.safe_load(path.read_text())
             found = {name: (float(entry["mean"]), float(entry["std"])) for name, entry in content.items()}
         except (OSError, RecursionError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no latency table ({_first_line(error)})") from error
+            raise ValueError(f"{path} is no latency table ({first_line(error)})") from error
         if not all(math.isfinite(mean) and mean >= 0 for mean, _ in found.values()):
             raise ValueError(f"{path} is no latency table (a mean is negative or no number)")
         entries[int(path.name.removesuffix(SUFFIX))] = found
     return entries
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynnas_jax.errors import first_line
 from dynnas_jax.export import flatbuffer, tflite
 from dynnas_jax.export.onnx_file import WEIGHTED
 
@@ -67,15 +68,11 @@ def _converted(source: Path, opset: int):
         try:
             model, _ = tf2onnx.convert.from_tflite(str(flat), opset=opset)
         except Exception as error:  # tf2onnx raises what its handlers meet
-            raise ValueError(f"tf2onnx cannot express {source.name}: {_first_line(error)}") from error
+            raise ValueError(f"tf2onnx cannot express {source.name}: {first_line(error)}") from error
     if opset < _HARD_SWISH_OPSET:
         _spell_out_hard_swish(model.graph)
     _rename(model.graph, source)
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _flattened(source: Path) -> bytes:

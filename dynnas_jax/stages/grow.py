@@ -145,7 +145,7 @@ def check(job: Job, **given) -> None:
     initial, step = growing.initial(job.workdir.config), _step(section, asked)
     stage_growth.check(initial, iterations=asked.iterations, growth=step)
     _check_criterion(job, asked)
-    spent.check(asked.power_w)
+    spent.check(asked.power_w, needed=True)
     for height, _, channels in growing.stage_shapes(job.supernet.largest_net()):
         stage_importance.bounds(channels, height, samples=asked.samples, side=asked.pooled_side)
     options = dict(job.workdir.config["train"])

@@ -138,8 +138,7 @@ def check(
 ) -> None:
     """Raises ValueError for a target that no path meets, a batch that does not fit, a power of nothing, or gates of others."""
     gate_targets.asked(job.supernet, **job.dynamic)
-    if power_w is not None:
-        spent.check(power_w)
+    spent.check(power_w)
     if steps:
         loop.check(steps, batch_size, len(job.images.train), devices.data_mesh())
     if transfer_from is not None:

@@ -39,10 +39,10 @@ def _source(power_w: float | None) -> training_energy.Source:
     return training_energy.source(name, power_w, **together)._replace(devices=f"{count} x {kind}")
 
 
-def check(power_w: float | None) -> None:
-    """Raises ValueError for a power of nothing, or where one has to be given: nothing tells what this machine's devices draw."""
+def check(power_w: float | None, needed: bool = False) -> None:
+    """Raises ValueError for a power of nothing, or none where energy is `needed` and nothing tells what the devices draw."""
     found = _source(power_w)
-    if found.spent(0.0) is None:
+    if needed and found.spent(0.0) is None:
         raise ValueError(f"grow: energy and carbon of training: {found.name}, in grow.power_w")
 
 

@@ -200,8 +200,7 @@ def check_setting(
     loop.check(steps, batch_size, len(train), devices.data_mesh(subnet=subnet_devices))
     supernet = template.in_training(job.supernet, precision, remat)
     metrics.check(trackers, wandb)
-    if power_w is not None:
-        spent.check(power_w)
+    spent.check(power_w)
     if job.augment is not None:
         jax.eval_shape(job.augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *train.images.shape[1:]), np.uint8))
     return supernet

@@ -574,8 +574,8 @@ def test_a_device_whose_power_nothing_tells(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"grow: energy .*: nothing tells the power of TPU v4; give power_w, in grow.power_w"
     ):
-        grow.spent.check(None)
-    grow.spent.check(170.0)
+        grow.spent.check(None, needed=True)
+    grow.spent.check(170.0, needed=True)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="power_w is 0, must be above 0"):
         grow.check(ready, **{**config["grow"], "power_w": 0})
