@@ -176,6 +176,11 @@ def training(losses: Mapping[str, tuple], accuracies: Mapping[str, tuple]):
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
     right.set(xlabel="training step", ylabel="accuracy on held-out images (%)")
+    right.set_ylim(
+        top=min(right.get_ylim()[1], 100.5)
+    )  # nothing is above 100 %, though a single point has room around it
+    if losses:
+        right.set_xlim(left.get_xlim())
     return figure
 
 

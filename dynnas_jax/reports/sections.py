@@ -146,7 +146,7 @@ def _training(source: Source) -> str | None:
     curves = []
     for whole in ("loss", "holdout_accuracy"):  # of one fixed network; of a supernet's subnets by their roles
         roles = {name.removeprefix(f"{whole}_"): name for name in names if name.startswith(f"{whole}_")}
-        roles = roles or {name: name for name in names if name == whole}
+        roles = roles or ({"net": whole} if whole in names else {})
         curves.append({role: artifacts.series(metrics, name) for role, name in roles.items()})
     steps, speed = artifacts.series(metrics, "images_per_s")
     caption = f"Last step recorded: {max(entry['step'] for entry in metrics):,}."

@@ -61,6 +61,13 @@ def test_training_smooths_long_curves_only(count, drawn):
     window = max(1, count // 50)
     np.testing.assert_allclose(smooth[-1], [steps[-1], values[-window:].mean()])
     assert len(figure.axes[0].lines) == (1 if count == 1 else 2)
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    drawn(figure)
+
+
+def test_a_single_accuracy_is_drawn_below_all_there_are(drawn):
+    figure = plots.training({}, {"net": (np.array([500]), np.array([0.99]))})
+    assert figure.axes[1].get_ylim()[1] == 100.5
     drawn(figure)
 
 
