@@ -176,14 +176,14 @@ def curve_of(path: Path) -> dict[int, float]:
 def summary(paths: list[Path]) -> dict:
     """[mean, standard deviation] of every figure over the seeds, and the mean curve of the training."""
     runs, curves = [figures_of(path) for path in paths], [curve_of(path) for path in paths]
-    found = {key: [round(value, 4) for value in spread([own[key] for own in runs])] for key in runs[0]}
+    found = {key: spread([own[key] for own in runs]) for key in runs[0]}
     held_out = {step: round(float(np.mean([own[step] for own in curves])), 3) for step in curves[0]}
     return found | {"n": len(runs), "held_out_narrowest_by_step": held_out}
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation, which one value has none of."""
+    return round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
 
 
 def draw(folder: Path, figures: dict) -> None:

@@ -143,6 +143,11 @@ def test_rows_of_the_table_of_bootstrapping_differ_by_one_thing():
     ]
 
 
+def test_one_run_has_no_deviation():
+    assert ds_net_tables.spread([97.5]) == (97.5, None)
+    assert ds_net_tables.spread([1.0, 3.0]) == (2.0, 1.4142)
+
+
 def test_a_file_of_every_exit_s_increment_is_hardly_larger_than_one_of_the_whole_net():
     """The increments share their weights: the goal is 2 %. 16 pixels have the weights of 32 in a fraction of the time."""
     figures = exit_file.compared(str(BENCHMARKS.parent / "configs" / "enas4d_cifar10.py"), image_size=16, classes=10)

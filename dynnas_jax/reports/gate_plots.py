@@ -143,16 +143,17 @@ def curves(rows: Mapping[str, Mapping[int, float]]):
 
 
 @plots.styled
-def rows(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]):
+def rows(points: Mapping[str, tuple[tuple[float, float | None], tuple[float, float | None]]]):
     """Accuracy against average MACs of networks whose gates were trained in other ways, by their names.
 
     Args:
-      points: (MACs, accuracy in percent), each as its mean and standard deviation.
+      points: (MACs, accuracy in percent), each as its mean and standard deviation, None of a single run.
     """
     figure, (axes,) = plots.panels(1, width=7.6, height=3.8)
     for colour, marker, (name, (macs, accuracy)) in zip(_colours(len(points)), _MARKERS, points.items(), strict=False):
         style = {"color": colour, "markersize": 8, "linewidth": 1, "label": name}
-        axes.errorbar(macs[0] / 1e6, accuracy[0], accuracy[1], macs[1] / 1e6, fmt=marker, **style)
+        spread = None if macs[1] is None else macs[1] / 1e6
+        axes.errorbar(macs[0] / 1e6, accuracy[0], accuracy[1], spread, fmt=marker, **style)
     axes.set(xlabel="average MACs of one image (millions)", ylabel="accuracy on test images (%)")
     figure.legend(loc="outside right center", fontsize=7.5)
     return figure
