@@ -13,7 +13,7 @@ from typing import Any
 
 from dynnas_jax import kinds, processes, progress, recipe, redone, sharing
 from dynnas_jax.train import agreement
-from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config
+from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config, read_json
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
 EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
@@ -121,7 +121,8 @@ def report(path: Path, benches: tuple[Path, ...] = (), rivals: tuple[Path, ...] 
 def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None:
     """Exports a run whose evaluation is done for another target than its own, to `export/TARGET`, and makes its report anew.
 
-    For the run's own target it is the stage `export`. What was exported before stays until the new files are checked.
+    For the run's own target it is the stage `export`. What was exported before stays until the new files are checked; files for
+    the Edge TPU that its compiler was not there for are made anew where it has come.
 
     Args:
       precisions: of `metadata.PRECISIONS`; () for the target's own.
@@ -132,23 +133,36 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
     from dynnas_jax.export import targets
 
     targets.target(target)
-    config = read_config(path)
+    config, again = read_config(path), _awaits_compiler(path / "export" / target)
+    stages, name = kinds.of(config).stages, f"export/{target}"
     if target == config["target"]:
         if precisions:
             raise ValueError(f"{target} is the run's own target: put export.precisions into its config")
-        return run(config, path, names=("export",))
-    own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
-    name, stages = f"export/{target}", kinds.of(config).stages
-    reads = tuple(key for key in stages[kinds.of(config).names.index("export")].reads if key != "target")
-    workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, recipe.sources(config))
+        if not again:
+            return run(config, path, names=("export",))
+        name, workdir = "export", opened(config, path)
+    else:
+        own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
+        reads = tuple(key for key in stages[kinds.of(config).names.index("export")].reads if key != "target")
+        workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, recipe.sources(config))
     _check_inputs(workdir, ["export"], ())
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
-        if workdir.complete(name):
+        if not again and workdir.complete(name):
             return _say(f"{name}: done before")
     _export(workdir, config, name)
     _say(f"{name}: done")
     if Workdir(path, stages, config).complete("export") and (path / "report" / "manifest.json").exists():
         report(path)
+
+
+def _awaits_compiler(folder: Path) -> bool:
+    """Whether an export to a target's folder says how to compile it, where the Edge TPU compiler is now at hand."""
+    from dynnas_jax.export import edgetpu
+
+    if edgetpu.is_installed():
+        with contextlib.suppress(ValueError):  # a damaged one is not this function's to tell
+            return any("command" in read_json(file).get("compiler", {}) for file in folder.rglob("export.json"))
+    return False
 
 
 def _export(workdir: Workdir, config: dict, name: str) -> None:
@@ -163,7 +177,7 @@ def _export(workdir: Workdir, config: dict, name: str) -> None:
     files = kinds.of(config).function("export")(
         job._replace(target=target), workdir.folder("export"), **workdir.config["export"]
     )
-    workdir.finish(name, tuple(file.removeprefix(f"{target}/") for file in files))
+    workdir.finish(name, files if name == "export" else tuple(file.removeprefix(f"{target}/") for file in files))
 
 
 def keep_memory() -> None:
@@ -310,7 +324,7 @@ def _print_summary(path: Path) -> None:
         if losses := tables.lossy_files(export):
             _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")
         if command := export.get("compiler", {}).get("command"):
-            _say(f"the Edge TPU compiler is not here; where it is: {command}")
+            _say(f"not compiled for the Edge TPU: the compiler was not here; where it is: {command}")
     print(f"report: {path / 'report.html'}")
 
 

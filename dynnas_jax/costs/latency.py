@@ -154,7 +154,7 @@ def _first_wrong(content: dict) -> str | None:
         if not isinstance(content["device"].get(name), kind):
             return f"device.{name} is {content['device'].get(name)!r}"
     if not _is_time(content["overhead_ms"]):
-        return f"overhead_ms is {content['overhead_ms']!r}"
+        return f"overhead_ms is {content['overhead_ms']!r:.40}"
     if not content["rows"]:
         return "it has no rows"
     bad = next((i for i, row in enumerate(content["rows"]) if not _is_row(row)), None)

@@ -135,7 +135,7 @@ def _inside(step: Step) -> Iterator[tuple[str, str]]:
 class Compiled(NamedTuple):
     """What the compiler says of one model."""
 
-    input: str
+    input: str  # a path in a log, a name of what `run_compiler` made
     output: str
     on_chip_bytes: int  # of parameters, cached
     free_bytes: int  # left of the cache
@@ -166,7 +166,7 @@ def run_compiler(paths: list[Path], folder: Path, *, timeout_s: float = 600) -> 
     Raises: ValueError if there is no compiler, with the command to run elsewhere; or if it refuses, with its reason.
     """
     if not is_installed():
-        raise ValueError(f"there is no {COMPILER} on the PATH; {INSTALL}; then run: {command(paths, folder)}")
+        raise _absent(paths, folder)
     with tempfile.TemporaryDirectory(prefix=".compiling_", dir=folder) as scratch:
         try:
             done = subprocess.run(
@@ -183,12 +183,19 @@ def run_compiler(paths: list[Path], folder: Path, *, timeout_s: float = 600) -> 
         log = done.stdout + done.stderr
         if done.returncode or not all(output.is_file() for output in outputs):
             raise ValueError(f"{COMPILER} refuses {', '.join(Path(path).name for path in paths)}: {_reason(log)}")
-        compiled = parse_log(log)
+        # The log has paths of the scratch folder.
+        compiled = tuple(
+            model._replace(input=Path(model.input).name, output=Path(model.output).name) for model in parse_log(log)
+        )
         for output in outputs:
             flatbuffer.load(output)
         for output in outputs:
             os.replace(output, Path(folder) / output.name)
     return compiled
+
+
+def _absent(paths: list[Path], folder: Path) -> ValueError:
+    return ValueError(f"there is no {COMPILER} on the PATH; {INSTALL}; then run: {command(paths, folder)}")
 
 
 def is_compiled(path: str | Path) -> bool:
@@ -206,7 +213,9 @@ def compiled_or_command(paths: list[Path], *, must: bool = False) -> str:
     paths = [path for path in paths if not is_compiled(path)]
     if not paths:
         return f"nothing is left for {COMPILER} to do"
-    if not is_installed() and not must:
+    if not is_installed():
+        if must:
+            raise _absent(paths, Path(paths[0]).parent)
         return f"there is no {COMPILER} here ({INSTALL}); then run\n  {command(paths, Path(paths[0]).parent)}"
     with tempfile.TemporaryDirectory() as folder:
         compiled = run_compiler(paths, Path(folder))

@@ -19,6 +19,9 @@ def of_file(path: Path, file: str, target: targets.Target) -> tuple[File, list[F
     model = onnx_file.load(path)
     operators = onnx_file.operators(model)
     found = [Finding(rule, "error", text, file) for rule, text in _of_model(model, target)]
+    if not target.onnx:
+        text = f"exports for {target.name} are TFLite files: which operators of ONNX run there is not known"
+        found.append(Finding("runtime", "warning", text, file))
     for operator in operators:
         for rule, text in _of_operator(operator, target):
             found.append(Finding(rule, "error", text, file, None, operator.index, operator.name))

@@ -154,7 +154,10 @@ def test_a_pair_is_compiled_in_one_call_into_a_folder(pair, tmp_path, compiler):
     given = arguments.read_text().splitlines()
     assert given[:2] == ["--show_operations", "--out_dir"]
     assert given[3:] == [str(path) for path in pair]
-    assert [model.mapped for model in compiled] == [57, 57]
+    assert [(model.mapped, model.output) for model in compiled] == [
+        (57, "little_edgetpu.tflite"),
+        (57, "big_after_stem_edgetpu.tflite"),
+    ]
     assert sorted(path.name for path in out.iterdir()) == ["big_after_stem_edgetpu.tflite", "little_edgetpu.tflite"]
 
 
@@ -211,6 +214,7 @@ def test_lint_that_must_compile_fails_without_a_compiler(pair, tmp_path, monkeyp
             main(["lint", *map(str, pair), f"--target={target}", "--compile"])
         error = capsys.readouterr().err
         assert said in error
+        assert target == "pi4" or f"--out_dir {pair[0].parent} " in error
         assert error.count("\n") == 1
 
 

@@ -81,6 +81,8 @@ def test_an_input_of_one_number_has_a_fixed_shape(exported, tmp_path):
     model.graph.input.append(onnx.helper.make_tensor_value_info("threshold", onnx.TensorProto.FLOAT, []))
     onnx.save(model, tmp_path / "net.onnx")
     assert lint.lint(tmp_path / "net.onnx", "jetson_nano").found == ()
+    (warning,) = lint.lint(tmp_path / "net.onnx", "pi4").found
+    assert (warning.rule, warning.level) == ("runtime", "warning")
 
 
 def test_weights_in_another_file_are_found(exported, tmp_path):

@@ -173,6 +173,39 @@ def test_another_target_of_a_finished_run(tiny_run, tmp_path, capsys):
     assert flatbuffer.read_metadata(folder / "model_fp32.tflite")["target"] == "pi4"
 
 
+def test_what_the_compiler_was_not_there_for_is_made_anew_once_it_is(tiny_run, tmp_path, capsys, monkeypatch):
+    """Of another target, and (as if it asked for the compiler) of the run's own: whose other exports stay."""
+    from dynnas_jax.export import edgetpu
+
+    copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
+    command = ["export", f"--workdir={copy}", "--target=edgetpu"]
+    told = copy / "export" / "edgetpu" / "export.json"
+    __main__.main(command)
+    assert "not compiled for the Edge TPU: the compiler was not here" in capsys.readouterr().out
+    assert set(json.loads(told.read_text())["compiler"]) == {"command"}
+    row = ("CONV_2D", 3, "Mapped to Edge TPU")
+    monkeypatch.setattr(edgetpu, "is_installed", lambda: True)
+    monkeypatch.setattr(
+        edgetpu,
+        "run_compiler",
+        lambda paths, folder: [edgetpu.Compiled(path.name, path.name, 1, 1, 0, 1, 3, 0, (row,)) for path in paths],
+    )
+    __main__.main(command)
+    models = json.loads(told.read_text())["compiler"]["models"]
+    assert [model["input"] for model in models] == ["little_int8.tflite", "big_after_stem_int8.tflite"]
+    capsys.readouterr()
+    __main__.main(command)
+    assert "export/edgetpu: done before" in capsys.readouterr().out
+    own = copy / "export" / "x86" / "export.json"
+    own.with_name("left.txt").write_text("made by hand")
+    monkeypatch.setattr(pipeline, "_awaits_compiler", lambda folder: folder == own.parent)
+    __main__.main(["export", f"--workdir={copy}", "--target=x86"])
+    assert not own.with_name("left.txt").exists()
+    assert told.is_file()
+    pipeline.run(tiny_run.config, copy)
+    assert capsys.readouterr().out.count("done before") == len(pipeline.NAMES)
+
+
 def test_what_another_target_refuses(tiny_run, tmp_path, capsys):
     """One line, exit code 2, and the run stays as it was."""
     copy = Path(shutil.copytree(tiny_run.workdir, tmp_path / "W"))
