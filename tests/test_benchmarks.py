@@ -18,6 +18,7 @@ sys.path.append(str(BENCHMARKS))
 import ds_net_tables  # noqa: E402
 import exit_file  # noqa: E402
 import result  # noqa: E402
+import runtime_agreement  # noqa: E402
 import streamed_input  # noqa: E402
 import subnets  # noqa: E402
 import untrained_exports  # noqa: E402
@@ -141,6 +142,19 @@ def test_rows_of_the_table_of_bootstrapping_differ_by_one_thing():
         {"train.bootstrapping.target=online"},
         {"train.bootstrapping.ensemble=False"},
     ]
+
+
+def test_answers_are_compared_with_those_of_the_step_that_answered():
+    evaluated = {
+        "prediction": np.array([[1, 2], [0, 2], [0, 1]]),
+        "choice": np.array([0, 1, 1]),
+        "label": np.array([1, 2, 0]),
+    }
+    found = runtime_agreement.compared(np.array([[1, 0], [2, 0], [0, 1]]), evaluated)
+    assert found == {"same_class": 2 / 3, "same_choice": 2 / 3, "accuracy": 1.0, "accuracy_in_jax": 2 / 3}
+    gated = {"prediction": np.array([[1], [0]]), "choice": np.array([3, 0]), "label": np.array([1, 1])}
+    found = runtime_agreement.compared(np.array([[1, 2], [0, 0]]), gated)
+    assert found == {"same_class": 1.0, "accuracy": 0.5, "accuracy_in_jax": 0.5}
 
 
 def test_one_run_has_no_deviation():
