@@ -8,7 +8,7 @@ whose files are, share one export; `dynnas lint` then holds the files to each of
 again, so the same command goes on; at the end a table, and exit code 1 if anything failed.
 
 A space is restricted to what its target runs, a published network is not: one with hard-swish or with convolutions in groups
-must be refused for the Edge TPU, and counts as failed if it is not.
+must be refused for the Edge TPU, as must a net of more weights than its cache holds, and counts as failed if it is not.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 from dynnas_jax import elastic, job, kinds, settings
 from dynnas_jax.data import sources, splits, superclasses
 from dynnas_jax.export import dynamic, lint, targets
-from dynnas_jax.networks import growing, mbconv, multi_costs
+from dynnas_jax.networks import exits, growing, mbconv, multi_costs
 from dynnas_jax.stages import export, slimmable, superclass_export
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, digest, write_json
@@ -236,12 +236,17 @@ def _found_pair(found: dict, own: dict) -> Artifacts:
 
 
 def _exits(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
-    """As if the search had found a random net of several exits, in the largest resolution."""
-    genome, variables = np.array(supernet.space.sample(jax.random.key(0))), _variables(supernet, images)
+    """As if the search had found this one."""
+    genome, variables = _random_exits(supernet), _variables(supernet, images)
+    return {**_found_exits(supernet, genome), "search/nets.msgpack": {"0": _own(supernet, variables, genome, images)}}
+
+
+def _random_exits(supernet: elastic.Supernet) -> np.ndarray:
+    """The genome of a random net of several exits, in the largest resolution."""
+    genome = np.array(supernet.space.sample(jax.random.key(0)))
     if "resolution" in supernet.space:
         genome[supernet.space.index("resolution")] = supernet.space.largest[supernet.space.index("resolution")]
-    genome = multi_costs.settled(supernet, genome)
-    return {**_found_exits(supernet, genome), "search/nets.msgpack": {"0": _own(supernet, variables, genome, images)}}
+    return multi_costs.settled(supernet, genome)
 
 
 def _exit_network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
@@ -344,12 +349,17 @@ def _counted(warnings: dict[str, list[str]]) -> str:
 def _lacked(nets: Nets) -> tuple[str, ...]:
     """What must be said, one of these, of what a target cannot have; () where it can.
 
-    Of published networks with operators that it lacks, and of networks of several gates where each part is a file.
+    Of published networks with operators that it lacks, of networks of several gates where each part is a file, and of nets of
+    several exits that are too large for the Edge TPU's cache.
     """
     kind, target = kinds.of(nets.config), targets.target(nets.targets[0])
     if kind is kinds.SLIMMABLE and not target.one_file:
         several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
         return ("gates, whose parts are too many",) if several else ()
+    if kind is kinds.MULTI_EXIT and target.name == "edgetpu":
+        supernet = job.build(nets.config, job.facts_of(random_images(nets.config)))
+        weights_bytes = exits.costs(supernet.net(supernet.arch(_random_exits(supernet)))).params[-1]  # of int8
+        return ("do not fit in 8.00 MiB",) if weights_bytes > target.memory_bytes else ()
     chain = nets.config.get("exit_network", {}).get("network")  # which a BranchyNet stands on
     if not (kind in (kinds.NETWORK, kinds.CASCADE) or chain) or target.ops is None:
         return ()
