@@ -4,7 +4,7 @@ Lineage: DS-Net (arXiv 2103.13258), whose values these are: batches of 512; 150 
 at first, a cosine that ends at 1 %, decay 1e-4, no label smoothing; 10 epochs of the gates from 0.05 on, times 0.9 after each;
 losses weighed 1, 0.5, 1. A step takes the mean of its four paths' gradients where the authors' code adds them: hence four times
 their learning rate, and a quarter of their decay. The paper leaves the target's decay open; 0.997 is that of the authors' code.
-Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it names, is left out. Gradients are not
+Warm-up is taken to be five epochs, as in the work it cites; AutoAugment, which it cites, is left out. Gradients are not
 clipped, as in the authors' code (tiny clips them, at batches of 64). The gates that are used are averages (gate.ema_decay, 0.99),
 which the paper does not take.
     dynnas run --config=configs/ds_net_imagenet.py --workdir=runs/ds_resnet50                           # several GPUs

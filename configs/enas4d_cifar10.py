@@ -51,14 +51,14 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "tiny":
         tiny(config)
     else:
-        config.report.published = published(PUBLISHED)
+        config.report.published = published("cifar10", PUBLISHED)
     return config
 
 
-def published(figures: dict[str, tuple[tuple[float, float], ...]]) -> tuple[dict[str, float | str], ...]:
-    """For the report, which marks them: by label, (average millions of MACs, accuracy)."""
+def published(data: str, figures: dict[str, tuple[tuple[float, float], ...]]) -> tuple[dict[str, float | str], ...]:
+    """For the report of a run on these data, which marks them: by label, (average millions of MACs, accuracy)."""
     return tuple(
-        {"label": label, "macs": 1e6 * macs, "accuracy": accuracy}
+        {"label": label, "data": data, "macs": 1e6 * macs, "accuracy": accuracy}
         for label, points in figures.items()
         for macs, accuracy in points
     )

@@ -59,5 +59,5 @@ def get_config(mode: str = "") -> ConfigDict:
     config.dynamic = {"score": "max_softmax", "target_macs": (90e6, 120e6, 150e6, 180e6), "omega": 0.09, "deployed": 0}
     config.export.precisions = ("fp32",)
     published = runpy.run_path(str(folder / "enas4d_cifar10.py"))["published"]
-    config.report = {"title": "ImageNet: networks of three exits", "published": published(PUBLISHED)}
+    config.report = {"title": "ImageNet: networks of three exits", "published": published("imagenet2012", PUBLISHED)}
     return config

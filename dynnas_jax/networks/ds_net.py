@@ -163,7 +163,9 @@ def ds_mobilenet_v1(
     depthwise: str = "conv",
     **options,
 ) -> Supernet:
-    """MobileNetV1, its first five blocks at half the width, one gate in the sixth for all that follows.
+    """MobileNetV1, its first five blocks narrower, one gate in the sixth for all that follows.
+
+    These five have 32, 48, 48, 96 and 96 channels of 64, 128, 128, 256 and 256, as in the published code; the paper says half.
 
     Args:
       paths: 14, as in the published code, or 18, as in the paper.
@@ -280,6 +282,8 @@ def ds_efficientnet_b0(
     **options,
 ) -> Supernet:
     """EfficientNet-B0, its first eight blocks at half the width, one gate in the ninth for the other eight.
+
+    Half as `make_divisible` rounds it: of 24 and 40 channels 16 and 24.
 
     Its ratios are 0.75, 0.80, ..., 1.75 of the published widths. Neighbouring widths of a layer lie equally far apart, by the
     whole number nearest to a twentieth, that of 1.25 exact: the ends are off by 0.04 of a layer's channels at most.

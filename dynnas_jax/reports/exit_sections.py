@@ -39,6 +39,8 @@ def _summary(source: Source) -> str | None:
         caption += (
             " Single nets: the most accurate of one exit that the same search finds within the same average cost."
         )
+    if dearer := [row["network"] for row in rows if row["single_is_dearer"]]:
+        caption += f" Within that of {', '.join(dearer)} it found none: the one shown costs more."
     rivals = exit_tables.rivals(source.found)
     for name, taken in source.found.baselines.items():
         points = [(row["macs"], row["accuracy"]) for row in rivals if row["run"] == name]

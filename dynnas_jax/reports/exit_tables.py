@@ -27,7 +27,7 @@ def summary(artifacts: Artifacts) -> list[dict]:
         told |= {"latency_ms": tables.known(net.get("average_latency_ms"))}
         told |= {f"macs_exit{exit}": macs for exit, macs in enumerate(net["macs"], 1)}
         alone = {f"single_{key}": tables.known(single.get(key)) for key in ("accuracy", "macs", "latency_ms")}
-        rows.append(told | alone)
+        rows.append(told | alone | {"single_is_dearer": single.get("feasible") is False})
     return rows
 
 
@@ -98,11 +98,14 @@ def rivals(artifacts: Artifacts) -> list[dict]:
 def published(config: dict | None) -> dict[str, list[tuple[float, float]]]:
     """By label, (MACs, accuracy in [0, 1]) of the points that a config gives as others have published them.
 
+    Points whose `data` names another dataset than the run's are left out.
+
     Raises:
       ValueError: for a point without a label, MACs or an accuracy.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     points = ((config or {}).get("report") or {}).get("published") or ()
+    name = ((config or {}).get("data") or {}).get("name")
     if not isinstance(points, Sequence):
         raise ValueError(f"report.published is {points!r}, must be a tuple of points")
     for point in points:
@@ -112,7 +115,8 @@ def published(config: dict | None) -> dict[str, list[tuple[float, float]]]:
             raise ValueError(f"report.published: {point!r} is no point of label, macs and accuracy") from error
         if not (macs > 0 and 0 <= accuracy <= 1):
             raise ValueError(f"report.published: {point!r} must have macs above 0 and an accuracy from 0 to 1")
-        found.setdefault(label, []).append((macs, accuracy))
+        if point.get("data", name) == name:
+            found.setdefault(label, []).append((macs, accuracy))
     return found
 
 

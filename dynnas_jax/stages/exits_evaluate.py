@@ -57,6 +57,7 @@ def _tested(job: Job, entry: dict, out: protocol.Outputs, number: int) -> dict[s
     told["dynamic"] = evaluate.measured(out.taken(choice), len(job.images.classes))
     if single := entry.get("single"):
         told["single"] = {unit: single[unit] for unit in spent} | _single(job, single, number)
+        told["single"]["feasible"] = single["feasible"]
     return told
 
 
