@@ -341,6 +341,29 @@ def test_nets_are_read_off_a_supernet_without_training(tmp_path):
     _check_what_the_source_has_seen(tmp_path / "supernet", prepared(tmp_path / "F", fits))
 
 
+def test_trainings_begin_with_the_weights_of_the_source(runs, tmp_path):
+    """At a rate of next to nothing they end with them: every net has the deeper one's modules, the first of each stage."""
+    still = {**TRAIN, "optimizer": {"learning_rate": 1e-12}}
+    network = {"name": "cifar_resnet", "depths": (2, 3), "widths": (4, 8), "shortcut": "projection"}
+    train = {**TRAIN, "optimizer": {"learning_rate": 0.1}}
+    deeper = settings.as_dict(ConfigDict({"data": DATA, "network": network, "train": train}))
+    pipeline.run(deeper, tmp_path / "deeper", names=("train",))
+    source = job.load_variables(tmp_path / "deeper" / "train" / "network.msgpack")
+    pipeline.run(config_of({"source": str(tmp_path / "deeper")}, train=still), tmp_path / "grown", names=("grow",))
+    found = read(tmp_path / "grown" / "grow" / "growth.json")
+    facts = job.facts_of(prepared(tmp_path / "grown", config_of()).images)
+    for entry in (found["initial"], *found["candidates"]):
+        net = growing.built(GROWTH, tuple(entry["depths"]), facts).largest_net()
+        expected = growing.transferred(source, net)["params"]
+        own = job.load_variables(tmp_path / "grown" / entry["variables"])["params"]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), own, expected)
+        assert (tmp_path / "grown" / "grow" / entry["name"] / "metrics.jsonl").exists()
+    # A growth gives its last candidate.
+    last = read(runs.grown / "grow" / "growth.json")["candidates"][-1]
+    given = growth_nets.source_variables(str(runs.grown))
+    jax.tree.map(np.testing.assert_array_equal, given, job.load_variables(runs.grown / last["variables"]))
+
+
 def _check_what_the_source_has_seen(source, ready):
     """Images that this run holds out, or other classes; changes what the source tells."""
     check = growth_nets.check_images
