@@ -25,7 +25,8 @@ chosen on CIFAR-10; --config.grow.criterion_options.mix=0.9, say, gives another.
     dynnas report --workdir=runs/growth --baselines=runs/resnet110
 Published: 94.27 % at 149 M MACs after five iterations, ResNet-110 93.57 % at 253 M. Full modes have not been run.
 Expected of tiny: 46.7 % at 3.2 M MACs after 47.4 % at 2.0 M, uniform depth 47.1 % at 3.5 M (one seed); 13 minutes beside other
-work. Of cells_tiny: 44.9 % at 2.3 M after 45.0 % at 2.1 M, uniform depth 45.2 % at 2.3 M; well over half an hour.
+work. Of cells_tiny: 44.9 % at 2.3 M after 45.0 % at 2.1 M, uniform depth 45.2 % at 2.3 M; two and a half hours,
+pauses and much other work included.
 Results: docs/results/stage_growth_cifar10_tiny.md.
 """
 

@@ -6,8 +6,9 @@ long, cells, the ensemble of both kinds, and the depths found on another dataset
 tells what the depth to begin with does; its nets are trained further as those of the row `grown` are, and tested before that
 too, as the paper's table I has it. Rows of the ensemble, of other weights and of another dataset name the rows that they
 need. Runs of these recipes that are done already are taken in by --take.
-Expected: the fourteen tiny rows of residual nets took an hour beside other work, the seven of cells and with cells about two
-(docs/results/stage_growth_cifar10_tiny.md). The full rows have not been run. --max_minutes=N does any of them in parts.
+Expected: the fourteen tiny rows of residual nets took an hour beside other work, the seven of cells and with cells over three,
+with pauses (docs/results/stage_growth_cifar10_tiny.md). The full rows have not been run. --max_minutes=N does any of them in
+parts.
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10                # one GPU
     dynnas study --config=configs/study_growth_cifar10.py:tiny --workdir=runs/study_growth_cifar10_tiny      # 2 CPU cores
     dynnas study --config=configs/study_growth_cifar10.py --workdir=runs/study_growth_cifar10 --rows=growth_initial

@@ -77,7 +77,8 @@ def _fixed(row: Row, seed: int, grid_g_per_kwh: float = _WORLD) -> dict[str, Any
         energy_j = spent["energy_j"]  # None where nothing told it
         told |= spent | {"carbon_g": None if energy_j is None else energy.carbon_g(energy_j, grid_g_per_kwh)}
     if (data := kinds.data_file(path, kinds.NETWORK)).is_file():
-        told |= _counted(json.dumps([found.config["network"], read_json(data)]))
+        facts = read_json(data)
+        told |= _counted(json.dumps([found.config["network"], facts])) | {"image_side": facts["image_shape"][0]}
     return told
 
 

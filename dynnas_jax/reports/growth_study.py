@@ -19,6 +19,7 @@ RANDOM = "random"  # the criterion that the others are compared with
 _COUNTED = ("depth", "params_with_statistics", "params", "macs", "memory_bytes")
 _KEYS = (
     *_COUNTED,
+    "image_side",
     "latency_ms",
     "seconds",
     "energy_j",
@@ -227,7 +228,7 @@ def _answering(row: Row) -> tuple[str, ...]:
 
 def _elsewhere(rows: Sequence[Row]) -> Table:
     top5 = numbers(tables.TOP5, "among the five likeliest, test (%)", scale=0.01)
-    columns = (_LABEL, _MODULES, *_COSTS, top5, _ACCURACY)
+    columns = (_LABEL, _count("image_side", "image (pixels a side)"), _MODULES, *_COSTS, top5, _ACCURACY)
     explanation = f"Nets of depths that were found elsewhere, trained from scratch, and nets of uniform depth. {_TOLD}"
     return Table("growth_elsewhere", "Depths found elsewhere", explanation, columns, _lines(rows, "growth_elsewhere"))
 
