@@ -260,7 +260,7 @@ def classify(known: argparse.Namespace) -> bool:
     classifier = open_as(known, known.model)
     classifier.warm_up()
     share, complete = classifier.metadata.get("central_share", 1.0), True
-    choice = "way" if metadata.picks(classifier.metadata) else "exit"
+    picked = metadata.picks(classifier.metadata)  # then a score is what a gate gave, of any size, and no confidence
     for path in known.images:
         try:
             pixels, done = photos.fitted(path, classifier.image_shape, share)
@@ -269,9 +269,10 @@ def classify(known: argparse.Namespace) -> bool:
             complete = False
             continue
         answer = classifier.predict(pixels)
+        choice, score = ("way", "") if picked else ("exit", f"score {answer.score:.3f}; ")
         print(
             f"{path}: {answer.label}, {answer.probability:.1%} ({choice} {answer.choice + 1} of {len(classifier.cost)}, "
-            f"{answer.step}; score {answer.score:.3f}; {answer.latency_ms:.2f} ms{done and f'; {done}'})"
+            f"{answer.step}; {score}{answer.latency_ms:.2f} ms{done and f'; {done}'})"
         )
     return complete
 

@@ -36,7 +36,10 @@ RIVALS = {
     "EagleEye": ((284, 70.9),),
     "CG-Net-A": ((303, 70.3),),
 }
+MOST_CLASSES = 20  # with a bar of their own
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_IN_ROW = 3  # panels of the training: more leave no room for the name of a gate above its own
+_SMALL = 7.5  # the titles of gates, of which there may be many
 _TICKS = (150, 300, 600, 1200, 2400)  # million MACs
 
 
@@ -80,25 +83,41 @@ def _published(axes) -> None:
 
 @plots.styled
 def spread(gates: Sequence[Mapping], classes: Sequence[str]):
-    """A panel for each gate: how its ratios are spread over all images and over those of each class, one bar each.
+    """A panel for each gate: how its ratios are spread over all images and over those of each of the `drawn_classes`.
 
     Args:
       gates: `ratios`, `share` [choices] and `by_class` [classes, choices] of each.
     """
-    figure, panels = plots.panels(len(gates), height=1.2 + 0.26 * (1 + len(classes)))
-    for axes, gate in zip(np.atleast_1d(panels), gates, strict=True):
-        rows, names = np.asarray([gate["share"], *gate["by_class"]], np.float64), ["all", *map(str, classes)]
+    drawn = drawn_classes(gates)
+    figure, panels = plots.panels(len(gates), height=1.2 + 0.26 * (1 + len(drawn)))
+    names = ["all", *(str(classes[row]) for row in drawn)]
+    for axes, gate in zip(panels, gates, strict=True):
+        rows = np.asarray([gate["share"], *(gate["by_class"][row] for row in drawn)], np.float64)
         shades = [str(value) for value in np.linspace(0.85, 0.2, rows.shape[1])]
         left = np.zeros(len(rows))
         for choice, ratio in enumerate(gate["ratios"]):
             axes.barh(range(len(rows)), 100 * rows[:, choice], left=left, color=shades[choice], label=f"{ratio:g}")
             left = left + 100 * rows[:, choice]
-        axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="images (%)", title=gate["gate"], xlim=(0, 100))
+        axes.set(yticks=range(len(rows)), yticklabels=[], xlabel="images (%)", xlim=(0, 100))
+        axes.set_title(gate["gate"], fontsize=_SMALL)
         axes.invert_yaxis()
-    figure.legend(
-        *np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, title="ratio"
-    )
+    panels[0].set_yticklabels(names)  # of all panels, whose bars else have little room
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, title="ratio")
     return figure
+
+
+def drawn_classes(gates: Sequence[Mapping]) -> list[int]:
+    """The classes that `spread` has a bar for: all, or of many the ends of their order by the ratios that their images run at.
+
+    Of many, those without images are none; half come from the lowest average of all gates' ratios, and half from the highest.
+    """
+    by_class = [np.asarray(gate["by_class"], np.float64) for gate in gates]
+    if len(by_class[0]) <= MOST_CLASSES:
+        return list(range(len(by_class[0])))
+    average = sum(shares @ np.asarray(gate["ratios"]) for shares, gate in zip(by_class, gates, strict=True))
+    order = [row for row in np.argsort(average, kind="stable").tolist() if by_class[0][row].sum() > 0]
+    half = MOST_CLASSES // 2
+    return order if len(order) <= MOST_CLASSES else order[:half] + order[-half:]
 
 
 @plots.styled
@@ -110,7 +129,8 @@ def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, 
         path is the target of, in [0, 1].
       shares: of each gate the (steps, values) of every choice's share, narrowest first.
     """
-    figure, (left, middle, *others) = plots.panels(2 + len(shares), height=3.4)
+    count = 2 + len(shares)
+    figure, (left, middle, *others) = plots.panels(count, height=0.7 + 2.7 * -(-count // _IN_ROW), in_row=_IN_ROW)
     for colour, (name, (steps, values)) in zip(_colours(len(losses)), losses.items(), strict=True):
         left.plot(steps, values, color=colour, label=name, linewidth=1.2)
     left.set(xlabel="step", title="losses", ylim=(0, None))
@@ -127,7 +147,7 @@ def training(losses: Mapping[str, tuple], macs_share: tuple, wide_share: tuple, 
         shades = [str(value) for value in np.linspace(0.85, 0.2, len(choices))]
         axes.stackplot(choices[0][0], *(100 * values for _, values in choices), colors=shades)
         axes.set(xlabel="step", ylim=(0, 100))
-        axes.set_title(f"{gate}, images (%)", fontsize=7.5)
+        axes.set_title(f"{gate}, images (%)", fontsize=_SMALL)
     return figure
 
 

@@ -144,6 +144,11 @@ def _spread(source: Source) -> str | None:
         for gate in gates
     ]
     caption = "The ratios that each gate picks on the test images, over all and by class. An entropy of 0: always the same one."
+    if (drawn := len(gate_plots.drawn_classes(gates))) < len(source.found.classes):
+        caption += (
+            f" Of {len(source.found.classes):,} classes {drawn} are drawn: those whose images run at the lowest ratios on "
+            "average, and those at the highest, in this order."
+        )
     return figure(source, "gates", gate_plots.spread(gates, source.found.classes), caption) + table(
         source, "gates", rows, GATES
     )

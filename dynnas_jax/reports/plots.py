@@ -227,15 +227,22 @@ def samples(groups: Mapping[str, Sequence[tuple[np.ndarray, str, bool]]]):
     return figure
 
 
-def panels(count: int, *, width: float = WIDTH, height: float, across: bool = True):
-    """(a figure, its axes: so many, side by side or one above the other); width and height in inches."""
+def panels(count: int, *, width: float = WIDTH, height: float, across: bool = True, in_row: int = 0):
+    """(a figure, its axes: so many, side by side or one above the other); width and height in inches.
+
+    Args:
+      in_row: side by side at most so many, the others in rows below; 0: all.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     if not count:
         return figure, []
-    grid = figure.subplots(1 if across else count, count if across else 1, squeeze=False)
-    return figure, list(grid.ravel())
+    columns = min(count, in_row or count) if across else 1
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False).ravel()
+    for empty in grid[count:]:
+        empty.remove()
+    return figure, list(grid[:count])
 
 
 def _stretch(thresholds: np.ndarray) -> np.ndarray:

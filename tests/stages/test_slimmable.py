@@ -15,7 +15,7 @@ from dynnas_jax.dynamic import gates
 from dynnas_jax.export import runtime
 from dynnas_jax.masking import mask_variables
 from dynnas_jax.networks import ds_net, gate, gated, gated_parts
-from dynnas_jax.reports import artifacts, gate_sections
+from dynnas_jax.reports import artifacts, gate_plots, gate_sections
 from dynnas_jax.reports import page as make_page
 from dynnas_jax.stages import export, slimmable, slimmable_evaluate, slimmable_transfer
 from dynnas_jax.train.calibration import recalibrate
@@ -30,6 +30,15 @@ NETWORK = {
     "stem": 4,
     "fixed": ((8, 1, 1),),
     "gated": ((64, 1, 2),),
+}
+SEVERAL_GATES = {  # and group norm
+    "network": "ds_resnet_small",
+    "ratios": (0.5, 1.0),
+    "stem": 4,
+    "depths": (1, 1),
+    "widths": (8, 16),
+    "strides": (2, 2),
+    "groups": 4,
 }
 
 
@@ -59,6 +68,17 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("slimmable") / "run"
     pipeline.run(config_of(), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """(config, the working directory) of a run with two gates, without an export. Copy it before changing it."""
+    learning = {**config_of()["gate"], "steps": 20, "optimizer": {"learning_rate": 0.3}}  # until both gates pick both
+    config = config_of(slimmable=SEVERAL_GATES, gate=learning, dynamic={"target_macs_fraction": 0.6})
+    path = tmp_path_factory.mktemp("several") / "run"
+    pipeline.run(config, path, names=("train", "gate", "evaluate"))
+    make_page.write(path)
+    return config, path
 
 
 def prepared(path, config):
@@ -139,6 +159,40 @@ def test_the_evaluation_tells_what_the_network_does(run):
     assert seconds["largest"] == min(seconds["largest_by_chunk"].values())
     (spread,) = told["gates"]
     np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, 0], minlength=2) / 96)
+
+
+def test_several_gates_answer_as_the_paths_that_they_pick(several):
+    """Images of a batch, gathered behind each gate, against each image alone, and against nets cut out of the supernet."""
+    config, run = several
+    ready, variables = prepared(run, config), job.load_variables(run / "gate" / "gated.msgpack")
+    told, out = read(run / "evaluate" / "evaluation.json"), np.load(run / "evaluate" / "outputs.npz")
+    supernet, images = ready.supernet, ready.images.test.images
+    assert len(np.unique(out["choice"])) > 2, "or the test shows little"
+    switched, cut = jax.jit(gates.switched(supernet)), gated_parts.cut(supernet, variables)
+    for image, path, logits in zip(images, out["path"], out["logits"], strict=True):
+        alone = switched(cut, image[None])
+        np.testing.assert_array_equal(alone.path[0], path)
+        np.testing.assert_allclose(alone.logits[0], logits, atol=1e-5)
+    for number, genome in enumerate(gates.paths(supernet)):
+        rows = np.flatnonzero(out["choice"] == number)
+        net, own = gated.path(supernet, variables, genome)
+        np.testing.assert_allclose(out["logits"][rows], net.apply(own, images)[0][rows], atol=1e-4)
+    assert told["one_by_one"]["same_path"] == told["one_by_one"]["images"] == 96
+    for index, spread in enumerate(told["gates"]):
+        assert sum(spread["share"]) == pytest.approx(1)
+        np.testing.assert_allclose(spread["share"], np.bincount(out["path"][:, index], minlength=2) / 96)
+
+
+def test_the_report_has_a_row_for_every_gate(several, tmp_path, monkeypatch):
+    _, run = several
+    rows = (run / "report" / "tables" / "gates.csv").read_text().splitlines()
+    names = ["stage1.ratio", "stage2.ratio"]
+    assert [row.split(",")[0] for row in rows[1:]] == names
+    assert all(f"<td>{name}</td>" in (run / "report.html").read_text() for name in names)
+    assert "classes 4 are drawn" not in (run / "report.html").read_text()
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr(gate_plots, "MOST_CLASSES", 4)
+    assert "Of 10 classes 4 are drawn: those whose images run at" in make_page.write(tmp_path / "run").read_text()
 
 
 def test_an_evaluation_fails_where_images_alone_answer_otherwise(run):
