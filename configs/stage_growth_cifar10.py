@@ -15,7 +15,8 @@ initial net and the candidates are trained further, 50 epochs), ensemble (beside
 a run of cells; of both, as in the paper, those of iterations 1, 3 and 5), inf_fs, il_fs and random (other criteria, and coins);
 choose, choose_inf_fs and choose_il_fs pick the criterion's parameter first, among those in CHOICES, by the first candidate each
 leads to on held-out images; of equals it is the default. The other modes have that of OPTIONS, the defaults: tiny nets did
-not tell others from them (the page of results); --config.grow.criterion_options.mix=0.9, say, gives another. Each also as MODE_tiny.
+not tell others from them (the page of results); --config.grow.criterion_options.mix=0.9, say, gives another. Each also as
+MODE_tiny.
     dynnas run --config=configs/stage_growth_cifar10.py --workdir=runs/growth                    # one GPU
     dynnas run --config=configs/stage_growth_cifar10.py:resnet110 --workdir=runs/resnet110
     dynnas run --config=configs/stage_growth_cifar10.py:transfer --config.grow.source=runs/resnet110 \
