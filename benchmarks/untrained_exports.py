@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax import elastic, job, kinds, settings
@@ -262,13 +263,23 @@ def _found_exits(supernet: elastic.Supernet, genome: np.ndarray) -> Artifacts:
 
 def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
     """As if the gates chose every ratio equally often."""
-    variables = slimmable.with_path_statistics(supernet, _variables(supernet, images), images.train.images[None])
+    variables = _trained_scales(_variables(supernet, images))
+    variables = slimmable.with_path_statistics(supernet, variables, images.train.images[None])
     share = [[1 / len(gene.choices)] * len(gene.choices) for gene in supernet.space.genes]
     return {
         f"gate/{slimmable.VARIABLES}": variables,
         "gate/found.json": {"holdout": {"share": share}},
         "evaluate/evaluation.json": {"gates": [{"share": own} for own in share]},
     }
+
+
+def _trained_scales(variables: dict) -> dict:
+    """With ones where norms' scales begin at zero: what they leave would be nothing but zeros, which have no scale in int8."""
+
+    def leaf(path: tuple, value: jax.Array) -> jax.Array:
+        return jnp.where(value == 0, 1, value) if path[-1].key == "scale" else value
+
+    return jax.tree_util.tree_map_with_path(leaf, variables)
 
 
 def _grown(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
