@@ -620,7 +620,7 @@ def test_local_starts_again(group, tmp_path, first, second, said):
         ("sys.exit(75)", "sys.exit(75)", 2, 75, 3),
         ("on_term(lambda _: sys.exit(75)); sleep()", "wait_for(0); sys.exit(4)", 2, 4, 1),
         ("sys.exit(75)", "time.sleep(0.3); sys.exit(4)", 1, 75, 2),
-        ("time.sleep(0.3); sys.exit(75)", "sys.exit(4)", 1, 4, 1),
+        ("time.sleep(1); sys.exit(75)", "wait_for(0); sys.exit(4)", 1, 4, 1),
         ("os.kill(os.getpid(), 9)", "time.sleep(60)", 1, 137, 2),
     ],
 )
