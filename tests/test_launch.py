@@ -519,6 +519,11 @@ def wait_for(*others):
     while not all((pathlib.Path(folder) / f"ready{other}.{attempt}").exists() for other in others):
         time.sleep(0.01)
 
+def wait_for_record_of(other):
+    # until it has begun; it need not handle signals
+    while not (pathlib.Path(folder) / f"process{other}").exists():
+        time.sleep(0.01)
+
 def on_term(action):
     signal.signal(signal.SIGTERM, lambda number, _: action(number))
     signal.signal(signal.SIGINT, lambda number, _: action(number))
@@ -620,7 +625,7 @@ def test_local_starts_again(group, tmp_path, first, second, said):
         ("sys.exit(75)", "sys.exit(75)", 2, 75, 3),
         ("on_term(lambda _: sys.exit(75)); sleep()", "wait_for(0); sys.exit(4)", 2, 4, 1),
         ("sys.exit(75)", "time.sleep(0.3); sys.exit(4)", 1, 75, 2),
-        ("time.sleep(1); sys.exit(75)", "wait_for(0); sys.exit(4)", 1, 4, 1),
+        ("time.sleep(1); sys.exit(75)", "wait_for_record_of(0); sys.exit(4)", 1, 4, 1),
         ("os.kill(os.getpid(), 9)", "time.sleep(60)", 1, 137, 2),
     ],
 )
