@@ -25,6 +25,7 @@ from dynnas_jax.workdir import read_arrays, read_config
 # Runs in the copied folder, which has no package of ours.
 DECIDING = """
 import sys
+sys.path.insert(0, ".")
 import numpy, runtime
 for precision in sys.argv[2:]:
     classifier = runtime.DynamicClassifier(".", precision)
@@ -45,7 +46,7 @@ def decided(folder: Path, images: np.ndarray, precisions: list[str]) -> tuple[di
         install = [python, "-m", "pip", "install", "--quiet", "--requirement", copy / "requirements.txt"]
         subprocess.run(install, check=True, stdout=sys.stderr, env=alone)
         listed = subprocess.run([*install[:3], "list", "--format=json"], check=True, stdout=subprocess.PIPE, env=alone)
-        command = [python, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{DECIDING}", "images.npy", *precisions]
+        command = [python, "-I", "-c", DECIDING, "images.npy", *precisions]
         subprocess.run(command, check=True, cwd=copy)
         installed = {package["name"]: package["version"] for package in json.loads(listed.stdout)}
         return {precision: np.load(copy / f"{precision}.npy") for precision in precisions}, installed
