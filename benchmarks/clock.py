@@ -12,18 +12,15 @@ call, the score, what is passed on.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
+import exported
 import numpy as np
 import result
 
-from dynnas_jax.data import sources
-from dynnas_jax.data.resize import at_resolution
 from dynnas_jax.export import flatbuffer, runtime
-from dynnas_jax.workdir import read_config
 
 TIMED = 2000  # calls of each net alone
 
@@ -107,17 +104,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="over the whole test split, behind one that warms up")
     parser.add_argument("--images", type=int, help="of the test split; all by default")
     known = parser.parse_args()
-    config = read_config(known.workdir)
-    folder = known.workdir / "export" / config["target"]
-    data = {name: value for name, value in config["data"].items() if name != "augment"}
-    told = json.loads((folder / "export.json").read_text())
-    size = runtime.DynamicClassifier(folder).image_shape[0]
-    test = at_resolution(sources.load(seed=config["seed"], **data).test, size)
-    images, labels = test.images[: known.images], test.labels[: known.images]
-    precisions = dict.fromkeys(fact["precision"] for fact in told["files"].values() if fact["path"].endswith(".tflite"))
-    figures = {p: compared(folder, p, images, labels, known.rounds) for p in precisions}
+    folder, precisions, test = exported.read(known.workdir, images=known.images)
+    figures = {p: compared(folder, p, test.images, test.labels, known.rounds) for p in precisions}
     what = f"the exported pair of {known.workdir} against its big net alone"
-    result.show(what, {"images": len(images), "n": known.rounds, **figures}, packages=("ai-edge-litert",))
+    result.show(what, {"images": len(test), "n": known.rounds, **figures}, packages=("ai-edge-litert",))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import exported
 import numpy as np
 import result
 
-from dynnas_jax.data import sources
-from dynnas_jax.data.resize import at_resolution
-from dynnas_jax.export import runtime
-from dynnas_jax.workdir import read_arrays, read_config
+from dynnas_jax.workdir import read_arrays
 
 # Runs in the copied folder, which has no package of ours.
 DECIDING = """
@@ -73,20 +71,12 @@ def main() -> None:
     parser.add_argument("--target", help="of an export in it; the run's own by default")
     parser.add_argument("--images", type=int, help="of the test split; all by default")
     known = parser.parse_args()
-    config = read_config(known.workdir)
-    folder = known.workdir / "export" / (known.target or config["target"])
-    told = json.loads((folder / "export.json").read_text())
-    tflite = [fact for fact in told["files"].values() if fact["path"].endswith(".tflite")]
-    data = {name: value for name, value in config["data"].items() if name != "augment"}
-    test = at_resolution(
-        sources.load(seed=config["seed"], **data).test, runtime.DynamicClassifier(folder).image_shape[0]
-    )
-    precisions = list(dict.fromkeys(fact["precision"] for fact in tflite))
-    answers, installed = decided(folder, test.images[: known.images], precisions)
+    folder, precisions, test = exported.read(known.workdir, known.target, images=known.images)
+    answers, installed = decided(folder, test.images, precisions)
     evaluated = read_arrays(known.workdir / "evaluate" / "outputs.npz")
     figures = {precision: compared(answers[precision], evaluated) for precision in precisions}
     what = f"the runtime of {folder}, copied, in an environment of its requirements, against JAX"
-    result.show(what, {"images": len(test.images[: known.images]), "installed": installed, **figures})
+    result.show(what, {"images": len(test), "installed": installed, **figures})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def first_line(error: BaseException | str) -> str:
-    """Of its text, or of a text; of an exception without one its type."""
+def first_line(error: BaseException) -> str:
+    """Of its text; of an exception without one its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
