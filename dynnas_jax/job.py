@@ -74,7 +74,7 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     """Loads the data and builds the supernet to fit them; of several processes, the first alone has the test images.
 
     Raises:
-      ValueError: for data that are missing, or images the network cannot read.
+      ValueError: for data that are missing, images the network cannot read, or superclasses without images.
     """
     data = dict(config["data"])
     augmented = data.pop("augment", None)
@@ -83,6 +83,10 @@ def prepare(workdir: Workdir, config: dict) -> Job:
     supernet = build(config, facts_of(images))
     rule = augment.rule(**augmented) if augmented is not None else None
     groups = superclasses.of(images.classes, **config["superclasses"]) if "superclasses" in config else None
+    if groups:
+        groups.check_images(np.asarray(images.holdout.labels), "held-out (data.holdout)")
+        if images.test is not None:
+            groups.check_images(np.asarray(images.test.labels), "test (data.test_limit)")
     return Job(workdir, images, supernet, config.get("dynamic", {}), rule, config["target"], config["seed"], groups)
 
 

@@ -63,6 +63,15 @@ class Superclasses(NamedTuple):
         inside = np.asarray(members)[self.of_class]
         return inside[:, None] & inside[None]
 
+    def check_images(self, labels: np.ndarray, whose: str) -> None:
+        """Raises ValueError where a superclass has none of the images with these labels; `whose` says which these are."""
+        images = np.bincount(self.of_class[labels], minlength=len(self.names))
+        if not images.all():
+            without = self.names[int(images.argmin())]
+            raise ValueError(
+                f"superclass {without!r} has none of the {len(labels)} {whose} images, and needs one at least"
+            )
+
     def title(self, members: np.ndarray) -> str:
         """How a set bool[T] is written: "a+b"."""
         return "+".join(name for name, member in zip(self.names, members, strict=True) if member)

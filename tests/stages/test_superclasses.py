@@ -34,9 +34,12 @@ GENERATOR = {
 }
 
 
+DATA = {"name": "digits", "holdout": 120, "train_limit": 400, "test_limit": 96}
+
+
 def config_of(**sections):
     content = {
-        "data": {"name": "digits", "holdout": 120, "train_limit": 400, "test_limit": 96},
+        "data": DATA,
         "superclasses": {"groups": GROUPS},
         "eas": SPACE,
         "teacher": TRAIN,
@@ -479,6 +482,8 @@ def test_a_generator_of_another_space_is_refused(run, ready, tmp_path):
         ({"generator": {"steps": 2, "latency_table": "no.json"}}, "no.json"),
         ({"generator": {"steps": 2, "cost_weight": -1.0}}, "generator.cost_weight is -1.0"),
         ({"superclasses": {"groups": {**GROUPS, "odd": ()}}}, "'odd' has no classes"),
+        ({"data": {**DATA, "test_limit": 1}}, "has none of the 1 test .data.test_limit. images"),
+        ({"data": {**DATA, "holdout": 1}}, "has none of the 1 held-out .data.holdout. images"),
         ({"search": {"samples": 0}}, "budgets 5 and samples 0 must be at least 1"),
         ({"export": {"budget": 7}}, "export.budget is 7"),
     ],
