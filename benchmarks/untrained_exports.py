@@ -86,7 +86,7 @@ NOTHING_TO_EXPORT = (*STUDIES, "stage_growth_transfer")
 CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 # What of a target the files depend on; lint holds them to the rest.
 _OF_FILES = ("precisions", "one_file", "onnx", "onnx_opset", "depthwise", "only")
-COUNT = 16  # random images for statistics, scales and comparisons
+COUNT = 16  # random images for statistics, scales and comparisons, at least: the classes of superclasses may be more
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
 
 
@@ -114,18 +114,20 @@ def loaded(recipe: str) -> dict:
 
 
 def random_images(config: dict) -> sources.Dataset:
-    """`COUNT` images of the config's size. Coarse patches: noise alone would give every image the same statistics."""
+    """Images of the config's size. Coarse patches: noise alone would give every image the same statistics."""
     side, channels, classes = IMAGES[config["data"]["name"]]
     side, generator = side or config["data"]["image_size"], np.random.default_rng(0)
+    names, shown = tuple(f"class {number}" for number in range(classes)), np.arange(min(classes, COUNT))
     if "superclasses" in config:
-        names = tuple(str(name) for group in superclasses.listed(**config["superclasses"]).values() for name in group)
-    else:
-        names = tuple(f"class {number}" for number in range(classes))
-    coarse = generator.integers(0, 256, (COUNT, 4, 4, channels))
+        groups = list(superclasses.listed(**config["superclasses"]).values())
+        names = tuple(str(name) for group in groups for name in group)
+        # Classes of what is exported: each needs an image.
+        shown = np.r_[: len(groups[0]), len(names) - len(groups[-1]) : len(names)]
+    labels = np.resize(shown, max(COUNT, len(shown))).astype(np.int32)
+    coarse = generator.integers(0, 256, (len(labels), 4, 4, channels))
     rows = np.arange(side) * 4 // side
     images = coarse[:, rows][:, :, rows].astype(np.uint8)
-    labels = np.linspace(0, len(names) - 1, COUNT).astype(np.int32)  # the first and the last superclass have some
-    split = splits.Split(images, labels, np.arange(COUNT))
+    split = splits.Split(images, labels, np.arange(len(labels)))
     return sources.Dataset(config["data"]["name"], split, split, split, names, (0.5,) * channels, (0.25,) * channels)
 
 
@@ -331,7 +333,12 @@ def _answering(prepared: job.Job, files: Path) -> dict:
 def _specialised(prepared: job.Job, files: Path) -> dict:
     """The same of the largest subnet for the first superclass and the smallest for the last: heads of some classes."""
     facts, space, names = {}, prepared.supernet.space, prepared.superclasses.names
-    options = {"precisions": (), "onnx": False, "calibration_images": COUNT, "max_accuracy_loss": 1.0}
+    options = {
+        "precisions": (),
+        "onnx": False,
+        "calibration_images": len(prepared.images.train),
+        "max_accuracy_loss": 1.0,
+    }
     options |= {"threads": 1, "runs": 1, "warm_up": 0}
     for name, genome in ((names[0], space.largest), (names[-1], space.smallest)):
         subnet = superclass_export.Subnet(name, prepared.superclasses.members([name]), genome)
