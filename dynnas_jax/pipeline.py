@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynnas_jax import kinds, processes, progress, recipe, redone, sharing
+from dynnas_jax import kinds, prerequisites, processes, progress, recipe, redone, sharing
 from dynnas_jax.train import agreement
 from dynnas_jax.workdir import Stage, Workdir, cache_folder, read_config, read_json
 
 STAGES, NAMES = kinds.SUPERNET.stages, kinds.SUPERNET.names  # of the longest kind of run
-EXPORT_MODULES = ("tensorflow", "ai_edge_litert")
-ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
 # By all processes of a run; the others are the first's alone.
 TOGETHER = ("teacher", "train", "gate", "grow", "collect", "predict", "search")
 SHARED = ("teacher", "train", "gate", "grow", "collect")  # stages that know which process writes what
@@ -41,7 +38,7 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
     if processes.several():
         _use_compilation_cache()  # JAX asks for it once, before its first program
     sharing.check(workdir)
-    _check_kind(workdir, kind)
+    prerequisites.check_kind(workdir, kind)
     with redone.until_the_end(workdir, names, redo):
         _carry_out(workdir, names, redo)
     if processes.is_first() and "report" in names:
@@ -55,7 +52,7 @@ def _carry_out(workdir: Workdir, names: tuple[str, ...], redo: str | None) -> No
     doomed, todo = agreement.agreed(lambda: _outstanding(workdir, names, redo))
     if todo:
         job = _prepare(workdir, workdir.config, todo)
-        _check_space(workdir, job, tuple(doomed))
+        prerequisites.check_space(workdir, job, tuple(doomed))
         processes.wait_for_all("prepared")  # before anything that the others look at changes
         if first:
             if deleted := workdir.delete(tuple(doomed)):
@@ -81,7 +78,7 @@ def _outstanding(workdir: Workdir, names: tuple[str, ...], redo: str | None) -> 
             todo.append(name)
     if todo:
         # What is wrong with the config or the data must come to light before anything is deleted.
-        _check_inputs(workdir, todo, doomed)
+        prerequisites.check_inputs(workdir, todo, doomed)
     return doomed, todo
 
 
@@ -108,7 +105,7 @@ def report(path: Path, benches: tuple[Path, ...] = (), rivals: tuple[Path, ...] 
 
     config = read_config(path)
     workdir = Workdir(path, kinds.of(config).stages, config)
-    _check_inputs(workdir, ["report"], ())
+    prerequisites.check_inputs(workdir, ["report"])
     # All are checked before any is written.
     results, measured = measurements.checked(path, benches), baselines.checked(path, rivals)
     measurements.keep(path / measurements.FOLDER, results)
@@ -145,7 +142,7 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
         own = {**config, "target": target, "export": {**config["export"], "precisions": tuple(precisions)}}
         reads = tuple(key for key in stages[kinds.of(config).names.index("export")].reads if key != "target")
         workdir = Workdir(path, (*stages, Stage(name, reads, ("evaluate",))), own, recipe.sources(config))
-    _check_inputs(workdir, ["export"], ())
+    prerequisites.check_inputs(workdir, ["export"])
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
         if not again and workdir.complete(name):
             return _say(f"{name}: done before")
@@ -170,7 +167,7 @@ def _export(workdir: Workdir, config: dict, name: str) -> None:
     recipe.check(workdir.config)
     run = Workdir(workdir.path, kinds.of(config).stages, config)
     job = _prepare(run, config, ["evaluate"])  # the space is the run's own, whatever the new target asks of one
-    check_export_modules(workdir.config)
+    prerequisites.check_export_modules(workdir.config)
     if not any((run.folder("export") / file).exists() for file in ("started.json", "manifest.json")):
         run.start("export")  # the folder is a run's from now on
     target = workdir.config["target"]
@@ -202,7 +199,7 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
     keep_memory()
     recipe.check(config)
     if "export" in todo:
-        check_export_modules(config)
+        prerequisites.check_export_modules(config)
     if todo == ["report"]:
         return None
     _use_compilation_cache()
@@ -213,61 +210,6 @@ def _prepare(workdir: Workdir, config: dict, todo: list[str]) -> Any:
         if check := kinds.of(config).check(name):
             check(prepared, **config.get(name, {}))
     return prepared
-
-
-def check_export_modules(config: dict) -> None:
-    """Raises ValueError where what the stage `export` of a config needs is not installed."""
-    from dynnas_jax.export import targets
-
-    onnx = config["export"].get("onnx") or targets.target(config["target"]).onnx
-    needed = (*EXPORT_MODULES, *(ONNX_MODULES if onnx else ()))
-    if absent := [name for name in needed if not importlib.util.find_spec(name)]:
-        raise ValueError(
-            f"stage 'export' needs {absent[0]}: pip install \"dynnas_jax[export]\", or name the other stages in --stages"
-        )
-
-
-def _check_inputs(workdir: Workdir, todo: list[str], doomed: tuple[str, ...]) -> None:
-    """All that the stages build on, near and far, must be done by this config or be about to be."""
-    needed, names = set(todo), kinds.of(workdir.config).names
-    for name in reversed(names):
-        if name in needed:
-            needed |= set(workdir.stages[name].inputs)
-    missing = [name for name in names if name in needed and name not in todo]
-    missing = [name for name in missing if name in doomed or not workdir.complete(name)]
-    if missing:
-        raise ValueError(
-            f"stage {todo[0]!r} needs {', '.join(missing)}, not done yet; `dynnas run` with them in --stages does them"
-        )
-
-
-def _check_kind(workdir: Workdir, kind: kinds.Kind) -> None:
-    """A working directory is of one kind of run for good; else ValueError. A config that is damaged is written anew."""
-    try:
-        found = kinds.of_run(workdir.path)
-    except ValueError:
-        return
-    if found is not kind:
-        raise ValueError(
-            f"{workdir.path} holds a run of {found.words}, the config is one of {kind.words}; choose another --workdir"
-        )
-
-
-def _check_space(workdir: Workdir, job: Any, doomed: tuple[str, ...]) -> None:
-    """What is trained must be of the run's space, which a target may restrict; else ValueError."""
-    if job is None or job.supernet is None or "train" in doomed or not workdir.folder("train").is_dir():
-        return
-    if not workdir.config_file.exists():
-        return
-    from dynnas_jax.job import build, facts_of
-
-    before = read_config(workdir.path).get("target")
-    trained = build({**workdir.config, "target": before}, facts_of(job.images))
-    if trained.space.fingerprint != job.supernet.space.fingerprint:
-        raise ValueError(
-            f"{workdir.path}: stage 'train' was made for target {before}, whose space is another than {job.target}'s; "
-            "pass --redo=train, or another --workdir"
-        )
 
 
 def _do(workdir: Workdir, job: Any, todo: list[str]) -> None:

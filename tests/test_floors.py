@@ -43,7 +43,7 @@ FLOORS = {
     "reports": 5,
     **dict.fromkeys(("job", "finished", "sides", "sharing"), 6),
     "stages": 7,
-    **dict.fromkeys(("pipeline", "recipe", "sections", "settings", "status", "counting"), 8),
+    **dict.fromkeys(("pipeline", "prerequisites", "recipe", "sections", "settings", "status", "counting"), 8),
     "study": 9,
     **dict.fromkeys(("command_line", "__main__"), 10),
 }

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynnas_jax import job, pipeline, records, status
+from dynnas_jax import job, pipeline, prerequisites, records, status
 from dynnas_jax.export import flatbuffer, targets
 from dynnas_jax.search import collect
 from dynnas_jax.stages import search
@@ -233,8 +233,10 @@ def test_another_target_must_have_the_space_that_was_trained(tiny_run, copy, mon
 
 
 def test_export_without_its_extra_is_noticed_before_training(tiny_run, tmp_path, monkeypatch):
-    find = pipeline.importlib.util.find_spec
-    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None if "litert" in name else find(name))
+    find = prerequisites.importlib.util.find_spec
+    monkeypatch.setattr(
+        prerequisites.importlib.util, "find_spec", lambda name: None if "litert" in name else find(name)
+    )
     with pytest.raises(ValueError, match=r"stage 'export' needs ai_edge_litert: pip install \"dynnas_jax\[export\]\""):
         pipeline.run(tiny_run.config, tmp_path / "W")
     assert not (tmp_path / "W").exists()

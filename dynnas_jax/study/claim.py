@@ -99,12 +99,12 @@ def _check_stages(names: tuple[str, ...], config: dict, folder: Path, ready: dic
     """Args: ready: jobs made so far, since rows of the same images need not read them again."""
     import jax
 
-    from dynnas_jax import job, pipeline
+    from dynnas_jax import job, pipeline, prerequisites
     from dynnas_jax.data import augment
 
     jax.config.update("jax_platforms", "cpu")  # the runs need the accelerator; a TPU serves one process only
     if "export" in names:
-        pipeline.check_export_modules(config)
+        prerequisites.check_export_modules(config)
     images = {key: value for key, value in config["data"].items() if key != "augment"}
     key = digest([images, config["seed"]])
     if key not in ready:
