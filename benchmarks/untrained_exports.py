@@ -374,10 +374,12 @@ def _lacked(nets: Nets) -> tuple[str, ...]:
     if kind is kinds.SLIMMABLE and not target.one_file:
         several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
         return ("gates, whose parts are too many",) if several else ()
-    if kind is kinds.MULTI_EXIT and target.name == "edgetpu":
+    if kind in kinds.OF_EXITS and target.name == "edgetpu":
         supernet = job.build(nets.config, job.facts_of(random_images(nets.config)))
-        weights_bytes = exits.costs(supernet.net(supernet.arch(_random_exits(supernet)))).params[-1]  # of int8
-        return ("do not fit in 8.00 MiB",) if weights_bytes > target.memory_bytes else ()
+        genome = _random_exits(supernet) if kind is kinds.MULTI_EXIT else supernet.space.largest
+        weights_bytes = exits.costs(supernet.net(supernet.arch(genome))).params[-1]  # of int8
+        if weights_bytes > target.memory_bytes:
+            return ("do not fit in 8.00 MiB",)
     chain = nets.config.get("exit_network", {}).get("network")  # which a BranchyNet stands on
     if not (kind in (kinds.NETWORK, kinds.CASCADE) or chain) or target.ops is None:
         return ()
