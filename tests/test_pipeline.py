@@ -109,7 +109,7 @@ def test_macs_of_the_exported_files_are_those_the_search_promised(tiny_run):
     for name, promised in expected.items():
         for precision in ("fp32", "int8"):
             file = tiny_run.workdir / "export/x86" / f"model_{precision}.tflite"
-            assert flatbuffer.macs(file, name) == promised == exported[f"{name}_{precision}"]["macs"]
+            assert flatbuffer.work(file)[name].macs == promised == exported[f"{name}_{precision}"]["macs"]
 
 
 def test_the_front_holds_its_budgets(tiny_run):

@@ -96,8 +96,11 @@ def export(
                 written = {name: _write_onnx(traced, plan, folder, name, precision) for name in signatures}
                 _held(plan, folder, {name: fact["path"] for name, fact in written.items()})
                 facts |= {f"{name}_{precision}_onnx": fact for name, fact in written.items()}
-    for fact in facts.values():
-        fact["max_logit_difference"] = _compare(plan, folder, fact, tolerance)
+    for path in dict.fromkeys(fact["path"] for fact in facts.values()):
+        models = engines.load(folder / path)
+        for fact in facts.values():
+            if fact["path"] == path:
+                fact["max_logit_difference"] = _compare(plan, models[fact["function"]], fact, tolerance)
     return facts
 
 
@@ -139,18 +142,18 @@ def _write_tflite(traced: tflite.Saved, plan: _Plan, folder: Path, precision: st
         inside = tuple(name for name in names if files[name] == file)
         traced.write(folder / file, precision=precision, only=inside, metadata=about)
     warnings = _held(plan, folder, files)
-    facts = {}
+    facts, work = {}, {file: flatbuffer.work(folder / file) for file in dict.fromkeys(files.values())}
     for name, file in files.items():
-        counted = flatbuffer.macs(folder / file, name)
-        _check_macs(folder / file, name, counted, plan.promise)
+        counted = work[file][name]
+        _check_macs(folder / file, name, counted.macs, plan.promise)
         own = [w.line() for w in dict.fromkeys(warnings) if w.file == file and w.signature in (None, name)]
         facts[f"{name}_{precision}"] = {
             "function": name,
             "precision": precision,
             "path": file,
             "size_bytes": flatbuffer.size_bytes(folder / file),
-            "macs": counted,
-            "ops": dict(flatbuffer.op_counts(folder / file, name)),
+            "macs": counted.macs,
+            "ops": dict(counted.counts),
             **({"warnings": own} if own else {}),
         }
     return facts
@@ -233,13 +236,12 @@ def _order(network: functions.Network) -> dict:
     return told | ({"routes": {name: list(names) for name, names in network.routes.items()}} if network.routes else {})
 
 
-def _compare(plan: _Plan, folder: Path, fact: dict, tolerance: float) -> float:
+def _compare(plan: _Plan, model: engines.Model, fact: dict, tolerance: float) -> float:
     """The largest difference of the logits from JAX's.
 
     Raises ValueError for outputs that are no numbers, and where a fp32 file's are too far off.
     """
     name, largest = fact["function"], {}
-    model = engines.load(folder / fact["path"])[name]
     for values, expected in zip(functions.rows(plan.inputs[name]), plan.expected[name], strict=False):
         found = model.run(values)
         for key, value in expected.items():

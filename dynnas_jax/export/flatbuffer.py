@@ -139,27 +139,25 @@ def operators(
             yield custom or names.get(number, f"BUILTIN_{number}"), operator, graph
 
 
-def op_list(path: str | Path, signature: str | None = None) -> list[str]:
-    """The operators' builtin names (`CONV_2D`, ...; a custom one by its own name) in running order."""
-    return [name for name, _, _ in _operators_of(path, signature)]
+class Work(NamedTuple):
+    """What one run of a signature takes."""
+
+    macs: int  # of convolutions and dense layers; bias, activation, pooling excluded
+    operators: tuple[str, ...]  # builtin names (`CONV_2D`, ...; a custom one by its own name) in running order
+
+    @property
+    def counts(self) -> Counter:
+        """How often each operator occurs."""
+        return Counter(self.operators)
 
 
-def op_counts(path: str | Path, signature: str | None = None) -> Counter:
-    """How often each operator occurs, in a signature or all of them: Counter of builtin names."""
-    return Counter(op_list(path, signature))
-
-
-def macs(path: str | Path, signature: str | None = None) -> int:
-    """MACs of one run of a signature, or of all: convolutions and dense layers; bias, activation, pooling excluded."""
-    return sum(operator_macs(*row) for row in _operators_of(path, signature))
-
-
-def _operators_of(path: str | Path, signature: str | None) -> Iterator[tuple[str, SimpleNamespace, SimpleNamespace]]:
-    model = load(path)
-    known = signatures(model)
-    if signature is not None and signature not in known:
-        raise ValueError(f"{path} has no signature {signature!r}, choose from {list(known)}")
-    return operators(model, None if signature is None else known[signature].subgraph)
+def work(path: str | Path) -> dict[str, Work]:
+    """Of every signature of a file, which is read once."""
+    model, found = load(path), {}
+    for name, signature in signatures(model).items():
+        rows = list(operators(model, signature.subgraph))
+        found[name] = Work(sum(operator_macs(*row) for row in rows), tuple(row[0] for row in rows))
+    return found
 
 
 def operator_macs(name: str, operator: SimpleNamespace, graph: SimpleNamespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from dynnas_jax.dynamic import gates
 from dynnas_jax.export import targets
 from dynnas_jax.finished import found_exits, found_pair
 from dynnas_jax.job import Job, trained_net
-from dynnas_jax.networks import big_little
+from dynnas_jax.networks import big_little, gated_parts
 from dynnas_jax.stages import slimmable
 from dynnas_jax.workdir import read_arrays, read_json, write_json
 
@@ -179,7 +180,9 @@ def _gated(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     parts = gates.parts(whole, paths if len(supernet.space.genes) == 1 else None)
     arch = supernet.arch(supernet.space.largest)
     shape = (arch.resolution, arch.resolution, arch.channels)
-    network = functions.gated(parts, slimmable.trained(job), shape)
+    # Cut before they are traced: every part would hold the widest net's filters otherwise, for the converter to slice.
+    cut = jax.jit(functools.partial(gated_parts.cut, supernet))(slimmable.trained(job))
+    network = functions.gated(parts, cut, shape)
     costs = gates.cost(supernet)
     return network, _promise(job, network, tuple(costs[path] for path in paths), (), DEFAULT_SCORE)
 

@@ -18,22 +18,23 @@ def copy(exported, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("net", ["little", "big_after_stem", "big"])
 def test_macs_equal_the_hand_count(exported, net, precision):
-    assert flatbuffer.macs(exported.folder / f"model_{precision}.tflite", net) == exported.macs[net]
+    assert flatbuffer.work(exported.folder / f"model_{precision}.tflite")[net].macs == exported.macs[net]
 
 
 def test_op_list_is_what_the_net_is_made_of(copy):
     stem = ["MUL", "SUB", "CONV_2D", "HARD_SWISH"]
     excite = ["AVERAGE_POOL_2D", "CONV_2D", "CONV_2D", "MUL", "MUL"]
     body = ["CONV_2D", "DEPTHWISE_CONV_2D", *excite, "CONV_2D", "ADD"]
-    assert flatbuffer.op_list(copy, "little") == [*stem, *body, "CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"]
-    assert flatbuffer.op_counts(copy, "little")["CONV_2D"] == 6
+    little = flatbuffer.work(copy)["little"]
+    assert [*little.operators] == [*stem, *body, "CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"]
+    assert little.counts["CONV_2D"] == 6
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_ops_agree_with_litert(exported, precision):
     path = exported.folder / f"model_{precision}.tflite"  # LiteRT tells of the first graph only
     details = Interpreter(model_path=str(path))._get_ops_details()
-    assert flatbuffer.op_list(path, "big") == [op["op_name"] for op in details if op["op_name"] != "DELEGATE"]
+    assert [*flatbuffer.work(path)["big"].operators] == [op["op_name"] for op in details if op["op_name"] != "DELEGATE"]
 
 
 def test_metadata_goes_in_comes_out_and_is_replaced(exported, copy):

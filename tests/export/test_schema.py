@@ -241,8 +241,6 @@ def test_signatures_and_what_runs_in_each(int8_file, edited):
     assert (found["net"].subgraph, found["again"].subgraph) == (0, 1)
     assert (set(found["net"].inputs), set(found["again"].outputs)) == ({"image"}, {"logits"})
     by_hand = 8 * 8 * 9 * 3 * 8 + 4 * 4 * 9 * 8 + 4 * 4 * 8 * 16 + 16 * 5
-    assert flatbuffer.macs(path, "again") == flatbuffer.macs(int8_file) == by_hand
-    assert flatbuffer.macs(path) == 2 * by_hand
-    assert flatbuffer.op_list(path, "net") * 2 == flatbuffer.op_list(path)
-    with pytest.raises(ValueError, match="no signature 'net2', choose from \\['net', 'again'\\]"):
-        flatbuffer.macs(path, "net2")
+    work = flatbuffer.work(path)
+    assert work["again"] == work["net"] == flatbuffer.work(int8_file)["net"]
+    assert work["net"].macs == by_hand

@@ -64,7 +64,7 @@ def test_a_layer_by_hand(images, tmp_path):
 
 
 def test_layers_are_the_operators_in_order(files, found):
-    assert [layer.operator for layer in found] == flatbuffer.op_list(files[1], "little")
+    assert [layer.operator for layer in found] == list(flatbuffer.work(files[1])["little"].operators)
     assert [layer.index for layer in found] == list(range(len(found)))
     noise = [10 ** (-layer.sqnr_db / 10) for layer in found]
     assert found[1].added_noise == pytest.approx(noise[1] - noise[0])
@@ -79,7 +79,7 @@ def test_a_spoilt_layer_is_the_worst(exported, files, tmp_path):
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(files[1].read_bytes(), 0))
     signature = next(entry for entry in model.signatureDefs if entry.signatureKey == b"big")
     graph = model.subgraphs[signature.subgraphIndex]
-    place = next(i for i, name in enumerate(flatbuffer.op_list(files[1], "big")) if name == "DEPTHWISE_CONV_2D")
+    place = next(i for i, name in enumerate(flatbuffer.work(files[1])["big"].operators) if name == "DEPTHWISE_CONV_2D")
     spoilt = graph.tensors[graph.operators[place].outputs[0]].quantization
     spoilt.scale = [16 * value for value in spoilt.scale]
     builder = flatbuffers.Builder(1024)

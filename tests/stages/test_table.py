@@ -53,7 +53,7 @@ class Device:
     def open(self, content, threads):
         assert threads == 1
         self.scratch.write_bytes(content)
-        count = flatbuffer.macs(self.scratch)
+        count = sum(own.macs for own in flatbuffer.work(self.scratch).values())
         seconds = CALL_S + PER_MAC_S * count * (IN_A_NET if count in self.nets else 1)
         self.round += 2 + min(math.ceil(rounds.BURST_S / seconds), rounds.MOST)
 
