@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynnas_jax import elastic, job, kinds, settings
+from dynnas_jax.costs import macs
 from dynnas_jax.data import sources, splits, superclasses
 from dynnas_jax.export import dynamic, lint, targets
 from dynnas_jax.networks import exits, growing, mbconv, multi_costs
-from dynnas_jax.stages import export, slimmable, superclass_export
+from dynnas_jax.stages import export, export_weights, slimmable, superclass_export
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, digest, write_json
 
@@ -197,7 +198,16 @@ def _own(supernet: elastic.Supernet, variables: dict, genome: np.ndarray, images
 
 def _fixed(supernet: elastic.Supernet, images: sources.Dataset) -> dict:
     """The variables of a supernet without genes."""
-    return _own(supernet, _variables(supernet, images), supernet.space.largest, images)
+    return _own(supernet, _damped(_variables(supernet, images)), supernet.space.largest, images)
+
+
+def _damped(variables: dict) -> dict:
+    """With small scales at the ends of bottlenecks: deep random nets make too much of a rounding otherwise, in JAX too."""
+
+    def leaf(path: tuple, value: jax.Array) -> jax.Array:
+        return value / 10 if path[-2].key == "conv2_norm" and path[-1].key == "scale" else value
+
+    return jax.tree_util.tree_map_with_path(leaf, variables)
 
 
 def _network(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
@@ -265,7 +275,7 @@ def _found_exits(supernet: elastic.Supernet, genome: np.ndarray) -> Artifacts:
 
 def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) -> Artifacts:
     """As if the gates chose every ratio equally often."""
-    variables = _trained_scales(_variables(supernet, images))
+    variables = _without_zeros(_variables(supernet, images))
     variables = slimmable.with_path_statistics(supernet, variables, images.train.images[None])
     share = [[1 / len(gene.choices)] * len(gene.choices) for gene in supernet.space.genes]
     return {
@@ -275,11 +285,18 @@ def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) ->
     }
 
 
-def _trained_scales(variables: dict) -> dict:
-    """With ones where norms' scales begin at zero: what they leave would be nothing but zeros, which have no scale in int8."""
+def _without_zeros(variables: dict) -> dict:
+    """With scales of one and random kernels where these begin at zero.
+
+    Behind scales of zero nothing is left that has a scale in int8, kernels of zeros are stored once, and attention is 1.
+    """
 
     def leaf(path: tuple, value: jax.Array) -> jax.Array:
-        return jnp.where(value == 0, 1, value) if path[-1].key == "scale" else value
+        name, seed = path[-1].key, sum(jax.tree_util.keystr(path).encode())
+        if name not in ("scale", "kernel") or (value != 0).any():
+            return value
+        drawn = jax.random.normal(jax.random.key(seed), value.shape, value.dtype) / np.sqrt(np.prod(value.shape[:-1]))
+        return jnp.ones_like(value) if name == "scale" else drawn
 
     return jax.tree_util.tree_map_with_path(leaf, variables)
 
@@ -364,22 +381,31 @@ def _counted(warnings: dict[str, list[str]]) -> str:
     return str(max(counts.values())) if alike else ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
+def _weights(config: dict) -> int:
+    """How many weights a network has that may be too large for the Edge TPU's cache; 0 of other kinds."""
+    kind, images = kinds.of(config), random_images(config)
+    supernet = job.build(config, job.facts_of(images))
+    if kind in kinds.OF_EXITS:
+        genome = _random_exits(supernet) if kind is kinds.MULTI_EXIT else supernet.space.largest
+        return exits.costs(supernet.net(supernet.arch(genome))).params[-1]
+    if kind in kinds.OF_NET:
+        return macs.net_cost(supernet.largest_net(), images.train.images.shape[1:])[1]
+    return export_weights.of_paths(supernet, range(3)) if kind is kinds.SLIMMABLE else 0
+
+
 def _lacked(nets: Nets) -> tuple[str, ...]:
     """What must be said, one of these, of what a target cannot have; () where it can.
 
     Of published networks with operators that it lacks, of networks of several gates where each part is a file, and of nets of
-    several exits that are too large for the Edge TPU's cache.
+    several exits, single nets and gated ones that are too large for the Edge TPU's cache.
     """
     kind, target = kinds.of(nets.config), targets.target(nets.targets[0])
     if kind is kinds.SLIMMABLE and not target.one_file:
         several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
-        return ("gates, whose parts are too many",) if several else ()
-    if kind in kinds.OF_EXITS and target.name == "edgetpu":
-        supernet = job.build(nets.config, job.facts_of(random_images(nets.config)))
-        genome = _random_exits(supernet) if kind is kinds.MULTI_EXIT else supernet.space.largest
-        weights_bytes = exits.costs(supernet.net(supernet.arch(genome))).params[-1]  # of int8
-        if weights_bytes > target.memory_bytes:
-            return ("do not fit in 8.00 MiB",)
+        if several:
+            return ("gates, whose parts are too many",)
+    if target.name == "edgetpu" and _weights(nets.config) > target.memory_bytes:  # a byte each
+        return ("do not fit in 8.00 MiB",)
     chain = nets.config.get("exit_network", {}).get("network")  # which a BranchyNet stands on
     if not (kind in (kinds.NETWORK, kinds.CASCADE) or chain) or target.ops is None:
         return ()

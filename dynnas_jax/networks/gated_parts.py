@@ -102,6 +102,17 @@ def carry_shape(supernet: Supernet, part: Part) -> tuple[int, ...]:
     return traced_blocks(supernet, _arch(supernet, part))[name][1].output.shape[1:]
 
 
+def kernels(supernet: Supernet, part: Part) -> dict[str, int]:
+    """How many numbers each kernel of a part has, by its name in a `Cut`, where parts share those of one name."""
+    traced, found = traced_blocks(supernet, _arch(supernet, part)), {}
+    flat = {name: traverse_util.flatten_dict(own.variables) for name, (_, own) in traced.items()}
+    for key, (name, *path) in _keys(supernet, part):
+        leaf = flat[name][tuple(path)]
+        if leaf.ndim > 1:
+            found[key] = leaf.size
+    return found
+
+
 def _channels(supernet: Supernet, number: int, own: int) -> int:
     return carry_shape(supernet, Part(number, 0, own))[-1]
 

@@ -19,7 +19,7 @@ from dynnas_jax.export import targets
 from dynnas_jax.finished import found_exits, found_pair
 from dynnas_jax.job import Job, trained_net
 from dynnas_jax.networks import big_little, gated_parts
-from dynnas_jax.stages import slimmable
+from dynnas_jax.stages import export_weights, slimmable
 from dynnas_jax.workdir import read_arrays, read_json, write_json
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run(
     """
     from dynnas_jax.export import device_folder, dynamic, measuring
 
+    export_weights.check(job, precisions)
     network, promise = promised(job)
     resolution, where = network.image_shape[0], folder / job.target
     scales = np.asarray(resized(calibration(job, calibration_images), resolution))
@@ -85,10 +86,11 @@ def promised(job: Job) -> tuple[functions.Network, dynamic.Promise]:
     return _single(job) if job.kind in kinds.OF_NET else _pair(job)
 
 
-def check(job: Job, *, calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
-    """Whether there can be a calibration set of all classes, before anything is trained. Raises ValueError if not."""
+def check(job: Job, *, precisions: tuple[str, ...] = (), calibration_images: int = CALIBRATION_IMAGES, **_) -> None:
+    """Raises ValueError, before anything is trained, for what the target has no room for, or classes without images."""
     if job.kind is kinds.SLIMMABLE:
         _check_gates(job)
+    export_weights.check(job, precisions)
     check_calibration(job, np.arange(len(job.images.classes)), calibration_images)
 
 
