@@ -467,6 +467,10 @@ def test_files_of_their_own_are_of_the_paths_that_held_out_images_use_most(run, 
         ({"evaluate": {"one_by_one_images": 0}}, "evaluate.one_by_one_images is 0, must be a number of at least 1"),
         ({"evaluate": {"batch": 2.5}}, "evaluate.batch is 2.5, must be a whole number of images from 1"),
         ({"evaluate": {"capacity": 2.5}}, "evaluate.capacity is 2.5, must be a whole number of images from 1"),
+        (
+            {**CORAL, "slimmable": {**NETWORK, "gated": ((4000, 1, 2), (4000, 1, 1))}},
+            r"has 32.2 million weights at least, 30.67 MiB in int8, which do not fit in 8.00 MiB \(edgetpu\)",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_training(tmp_path, sections, message):
