@@ -87,15 +87,14 @@ def export(
     Raises: ValueError if an argument is wrong or a file breaks a promise (operators, memory, MACs, outputs); OSError.
     """
     plan = _plan(network, promise, targets.target(target), calibration)
-    folder, facts = Path(folder), {}
+    folder, precisions = Path(folder), tuple(precisions) or plan.target.precisions
     signatures = {name: tflite.Signature(*f, plan.inputs[name]) for name, f in network.functions.items()}
     with tflite.saved(signatures) as traced:
-        for precision in tuple(precisions) or plan.target.precisions:
-            facts |= _write_tflite(traced, plan, folder, precision)
-            if precision in onnx.PRECISIONS and (plan.target.onnx if onnx_too is None else onnx_too):
-                written = {name: _write_onnx(traced, plan, folder, name, precision) for name in signatures}
-                _held(plan, folder, {name: fact["path"] for name, fact in written.items()})
-                facts |= {f"{name}_{precision}_onnx": fact for name, fact in written.items()}
+        facts = {precision: _write_tflite(traced, plan, folder, precision) for precision in precisions}
+    if plan.target.onnx if onnx_too is None else onnx_too:
+        for precision, own in _write_onnx(signatures, plan, folder, precisions).items():
+            facts[precision] |= own
+    facts = {key: fact for own in facts.values() for key, fact in own.items()}
     for path in dict.fromkeys(fact["path"] for fact in facts.values()):
         models = engines.load(folder / path)
         for fact in facts.values():
@@ -166,7 +165,21 @@ def _held(plan: _Plan, folder: Path, files: dict[str, str]) -> list[lint.Finding
     return [w for group in groups for w in lint.check([folder / file for file in group], plan.target.name).warnings]
 
 
-def _write_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, precision: str) -> dict:
+def _write_onnx(
+    signatures: dict[str, tflite.Signature], plan: _Plan, folder: Path, precisions: Sequence[str]
+) -> dict[str, dict[str, dict]]:
+    """The ONNX files of those precisions that have any, held to the target; their facts by precision."""
+    written = {precision: {} for precision in precisions if precision in onnx.PRECISIONS}
+    for name, signature in signatures.items():
+        with tflite.saved({name: signature}) as alone:  # of many functions each file would read all again
+            for precision, own in written.items():
+                own[f"{name}_{precision}_onnx"] = _write_one_onnx(alone, plan, folder, name, precision)
+    for own in written.values():
+        _held(plan, folder, {fact["function"]: fact["path"] for fact in own.values()})
+    return written
+
+
+def _write_one_onnx(traced: tflite.Saved, plan: _Plan, folder: Path, name: str, precision: str) -> dict:
     """One ONNX file by way of a TFLite file that is not kept; its facts."""
     opset = plan.target.onnx_opset or onnx.OPSET
     files = {other: f"{other}_{precision}.onnx" for other in plan.network.functions}
