@@ -143,8 +143,8 @@ ANDROID_OPS = LITERT_OPS | {
     "SQRT": 1,
 }
 
-# What TensorRT 8.2 reads of ONNX up to opset 13: the operators that onnx-tensorrt's release 8.2-GA has an importer for. They are
-# those that its docs/operators.md calls supported, and Reciprocal, which that release's own tests run and the page grants since 8.4.
+# What TensorRT 8.2 reads of ONNX up to opset 13: the operators that onnx-tensorrt's release 8.2-GA has importers for. They are
+# those that its docs/operators.md calls supported, and Reciprocal, which its own tests run and the page grants since 8.4.
 _TENSORRT = (
     "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat "
     "Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal "

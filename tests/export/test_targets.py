@@ -41,7 +41,7 @@ def test_coral_by_its_published_figures():
 
 
 def test_jetson_by_the_importers_of_its_parser():
-    """What onnx-tensorrt's release 8.2 has importers for: the 129 operators that its matrix marks as supported, and Reciprocal."""
+    """What onnx-tensorrt's release 8.2 has importers for: the 129 operators its matrix marks as supported, and Reciprocal."""
     jetson = targets.TARGETS["jetson_nano"]
     assert jetson.onnx_opset == 13
     assert len(jetson.onnx_ops) == 129 + 1
