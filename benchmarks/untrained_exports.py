@@ -88,6 +88,7 @@ CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 # What of a target the files depend on; lint holds them to the rest.
 _OF_FILES = ("precisions", "one_file", "onnx", "onnx_opset", "depthwise", "only")
 COUNT = 16  # random images for statistics, scales and comparisons, at least: the classes of superclasses may be more
+SMALL_SCALE = 0.1  # of the norms at the ends of residual branches
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
 
 
@@ -205,7 +206,7 @@ def _damped(variables: dict) -> dict:
     """With small scales at the ends of bottlenecks: deep random nets make too much of a rounding otherwise, in JAX too."""
 
     def leaf(path: tuple, value: jax.Array) -> jax.Array:
-        return value / 10 if path[-2].key == "conv2_norm" and path[-1].key == "scale" else value
+        return value * SMALL_SCALE if path[-2].key == "conv2_norm" and path[-1].key == "scale" else value
 
     return jax.tree_util.tree_map_with_path(leaf, variables)
 
@@ -286,7 +287,7 @@ def _gated(config: dict, supernet: elastic.Supernet, images: sources.Dataset) ->
 
 
 def _without_zeros(variables: dict) -> dict:
-    """With scales of one and random kernels where these begin at zero.
+    """With small scales and random kernels where these begin at zero.
 
     Behind scales of zero nothing is left that has a scale in int8, kernels of zeros are stored once, and attention is 1.
     """
@@ -296,7 +297,7 @@ def _without_zeros(variables: dict) -> dict:
         if name not in ("scale", "kernel") or (value != 0).any():
             return value
         drawn = jax.random.normal(jax.random.key(seed), value.shape, value.dtype) / np.sqrt(np.prod(value.shape[:-1]))
-        return jnp.ones_like(value) if name == "scale" else drawn
+        return jnp.full_like(value, SMALL_SCALE) if name == "scale" else drawn
 
     return jax.tree_util.tree_map_with_path(leaf, variables)
 
