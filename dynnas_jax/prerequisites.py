@@ -44,7 +44,7 @@ def check_kind(workdir: Workdir, kind: kinds.Kind) -> None:
         )
 
 
-def check_space(workdir: Workdir, job: Job | None, doomed: tuple[str, ...] = ()) -> None:
+def check_space(workdir: Workdir, job: Job | None, doomed: tuple[str, ...]) -> None:
     """What is trained must be of the run's space, which a target may restrict; else ValueError."""
     if job is None or job.supernet is None or "train" in doomed or not workdir.folder("train").is_dir():
         return

@@ -48,15 +48,19 @@ def of_segment(supernet: Supernet, number: int) -> list[Part]:
     return [Part(number, *pair) for pair in itertools.product(before, own)]
 
 
+def every(supernet: Supernet) -> list[Part]:
+    """The parts of all segments, in order."""
+    return [part for number in range(len(supernet.arch.segments)) for part in of_segment(supernet, number)]
+
+
 def cut(supernet: Supernet, variables: dict) -> Cut:
     """The variables of all parts, to run from; jit-able."""
     found: dict[str, jax.Array] = {}
-    for number in range(len(supernet.arch.segments)):
-        for part in of_segment(supernet, number):
-            sliced = _sliced(supernet, variables, part)
-            for key, path in _keys(supernet, part):
-                if key not in found:
-                    found[key] = sliced[path[0]][path[1:]]
+    for part in every(supernet):
+        sliced = _sliced(supernet, variables, part)
+        for key, path in _keys(supernet, part):
+            if key not in found:
+                found[key] = sliced[path[0]][path[1:]]
     return Cut(found)
 
 

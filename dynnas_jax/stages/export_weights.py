@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 
 import jax
@@ -39,11 +38,9 @@ def least(job: Job) -> int:
     """How many numbers the kernels in a run's files have at least; 0 where a search decides about them."""
     supernet = job.supernet
     if job.kind is kinds.SLIMMABLE:
-        gates, (choices, *_) = len(supernet.space.genes), supernet.space.sizes
-        if gates > 1 or targets.target(job.target).one_file:
-            return of_parts(supernet, itertools.chain.from_iterable(_segments(supernet)))
-        # A file for each of two paths at least, whichever they are.
-        return min(of_paths(supernet, pair) for pair in itertools.combinations(range(choices), 2))
+        if len(supernet.space.genes) > 1 or targets.target(job.target).one_file:
+            return of_parts(supernet, gated_parts.every(supernet))
+        return of_paths(supernet, (0, 1))  # a file for each of two paths at least; ratios ascend
     if job.kind in (*kinds.OF_NET, kinds.EXIT_NETWORK):
         shape = job.images.train.images.shape[1:]
         params = jax.eval_shape(lambda: elastic.init(supernet.largest_net(), jax.random.key(0), shape))["params"]
@@ -53,8 +50,7 @@ def least(job: Job) -> int:
 
 def of_paths(supernet: elastic.Supernet, paths: Iterable[int]) -> int:
     """The same of some paths behind the one gate of a slimmable network, and of what stands in front of it."""
-    (first,), behind = _segments(supernet)
-    return of_parts(supernet, (first, *(behind[path] for path in paths)))
+    return of_parts(supernet, (gated_parts.Part(0), *(gated_parts.Part(1, own=path) for path in paths)))
 
 
 def of_parts(supernet: elastic.Supernet, parts: Iterable[gated_parts.Part]) -> int:
@@ -63,7 +59,3 @@ def of_parts(supernet: elastic.Supernet, parts: Iterable[gated_parts.Part]) -> i
     for part in parts:
         kernels |= gated_parts.kernels(supernet, part)
     return sum(kernels.values())
-
-
-def _segments(supernet: elastic.Supernet) -> list[list[gated_parts.Part]]:
-    return [gated_parts.of_segment(supernet, number) for number in range(len(supernet.arch.segments))]

@@ -32,7 +32,7 @@ def test_a_single_nets_file_holds_as_many(tmp_path):
 def test_parts_share_what_they_have_in_common(tmp_path):
     options = {"depths": (1, 2), "widths": (8, 16), "strides": (1, 2), "stem": 8, "groups": 4, "ratios": (0.5, 1.0)}
     supernet = ds_net.ds_resnet_small(classes=3, resolution=8, channels=1, mean=(0.4,), std=(0.3,), **options)
-    parts = [part for number in range(3) for part in gated_parts.of_segment(supernet, number)]
+    parts = gated_parts.every(supernet)
     variables = elastic.init(supernet.largest_net(), jax.random.key(0), (8, 8, 1))
     cut = gated_parts.cut(supernet, variables)
     kernels = sum(leaf.size for name, leaf in cut.leaves.items() if "/params/" in name and leaf.ndim > 1)
