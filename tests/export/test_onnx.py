@@ -117,6 +117,53 @@ def test_tf2onnx_alone_loses_them(dense, tmp_path, monkeypatch):
     assert np.abs(found["logits"] - logits).max() > 1
 
 
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    """A convolution and the mean over its large output in fp32 and int8, a flat image, and the mean in float64."""
+    folder, side, channels = tmp_path_factory.mktemp("pooled"), 112, 16
+    weights = np.random.default_rng(0).uniform(0.5, 1, (1, 1, 1, channels)).astype(np.float32)
+
+    def net(inputs):
+        x = jax.lax.conv_general_dilated(
+            inputs["image"], weights, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        window = (1, side, side, 1)
+        return {"mean": jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / side**2}
+
+    image = np.full((1, side, side, 1), 0.1, np.float32)  # every sum rounds the same way
+    with tflite.saved({"net": tflite.Signature(net, {"image": image.shape}, {"image": image})}) as traced:
+        for precision in ("fp32", "int8"):
+            traced.write(folder / f"{precision}.tflite", precision=precision, float_outside=True)
+    return folder, image, weights.ravel() * image[0, 0, 0]
+
+
+def _mean(path, image):
+    (found,) = answers(path, [{"image": image}])
+    return found["mean"].ravel()
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_mean_over_the_image_keeps_its_digits(pooled, opset, tmp_path):
+    folder, image, mean = pooled
+    exporting.convert(folder / "fp32.tflite", tmp_path / "net.onnx", opset=opset)
+    np.testing.assert_allclose(_mean(tmp_path / "net.onnx", image), mean, rtol=5e-5)
+
+
+def test_a_pool_alone_loses_them(pooled, tmp_path, monkeypatch):
+    """The other form is needed as long as this holds."""
+    folder, image, mean = pooled
+    monkeypatch.setattr(exporting, "_average_precisely", lambda *_: None)
+    exporting.convert(folder / "fp32.tflite", tmp_path / "net.onnx")
+    assert np.abs(_mean(tmp_path / "net.onnx", image) / mean - 1).max() > 1e-4
+
+
+def test_a_mean_of_integers_stays_a_pool(pooled, tmp_path):
+    folder, image, mean = pooled
+    exporting.convert(folder / "int8.tflite", tmp_path / "net.onnx")
+    assert "AveragePool" in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    np.testing.assert_allclose(_mean(tmp_path / "net.onnx", image), mean, atol=0.1 / 100)
+
+
 def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(exported, tmp_path):
     with pytest.raises(ValueError, match="has 3 signatures"):
         exporting.convert(exported.folder / "model_fp32.tflite", tmp_path / "a.onnx")
