@@ -106,8 +106,7 @@ def export(
 def _plan(network: functions.Network, promise: Promise, target: targets.Target, calibration: np.ndarray) -> _Plan:
     """What is to be exported, with the inputs and JAX's answers to some of them. Raises ValueError where they do not fit."""
     _check_arguments(network, promise, calibration)
-    inputs = functions.inputs(network, calibration)
-    expected = {name: functions.outputs(f, inputs[name], PARITY_IMAGES) for name, f in network.functions.items()}
+    inputs, expected = functions.inputs_and_outputs(network, calibration, PARITY_IMAGES)
     wanted = (1, len(promise.labels))
     for name, (first, *_) in expected.items():
         leads = name in network.routes or name in (network.router or {})

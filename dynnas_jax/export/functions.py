@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import numpy as np
 
 IMAGE = "image"  # the input of the first step, and of every net that answers alone: [0, 255]
@@ -47,6 +48,54 @@ class Network(NamedTuple):
     def image_shape(self) -> tuple[int, ...]:
         """Height, width, channels."""
         return next(iter(self.in_turn.values())).shapes[IMAGE][1:]
+
+
+class Opened(NamedTuple):
+    """A function of its variables too: parts of a network share them, and are not compiled each with a copy of its own."""
+
+    call: Callable[[list, dict], dict]  # (arrays, inputs) -> outputs
+    arrays: list[jax.Array]  # that the function is closed over
+    gives: tuple[str, ...]  # the names of its outputs
+
+
+def opened(function: Function) -> Opened:
+    """The function, traced, with what it is closed over taken out; what it makes of that alone is made at once."""
+    given = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in function.shapes.items()}
+    closed, outputs = jax.make_jaxpr(function.call, return_shape=True)(given)
+    (jaxpr, arrays), tree = _constants_folded(closed), jax.tree.structure(outputs)
+
+    def call(arrays: list, inputs: dict) -> dict:
+        return tree.unflatten(jax.core.eval_jaxpr(jaxpr, arrays, *jax.tree.leaves(inputs)))
+
+    return Opened(call, arrays, tuple(outputs))
+
+
+def _constants_folded(closed: Any) -> tuple[Any, list[jax.Array]]:
+    """The jaxpr without its equations of constants alone, and its constants with what these make; but those that make more
+    numbers of fewer, such as broadcasts, stay.
+
+    The converter folds few of them: it would leave the slices of a kernel to the device.
+    """
+    jaxpr, constant, folded, left = closed.jaxpr, set(closed.jaxpr.constvars), [], []
+    for equation in jaxpr.eqns:
+        read = _variables(equation.invars)
+        before, after = (sum(variable.aval.size for variable in of) for of in (read, equation.outvars))
+        known = constant.issuperset(read) and after <= before
+        (folded if known else left).append(equation)
+        constant.update(equation.outvars if known else ())
+    asked = {variable for equation in left for variable in _variables(equation.invars)} | set(_variables(jaxpr.outvars))
+    made = [variable for equation in folded for variable in equation.outvars if variable in asked]
+    program = jaxpr.replace(invars=[], outvars=made, eqns=folded)
+    values = zip(made, jax.jit(lambda arrays: jax.core.eval_jaxpr(program, arrays))(closed.consts), strict=True)
+    kept = {
+        variable: value for variable, value in zip(jaxpr.constvars, closed.consts, strict=True) if variable in asked
+    }
+    kept |= values
+    return jaxpr.replace(constvars=[*kept], eqns=left), [*kept.values()]
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, jax.extend.core.Literal)]
 
 
 def whole(net: Callable, image_shape: Sequence[int]) -> Function:
@@ -212,23 +261,43 @@ def inputs(network: Network, images: np.ndarray) -> dict[str, dict[str, np.ndarr
 
     The steps run in JAX, one image at a time as the device sees them.
     """
+    return inputs_and_outputs(network, images, 0)[0]
+
+
+def inputs_and_outputs(network: Network, images: np.ndarray, most: int) -> tuple[dict, dict]:
+    """What every function reads, as `inputs` gives it, and what it answers to the first so many images, as `outputs` does."""
     found = {name: {IMAGE: images} for name in network.whole}
+    answered = {}
     known: dict[str, np.ndarray] = {IMAGE: images}
-    for place, (name, function) in enumerate(network.in_turn.items()):
+    read = {key for function in network.functions.values() for key in function.shapes}
+    for name, function in network.in_turn.items():
         found[name] = {key: known[key] for key in function.shapes}
-        if place < len(network.in_turn) - 1:
-            rows = outputs(function, found[name])
-            known |= {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    return found
+        runner = _Runner(function)
+        every = bool(read & {*runner.gives})  # what nobody reads is not asked of all images
+        told = runner.answers(found[name], None if every else most)
+        if every:
+            known |= {key: np.concatenate([row[key] for row in told]) for key in runner.gives}
+        answered[name] = told[:most]
+    return found, answered | {name: outputs(function, found[name], most) for name, function in network.whole.items()}
 
 
 def outputs(function: Function, values: dict[str, np.ndarray], most: int | None = None) -> list[dict[str, np.ndarray]]:
     """What JAX answers for each row of values[n, ...], or the first so many: arrays by output name, batch (1) included."""
-    run = jax.jit(function.call)
-    # TPUs and new GPUs round float32 products otherwise; LiteRT does not.
-    with jax.default_matmul_precision("highest"):
-        found = [run({key: row[None].astype(np.float32) for key, row in each.items()}) for each in rows(values, most)]
-    return [{key: np.asarray(value) for key, value in row.items()} for row in found]
+    return _Runner(function).answers(values, most)
+
+
+class _Runner:
+    """A function compiled once, which answers to single images."""
+
+    def __init__(self, function: Function):
+        # TPUs and new GPUs round float32 products otherwise; LiteRT does not.
+        with jax.default_matmul_precision("highest"):
+            call, self._arrays, self.gives = opened(function)
+        self._run = jax.jit(call)
+
+    def answers(self, values: dict[str, np.ndarray], most: int | None) -> list[dict[str, np.ndarray]]:
+        given = [{key: row[None].astype(np.float32) for key, row in each.items()} for each in rows(values, most)]
+        return [{key: np.asarray(value) for key, value in self._run(self._arrays, each).items()} for each in given]
 
 
 def rows(values: dict[str, np.ndarray], most: int | None = None) -> list[dict[str, np.ndarray]]:

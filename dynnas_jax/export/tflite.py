@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynnas_jax.export import flatbuffer
+from dynnas_jax.export import flatbuffer, functions
 from dynnas_jax.export.metadata import PRECISIONS
 
 INPUT_NAME = "input"
@@ -126,8 +126,8 @@ def saved(signatures: dict[str, Signature]) -> Iterator[Saved]:
 def _save(signatures: dict[str, Signature], folder: str) -> None:
     import tensorflow as tf
 
-    module = tf.Module()
-    module.functions = {name: _traced(signature) for name, signature in signatures.items()}
+    module, shared = tf.Module(), {}
+    module.functions = {name: _traced(signature, shared) for name, signature in signatures.items()}
     concrete = {name: function.get_concrete_function() for name, function in module.functions.items()}
     try:
         tf.saved_model.save(module, folder, signatures=concrete)
@@ -135,19 +135,24 @@ def _save(signatures: dict[str, Signature], folder: str) -> None:
         raise OSError(f"cannot write a SavedModel to {folder}: {error.message.splitlines()[0]}") from error
 
 
-def _traced(signature: Signature):
+def _traced(signature: Signature, shared: dict[int, tuple]):
+    """The TensorFlow function of a signature; `shared` holds the constants of all, by identity, with the arrays they are of."""
     import tensorflow as tf
     from jax.experimental import jax2tf
 
     names = tuple(signature.shapes)
+    call, arrays, _ = functions.opened(functions.Function(signature.function, signature.shapes))
+    for array in arrays:
+        shared.setdefault(id(array), (tf.constant(np.asarray(array)), array))
+    constants = [shared[id(array)][0] for array in arrays]
 
-    def function(*arrays):
-        return signature.function(dict(zip(names, arrays, strict=True)))
+    def named(constants, *inputs):
+        return call(constants, dict(zip(names, inputs, strict=True)))
 
     # Lowered for the CPU whatever this host has: the converter knows no other platform.
-    converted = jax2tf.convert(function, with_gradient=False, native_serialization_platforms=("cpu",))
+    converted = jax2tf.convert(named, with_gradient=False, native_serialization_platforms=("cpu",))
     specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in signature.shapes.items()]
-    return tf.function(converted, autograph=False, input_signature=specs)
+    return tf.function(lambda *inputs: converted(constants, *inputs), autograph=False, input_signature=specs)
 
 
 def convert(
