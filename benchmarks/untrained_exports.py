@@ -88,6 +88,7 @@ CASCADE = ("mobilenet_v3_small", "mobilenet_v3_large")
 # What of a target the files depend on; lint holds them to the rest.
 _OF_FILES = ("precisions", "one_file", "onnx", "onnx_opset", "depthwise", "only")
 COUNT = 16  # random images for statistics, scales and comparisons, at least: the classes of superclasses may be more
+NOISE = 8  # of 255, to both sides
 SMALL_SCALE = 0.1  # of the norms at the ends of residual branches
 _PACKAGES = ("jax", "flax", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime")
 
@@ -116,7 +117,9 @@ def loaded(recipe: str) -> dict:
 
 
 def random_images(config: dict) -> sources.Dataset:
-    """Images of the config's size. Coarse patches: noise alone would give every image the same statistics."""
+    """Images of the config's size: coarse patches, since noise alone would give every image the same statistics, and some noise
+    on them as in photos, since over flat ones all sums round the same way.
+    """
     side, channels, classes = IMAGES[config["data"]["name"]]
     side, generator = side or config["data"]["image_size"], np.random.default_rng(0)
     names, shown = tuple(f"class {number}" for number in range(classes)), np.arange(min(classes, COUNT))
@@ -128,7 +131,8 @@ def random_images(config: dict) -> sources.Dataset:
     labels = np.resize(shown, max(COUNT, len(shown))).astype(np.int32)
     coarse = generator.integers(0, 256, (len(labels), 4, 4, channels))
     rows = np.arange(side) * 4 // side
-    images = coarse[:, rows][:, :, rows].astype(np.uint8)
+    patches = coarse[:, rows][:, :, rows]
+    images = (patches + generator.integers(-NOISE, NOISE, patches.shape, endpoint=True)).clip(0, 255).astype(np.uint8)
     split = splits.Split(images, labels, np.arange(len(labels)))
     return sources.Dataset(config["data"]["name"], split, split, split, names, (0.5,) * channels, (0.25,) * channels)
 
