@@ -45,6 +45,63 @@ def test_steps_by_name_equal_the_steps_one_after_the_other():
     assert set(functions.outputs(network.steps["one"], inputs["one"])[0]) == {"logits", "score", *halves}
 
 
+def test_inputs_and_outputs_are_what_both_give_alone():
+    whole = {"alone": functions.whole(lambda images: images.sum(axis=(1, 2)), (5, 5, 3))}
+    network = functions.from_steps(STEPS, VARIABLES, (5, 5, 3), own_score=True, whole=whole)
+    inputs, found = functions.inputs_and_outputs(network, IMAGES, 3)
+    for name, function in network.functions.items():
+        for key, values in functions.inputs(network, IMAGES)[name].items():
+            np.testing.assert_array_equal(inputs[name][key], values)
+            assert len(values) == len(IMAGES)
+        alone = functions.outputs(function, inputs[name], 3)
+        assert [sorted(row) for row in found[name]] == [sorted(row) for row in alone]
+        assert len(alone) == 3
+        for row, expected in zip(found[name], alone, strict=True):
+            for key, value in expected.items():
+                np.testing.assert_array_equal(row[key], value)
+
+
+def test_what_nobody_reads_is_not_asked_of_all_images():
+    asked = []
+
+    def last(variables, carry):
+        jax.debug.callback(lambda: asked.append(None))
+        return carry * variables["scale"], None
+
+    router = lambda v, x: (x.mean(axis=(1, 2, 3)), x.sum(axis=(1, 2)))  # noqa: E731
+    network = functions.routed(
+        router, {"low": last, "high": last}, VARIABLES, (5, 5, 3), names=("gate", "stem"), whole={}
+    )
+    _, found = functions.inputs_and_outputs(network, IMAGES, 1)
+    jax.effects_barrier()
+    assert [len(rows) for rows in found.values()] == [1, 1, 1]
+    assert len(asked) == 2  # once each
+
+
+def test_an_opened_function_shares_arrays_and_makes_none_on_the_way():
+    kernel, bias = jnp.arange(24.0).reshape(2, 12), jnp.arange(4.0)
+
+    def part(rows):
+        """Reads some of the kernel, a scale made of it, and the bias for every pixel."""
+        scale = jax.lax.rsqrt(jnp.square(kernel).sum() + 1.0)
+        return lambda inputs: {
+            "logits": inputs["image"] @ (kernel[:, rows] * scale) + jnp.broadcast_to(bias, (5, 5, 4))
+        }
+
+    shape = {"image": (5, 5, 2)}
+    parts = [functions.Function(part(slice(start, start + 4)), shape) for start in (0, 8)]
+    image = np.random.default_rng(0).uniform(size=shape["image"]).astype(np.float32)
+    opened = [functions.opened(function) for function in parts]
+    for function, own in zip(parts, opened, strict=True):
+        assert own.gives == ("logits",)
+        found = own.call(own.arrays, {"image": image})["logits"]
+        np.testing.assert_allclose(found, function.call({"image": image})["logits"], rtol=1e-6)
+        assert sorted(array.shape for array in own.arrays) == [(2, 4), (4,)]  # a slice, and a bias that stays small
+        left = jax.make_jaxpr(own.call)(own.arrays, {"image": image}).jaxpr
+        assert {equation.primitive.name for equation in left.eqns} == {"dot_general", "broadcast_in_dim", "add"}
+    assert all(any(array is bias for array in own.arrays) for own in opened)
+
+
 def test_a_router_in_front_of_two_steps():
     router = lambda v, x: (x.mean(axis=(1, 2, 3)) / 255, x / 2.0)  # noqa: E731
     steps = {
