@@ -83,10 +83,12 @@ def test_an_opened_function_shares_arrays_and_makes_none_on_the_way():
 
     def part(rows):
         """Reads some of the kernel, a scale made of it, and the bias for every pixel."""
-        scale = jax.lax.rsqrt(jnp.square(kernel).sum() + 1.0)
-        return lambda inputs: {
-            "logits": inputs["image"] @ (kernel[:, rows] * scale) + jnp.broadcast_to(bias, (5, 5, 4))
-        }
+
+        def call(inputs):
+            scale = jax.lax.rsqrt(jnp.square(kernel).sum() + 1.0)
+            return {"logits": inputs["image"] @ (kernel[:, rows] * scale) + jnp.broadcast_to(bias, (5, 5, 4))}
+
+        return call
 
     shape = {"image": (5, 5, 2)}
     parts = [functions.Function(part(slice(start, start + 4)), shape) for start in (0, 8)]
