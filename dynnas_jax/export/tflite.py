@@ -1,8 +1,7 @@
 """JAX functions -> a TFLite file, through jax2tf (native serialization), a SavedModel and TensorFlow's converter.
 
 A file holds one function or several: its signatures, which share the weights they have in common. Graphs are static (batch 1)
-and take float32; full int8 gets int8 inputs and outputs. Routes that do not work, and why, stand in the export notes of the
-documentation: a uint8 trace, a polymorphic batch, concrete functions.
+and take float32; full int8 gets int8 inputs and outputs. Routes that do not work, and why, stand in docs/export.md.
 """
 
 import contextlib
