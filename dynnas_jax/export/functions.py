@@ -292,8 +292,8 @@ class _Runner:
     def __init__(self, function: Function):
         # TPUs and new GPUs round float32 products otherwise; LiteRT does not.
         with jax.default_matmul_precision("highest"):
-            call, self._arrays, self.gives = opened(function)
-        self._run = jax.jit(call)
+            call, arrays, self.gives = opened(function)
+        self._run, self._arrays = jax.jit(call), jax.device_put(arrays)  # once, where they are NumPy's
 
     def answers(self, values: dict[str, np.ndarray], most: int | None) -> list[dict[str, np.ndarray]]:
         given = [{key: row[None].astype(np.float32) for key, row in each.items()} for each in rows(values, most)]
