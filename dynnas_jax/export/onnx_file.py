@@ -75,8 +75,14 @@ def unshaped(operator: Operator) -> str:
 
 
 def parameters_bytes(model) -> int:
-    """The constants of a model: initializers, and what Constant operators hold."""
-    return sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in _constants(model))
+    """The constants of a model as it runs: initializers, and what Constant operators hold; of float weights that are quantized
+    first, a byte a number: engines keep these.
+    """
+    quantized = {node.input[0] for node in model.graph.node if _name(node) == "QuantizeLinear"}
+    return sum(
+        int(np.prod(tensor.dims)) if tensor.name in quantized else len(tensor.raw_data) or tensor.ByteSize()
+        for tensor in _constants(model)
+    )
 
 
 def elsewhere(model) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import jax
 
 from dynnas_jax import elastic, kinds
-from dynnas_jax.export import targets
+from dynnas_jax.export import onnx, targets
 from dynnas_jax.export.targets import MIB
 from dynnas_jax.job import Job
 from dynnas_jax.networks import gated_parts
@@ -24,8 +24,9 @@ def check(job: Job, precisions: tuple[str, ...] = ()) -> None:
     target = targets.target(job.target)
     if target.memory_bytes is None:
         return
-    numbers = least(job)
+    together, alone = least(job), apart(job) if target.onnx else 0
     for precision in tuple(precisions) or target.precisions:
+        numbers = max(together, alone) if precision in onnx.PRECISIONS else together
         if (needed := numbers * BYTES[precision]) > target.memory_bytes:
             raise ValueError(
                 f"export: the network has {numbers / 1e6:.1f} million weights at least, {needed / MIB:.2f} MiB in {precision}, "
@@ -46,6 +47,13 @@ def least(job: Job) -> int:
         params = jax.eval_shape(lambda: elastic.init(supernet.largest_net(), jax.random.key(0), shape))["params"]
         return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
     return 0
+
+
+def apart(job: Job) -> int:
+    """The same of ONNX files, one for each part of a slimmable network, which share nothing; 0 of other networks."""
+    if job.kind is not kinds.SLIMMABLE:
+        return 0
+    return sum(of_parts(job.supernet, [part]) for part in gated_parts.every(job.supernet))
 
 
 def of_paths(supernet: elastic.Supernet, paths: Iterable[int]) -> int:

@@ -1,5 +1,8 @@
 """The export of a dynamic network, all or nothing, and what every file of it says."""
 
+import contextlib
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import onnx
@@ -60,6 +63,28 @@ def test_every_file_says_what_it_is(exported):
             assert told["signatures"][name] == {"inputs": inputs, "outputs": outputs}
 
 
+@pytest.mark.parametrize(
+    ("key", "magnitude", "difference", "refused"),
+    [
+        ("logits", 70.0, 2e-4, True),
+        ("score", 70.0, 2e-4, True),
+        ("features", 70.0, 6e-4, False),
+        ("features", 70.0, 8e-4, True),
+        ("features", 9.0, 2e-4, True),
+        ("features", 9.0, 5e-5, False),
+    ],
+)
+def test_what_is_left_to_another_is_held_to_its_size(key, magnitude, difference, refused):
+    """float32 has seven digits: of large features fewer stand behind the point than an answer has."""
+    exact = {key: np.array([magnitude, 0.0])}
+    plan = SimpleNamespace(inputs={"net": {"image": np.zeros((1, 2))}}, expected={"net": [exact]})
+    model = SimpleNamespace(run=lambda values: {key: exact[key] + [0.0, difference]})
+    fact = {"function": "net", "precision": "fp32", "path": "net.tflite"}
+    told = pytest.raises(ValueError, match=f"outputs {key} of net differ") if refused else contextlib.nullcontext()
+    with told:
+        assert dynamic._compare(plan, model, fact, 1e-4) == pytest.approx(difference)
+
+
 def test_signatures_of_one_file_share_their_weights(exported):
     """The stem and all of big stand in it once, though two signatures run them."""
     for precision in PRECISIONS:
@@ -93,7 +118,7 @@ def test_a_broken_promise_leaves_nothing(exported, tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tolerance": 0.0}, "outputs of little differ from JAX's by"),
+        ({"tolerance": 0.0}, "outputs logits of little differ from JAX's by"),
         ({"calibration": np.zeros((4, 8, 8, 3), np.uint8)}, r"uint8\[4, 8, 8, 3\], but must be"),
         ({"target": "edgetpu", "precisions": ("int8",)}, r"^target edgetpu: .*HARD_SWISH"),
         ({"target": "toaster"}, "target is 'toaster', choose from"),

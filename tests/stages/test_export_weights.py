@@ -40,6 +40,19 @@ def test_parts_share_what_they_have_in_common(tmp_path):
     assert export_weights.of_parts(supernet, parts[1:3]) < kernels
 
 
+def test_onnx_files_of_parts_share_nothing(tmp_path, monkeypatch):
+    options = {"depths": (1, 1), "widths": (16, 16), "strides": (1, 2), "stem": 8, "groups": 4, "ratios": (0.5, 1.0)}
+    found = ready(tmp_path, slimmable={"network": "ds_resnet_small", **options}, target="jetson_nano")
+    shared, alone = export_weights.least(found), export_weights.apart(found)
+    each = [sum(gated_parts.kernels(found.supernet, part).values()) for part in gated_parts.every(found.supernet)]
+    assert alone == sum(each) > shared
+    board = targets.target("jetson_nano")._replace(memory_bytes=4 * alone - 1)
+    monkeypatch.setattr(targets, "target", lambda name: board)
+    export_weights.check(found, ("int8", "fp16"))  # of fp16 there is no ONNX file
+    with pytest.raises(ValueError, match="MiB in fp32, which do not fit"):
+        export_weights.check(found)
+
+
 def test_a_precision_that_does_not_fit(tmp_path, monkeypatch):
     found = ready(tmp_path, network={"name": "mobilenet_v2", "width": 0.25}, target="pi4")
     numbers = export_weights.least(found)
