@@ -30,7 +30,7 @@ from dynnas_jax import elastic, job, kinds, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import sources, splits, superclasses
 from dynnas_jax.export import dynamic, lint, targets
-from dynnas_jax.networks import exits, growing, mbconv, multi_costs
+from dynnas_jax.networks import exits, gated_parts, growing, mbconv, multi_costs
 from dynnas_jax.stages import export, export_weights, slimmable, superclass_export
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, digest, write_json
@@ -343,6 +343,7 @@ def exported(nets: Nets, untrained: Untrained) -> dict:
 
 def _answering(prepared: job.Job, files: Path) -> dict:
     """The facts of the files of a network that answers with all classes."""
+    export_weights.check(prepared)
     network, promise = export.promised(prepared)
     images = prepared.images.train.images
     if images.shape[1] != network.image_shape[0]:
@@ -401,14 +402,18 @@ def _weights(config: dict) -> int:
 def _lacked(nets: Nets) -> tuple[str, ...]:
     """What must be said, one of these, of what a target cannot have; () where it can.
 
-    Of published networks with operators that it lacks, of networks of several gates where each part is a file, and of nets of
-    several exits, single nets and gated ones that are too large for the Edge TPU's cache.
+    Of published networks with operators that it lacks, of networks of several gates where each part is a file, of nets of several
+    exits, single nets and gated ones that are too large for the Edge TPU's cache, and of gated ones whose parts, a file each with
+    all that it needs, are too large for a board.
     """
     kind, target = kinds.of(nets.config), targets.target(nets.targets[0])
-    if kind is kinds.SLIMMABLE and not target.one_file:
-        several = len(job.build(nets.config, job.facts_of(random_images(nets.config))).space.genes) > 1
-        if several:
+    if kind is kinds.SLIMMABLE:
+        supernet = job.build(nets.config, job.facts_of(random_images(nets.config)))
+        if not target.one_file and len(supernet.space.genes) > 1:
             return ("gates, whose parts are too many",)
+        parts = gated_parts.every(supernet)
+        if target.onnx and sum(4 * export_weights.of_parts(supernet, [part]) for part in parts) > target.memory_bytes:
+            return (f"do not fit in {target.memory_bytes / targets.MIB:.2f} MiB",)
     if target.name == "edgetpu" and _weights(nets.config) > target.memory_bytes:  # a byte each
         return ("do not fit in 8.00 MiB",)
     chain = nets.config.get("exit_network", {}).get("network")  # which a BranchyNet stands on
