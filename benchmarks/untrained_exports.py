@@ -343,8 +343,8 @@ def exported(nets: Nets, untrained: Untrained) -> dict:
 
 def _answering(prepared: job.Job, files: Path) -> dict:
     """The facts of the files of a network that answers with all classes."""
-    export_weights.check(prepared)
     network, promise = export.promised(prepared)
+    export_weights.check(prepared)
     images = prepared.images.train.images
     if images.shape[1] != network.image_shape[0]:
         rows = np.arange(network.image_shape[0]) * images.shape[1] // network.image_shape[0]
