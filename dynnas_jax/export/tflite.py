@@ -142,7 +142,8 @@ def _traced(signature: Signature, shared: dict[int, tuple]):
     names = tuple(signature.shapes)
     call, arrays, _ = functions.opened(functions.Function(signature.function, signature.shapes))
     for array in arrays:
-        shared.setdefault(id(array), (tf.constant(np.asarray(array)), array))
+        if id(array) not in shared:
+            shared[id(array)] = tf.constant(np.asarray(array)), array
     constants = [shared[id(array)][0] for array in arrays]
 
     def named(constants, *inputs):
