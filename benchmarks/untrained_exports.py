@@ -30,7 +30,7 @@ from dynnas_jax import elastic, job, kinds, settings
 from dynnas_jax.costs import macs
 from dynnas_jax.data import sources, splits, superclasses
 from dynnas_jax.export import dynamic, lint, targets
-from dynnas_jax.networks import exits, gated_parts, growing, mbconv, multi_costs
+from dynnas_jax.networks import exits, growing, mbconv, multi_costs
 from dynnas_jax.stages import export, export_weights, slimmable, superclass_export
 from dynnas_jax.train import calibration
 from dynnas_jax.workdir import Workdir, digest, write_json
@@ -411,8 +411,7 @@ def _lacked(nets: Nets) -> tuple[str, ...]:
         supernet = job.build(nets.config, job.facts_of(random_images(nets.config)))
         if not target.one_file and len(supernet.space.genes) > 1:
             return ("gates, whose parts are too many",)
-        parts = gated_parts.every(supernet)
-        if target.onnx and sum(4 * export_weights.of_parts(supernet, [part]) for part in parts) > target.memory_bytes:
+        if target.onnx and 4 * export_weights.apart(supernet) > target.memory_bytes:  # in fp32
             return (f"do not fit in {target.memory_bytes / targets.MIB:.2f} MiB",)
     if target.name == "edgetpu" and _weights(nets.config) > target.memory_bytes:  # a byte each
         return ("do not fit in 8.00 MiB",)

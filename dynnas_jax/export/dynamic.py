@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynnas_jax import confidence
-from dynnas_jax.export import engines, flatbuffer, functions, lint, metadata, onnx, onnx_file, targets, tflite
+from dynnas_jax.export import engines, flatbuffer, functions, lint, metadata, onnx, onnx_file, sqnr, targets, tflite
 
 PARITY_IMAGES = 16
 TOLERANCE = 1e-4  # of a fp32 file's outputs, against JAX's
@@ -257,24 +257,28 @@ def _compare(plan: _Plan, model: engines.Model, fact: dict, tolerance: float) ->
 
     Raises ValueError for outputs that are no numbers, and where a fp32 file's are too far off.
     """
-    name, largest, magnitude = fact["function"], {}, {}
+    name, largest = fact["function"], {}
     for values, expected in zip(functions.rows(plan.inputs[name]), plan.expected[name], strict=False):
         found = model.run(values)
         for key, value in expected.items():
             difference = np.max(np.abs(found[key].reshape(value.shape) - value))
             largest[key] = float(np.maximum(largest.get(key, 0.0), difference))  # keeps nan
-            magnitude[key] = max(magnitude.get(key, 0.0), float(np.max(np.abs(value))))
     most = float(np.max(list(largest.values())))
     if not np.isfinite(most):
         raise ValueError(f"{fact['path']}: outputs of {name} in {fact['precision']} are not all finite numbers")
     for key, difference in largest.items() if fact["precision"] == "fp32" else ():
-        answer = key in (functions.LOGITS, functions.SCORE)
-        allowed = tolerance * (1 if answer else max(1, magnitude[key] / PLAIN_MAGNITUDE))
-        if not difference <= allowed:
+        if not difference <= (allowed := tolerance * _size(key, plan.expected[name])):
             raise ValueError(
                 f"{fact['path']}: outputs {key} of {name} differ from JAX's by {difference:.2g}, more than {allowed:.2g} allows"
             )
     return largest.get(functions.LOGITS, most)
+
+
+def _size(key: str, answers: Sequence[dict[str, np.ndarray]]) -> float:
+    """What the tolerance is multiplied with: 1 for what answers, and where no value passed on is large."""
+    if key in (functions.LOGITS, functions.SCORE):
+        return 1
+    return max(1, *(float(np.abs(row[key]).max()) / PLAIN_MAGNITUDE for row in answers))
 
 
 def _check_same(name: str, source: Path, plain: Path, rows: list[dict], expected: Sequence[dict]) -> None:
@@ -286,14 +290,9 @@ def _check_same(name: str, source: Path, plain: Path, rows: list[dict], expected
     key = functions.LOGITS if functions.LOGITS in expected[0] else functions.SCORE
     exact = np.stack([value[key].ravel() for value in expected])
     lite, made = (np.stack([model.run(values)[key].ravel() for values in rows]) for model in models)
-    near, own, others = (_decibels(*of) for of in ((lite, made), (exact, lite), (exact, made)))
+    near, own, others = (sqnr.decibels(*of) for of in ((lite, made), (exact, lite), (exact, made)))
     if not (near >= LEAST_SQNR_DB or others >= own - MOST_LOST_DB):
         raise ValueError(
             f"{name}_int8.onnx: onnxruntime answers otherwise than LiteRT does: tf2onnx lost something ({near:.1f} dB between "
             f"them; {others:.1f} dB to JAX, LiteRT {own:.1f} dB)"
         )
-
-
-def _decibels(signal: np.ndarray, other: np.ndarray) -> float:
-    """10 log10 of the signal's power over that of the difference; no number where either holds none."""
-    return float(10 * np.log10(np.square(signal).sum() / max(np.square(signal - other).sum(), 1e-30)))

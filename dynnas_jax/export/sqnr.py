@@ -73,6 +73,11 @@ def _layers(graph: _Graph, noise: np.ndarray, signature: str, known: set[int]) -
             yield Layer(signature, index, name, label, float(decibels), float(noise[output] - before))
 
 
+def decibels(signal: np.ndarray, other: np.ndarray) -> float:
+    """10 log10 of the signal's power over that of the difference; no number where either holds none."""
+    return float(10 * np.log10(np.square(signal).sum() / max(np.square(signal - other).sum(), 1e-30)))
+
+
 def worst(found: Sequence[Layer], count: int = 3) -> list[Layer]:
     """The layers that add most noise, the worst first."""
     return sorted(found, key=lambda layer: -layer.added_noise)[:count]

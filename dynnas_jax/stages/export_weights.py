@@ -24,9 +24,11 @@ def check(job: Job, precisions: tuple[str, ...] = ()) -> None:
     target = targets.target(job.target)
     if target.memory_bytes is None:
         return
-    together, alone = least(job), apart(job) if target.onnx else 0
+    together = alone = least(job)
+    if target.onnx and job.kind is kinds.SLIMMABLE:
+        alone = apart(job.supernet)
     for precision in tuple(precisions) or target.precisions:
-        numbers = max(together, alone) if precision in onnx.PRECISIONS else together
+        numbers = alone if precision in onnx.PRECISIONS else together
         if (needed := numbers * BYTES[precision]) > target.memory_bytes:
             raise ValueError(
                 f"export: the network has {numbers / 1e6:.1f} million weights at least, {needed / MIB:.2f} MiB in {precision}, "
@@ -49,11 +51,9 @@ def least(job: Job) -> int:
     return 0
 
 
-def apart(job: Job) -> int:
-    """The same of ONNX files, one for each part of a slimmable network, which share nothing; 0 of other networks."""
-    if job.kind is not kinds.SLIMMABLE:
-        return 0
-    return sum(of_parts(job.supernet, [part]) for part in gated_parts.every(job.supernet))
+def apart(supernet: elastic.Supernet) -> int:
+    """The same of ONNX files, one for each part of a slimmable network, which share nothing."""
+    return sum(of_parts(supernet, [part]) for part in gated_parts.every(supernet))
 
 
 def of_paths(supernet: elastic.Supernet, paths: Iterable[int]) -> int:

@@ -43,7 +43,7 @@ def test_parts_share_what_they_have_in_common(tmp_path):
 def test_onnx_files_of_parts_share_nothing(tmp_path, monkeypatch):
     options = {"depths": (1, 1), "widths": (16, 16), "strides": (1, 2), "stem": 8, "groups": 4, "ratios": (0.5, 1.0)}
     found = ready(tmp_path, slimmable={"network": "ds_resnet_small", **options}, target="jetson_nano")
-    shared, alone = export_weights.least(found), export_weights.apart(found)
+    shared, alone = export_weights.least(found), export_weights.apart(found.supernet)
     each = [sum(gated_parts.kernels(found.supernet, part).values()) for part in gated_parts.every(found.supernet)]
     assert alone == sum(each) > shared
     board = targets.target("jetson_nano")._replace(memory_bytes=4 * alone - 1)
