@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynnas_jax.reports import study_rows, study_tables
+from dynnas_jax.reports import study_pairs, study_rows, study_tables
 from dynnas_jax.reports.study_rows import Asked
 
 EXPORTED = Path(__file__).parents[1] / "export" / "data" / "one_file" / "model_fp32.tflite"
@@ -301,13 +301,13 @@ def test_what_is_not_equal_is_told(made):
         made("a", tables={"training": "together"}),
         made("b", tables={"training": "apart"}, trained=(SETTINGS, other)),
     ]
-    (said,) = study_tables.equality(rows)
+    (said,) = study_pairs.equality(rows)
     assert "The rows differ in their optimiser steps in all: together 1,000, apart 2,000." in said
     for what in ("images", "images a step", "optimizer"):
         assert f"Not the same {what} as together: apart." in said
     assert said.endswith("All have the same target.")
     further = {**SETTINGS, "dynamic.max_macs_fraction": 0.9}
-    (said,) = study_tables.equality([rows[0], made("c", tables={"training": "costlier"}, settings=further)])
+    (said,) = study_pairs.equality([rows[0], made("c", tables={"training": "costlier"}, settings=further)])
     assert said.endswith("Not the same target as together: costlier.")
 
 
