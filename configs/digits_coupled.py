@@ -3,7 +3,7 @@
 Lineage: configs/digits.py (images, augmentation, batches, optimizer, target), a joint loss with in-place distillation (arXiv
 2003.11142), widths, depths, kernels and expansions of an OFA-like space (arXiv 1908.09791). Modes: "" pairs with a head each;
 "apart" the same space by the sandwich rule, four nets a step as with pairs; "tiny" and "apart_tiny" a few steps of either.
-Three seeds of 700 steps each: docs/results/study_digits.md.
+Its training takes 1,000 steps; three seeds of 700 steps each: docs/results/study_digits.md.
     dynnas run --config=configs/digits_coupled.py --workdir=runs/digits_coupled
 """
 

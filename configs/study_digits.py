@@ -1,4 +1,4 @@
-"""The study of coupled little and big nets on handwritten digits: every table and figure of the proposal's section 5.
+"""The study of coupled little and big nets on handwritten digits: the tables and figures of the proposal's section 5.
 
 Lineage: rows are runs of configs/digits_coupled.py and configs/baselines.py, three seeds each; every training takes 700 steps
 of 128 images, 73 epochs, if its row does not say otherwise (the independent pair at equal steps: 350 for each of its two); the
@@ -200,13 +200,14 @@ def space(coupled: str, subnets: int) -> tuple[dict, ...]:
 def loss(coupled: str) -> tuple[dict, ...]:
     """The joint loss without one of its terms, or with one that it leaves out; without distillation it is a training's row.
 
-    Without its own term a net learns by the consistency alone: big from little, which then has to learn the labels, or little
-    from big.
+    With distillation little's own term has big's soft targets in the place of labels. Without its own term a net learns by the
+    consistency alone: big from little, which then has to learn the labels, or little from big.
     """
     changes = {
         **{f"without_{term}": (f"without L_{term}", {term: 0.0}) for term in ("little", "routing", "consistency")},
         "without_big": ("without L_big, little learns labels", {"big": 0.0, "distillation": False}),
         "labels_for_big": ("without distillation into big", {"big_distillation": False}),
+        "labels_for_little": ("without distillation into little", {"distillation": False}),
         "efficiency": ("with an efficiency penalty, eta 0.1", {"efficiency": 0.1}),
     }
     return tuple(

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dynnas_jax import kinds
 from dynnas_jax.reports import (
     growth_plots,
     growth_study,
     page,
     routing_plots,
     sections,
+    study_devices,
     study_figures,
     study_rows,
     study_settings,
@@ -53,6 +55,8 @@ def write(folder: Path, title: str, asked: Sequence[Asked], made_by: str) -> Pat
                 parts.append(_of_table(build(mine), where, made_by))
             if name in _BESIDE and mine:
                 parts.append(_BESIDE[name](mine, where))
+            if name == "main" and mine:
+                parts.append(_of_table(study_devices.table(mine), where, made_by))
         for row in rows:
             if study_tables.BEHAVIOUR in row.asked.tables:
                 parts.append(_behaviour(row, where))
@@ -156,7 +160,8 @@ def _behaviour(row: Row, where: Path) -> str:
         "Images routed rightly and wrongly": _cases(row, where),
         "The architectures found": _archs(row, where),
     }
-    body = "".join(f"<h3>{heading}</h3>{part or _ABSENT}" for heading, part in parts.items())
+    told = {heading: part for heading, part in parts.items() if part != ""}
+    body = "".join(f"<h3>{heading}</h3>{part or _ABSENT}" for heading, part in told.items())
     return _section(f"How it decides: {name}", "", body)
 
 
@@ -207,6 +212,9 @@ def _cases(row: Row, where: Path) -> str | None:
 
 
 def _archs(row: Row, where: Path) -> str | None:
+    """The pairs that were searched; "" where the nets were not, as those of a cascade of published ones."""
+    if row.asked.kind is kinds.CASCADE:
+        return ""
     drawn = study_figures.archs(row)
     caption = "Colour and width of a box: depthwise kernel. Height: expansion of the channels inside the block."
     return drawn and figure(_source(where), f"archs_{row.asked.name}", drawn, caption)

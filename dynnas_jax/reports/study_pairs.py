@@ -80,14 +80,19 @@ def _device_s(row: Row, seed: int) -> float | None:
 
 
 def _kept(row: Row) -> str | None:
-    """In how many seeds dynamic keeps its target of MACs on the test images, too; "" without such a target."""
+    """In how many seeds dynamic keeps its target of MACs on the test images, too; "" without such a target.
+
+    And how many never could, not on the held-out images either: such a pair is the nearest that there was.
+    """
     both = [
         (study_rows.at(found, "evaluation.dynamic.macs"), study_rows.at(found, "found.pair.target.max_macs"))
         for found in row.runs.values()
         if study_rows.at(found, "evaluation.dynamic.macs") is not None
     ]
     aimed = [macs <= most for macs, most in both if most is not None]
-    return f"{sum(aimed)} of {len(aimed)}" if aimed else "" if both else None
+    never = sum(study_rows.at(found, "found.pair.feasible") is False for found in row.runs.values())
+    beyond = f" ({never} cannot)" if never else ""
+    return f"{sum(aimed)} of {len(aimed)}{beyond}" if aimed else "" if both else None
 
 
 def _above(row: Row, base: Row | None) -> tuple[Spread | str | None, str | None]:
@@ -200,10 +205,12 @@ def steps_of(row: Row) -> list[int]:
 
 _TARGETS = ("dynamic.max_macs_fraction", "dynamic.max_latency_fraction", "dynamic.max_accuracy_loss")
 _LIKE = {"images": ("data.",), "images a step": ("train.batch_size",), "optimizer": ("train.optimizer.",)}
+_LIKE |= {"space": ("supernet.",)}
+_COMPARED = "supernet.coupled"  # whether the nets are trained together: what the rows are there for
 
 
 def equality(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What the configs say of steps, images, optimizer and target of rows that are compared: what is equal, what is not."""
+    """What is equal, by the configs, of steps, images, optimizer, space and targets of rows that are compared, and what not."""
     if not rows:
         return ()
     sentences, name = [], lambda row: row.asked.tables["training"]
@@ -215,18 +222,24 @@ def equality(rows: Sequence[Row]) -> tuple[str, ...]:
         sentences.append(f"The rows differ in their optimiser steps in all: {told}.")
     for what, prefixes in _LIKE.items():
         kept = [
-            (name(row), {k: v for k, v in trained.items() if k.startswith(prefixes)})
+            (name(row), {k: v for k, v in trained.items() if k.startswith(prefixes) and k != _COMPARED})
             for row in rows
             for trained in row.asked.trained
         ]
         others = list(dict.fromkeys(label for label, mine in kept if mine != kept[0][1]))
         equal = f"All have the same {'images and augmentation' if what == 'images' else what}."
         sentences.append(f"Not the same {what} as {kept[0][0]}: {', '.join(others)}." if others else equal)
-    aims = {name(row): {k: v for k, v in row.asked.settings.items() if k in _TARGETS} for row in rows}
-    first, *rest = aims
-    others = [label for label in rest if aims[label] != aims[first]]
-    sentences.append(f"Not the same target as {first}: {', '.join(others)}." if others else "All have the same target.")
+    first, *rest = rows
+    others = [name(row) for row in rest if _aims(row) != _aims(first)]
+    told = f"Not the same target as {name(first)}: {', '.join(others)}."
+    sentences.append(told if others else "All have the same target.")
     return (" ".join(sentences),)
+
+
+def _aims(row: Row) -> set[tuple]:
+    """The targets by which a row's nets and its threshold were chosen, those of the runs that it takes nets from included."""
+    aims = ({k: v for k, v in each.items() if k in _TARGETS} for each in (row.asked.settings, *row.asked.trained))
+    return {tuple(sorted(aim.items(), key=str)) for aim in aims if any(value is not None for value in aim.values())}
 
 
 def _space(rows: Sequence[Row]) -> Table:
@@ -250,7 +263,10 @@ def _space(rows: Sequence[Row]) -> Table:
 
 
 def _loss(rows: Sequence[Row]) -> Table:
-    explanation = f"The joint loss, and the same with one term left out. {_AGAINST_FIRST}"
+    explanation = (
+        "The joint loss, and the same with one term left out or changed. With distillation little learns big's soft targets in "
+        f"the place of labels, and so do random bigs the largest's. {_AGAINST_FIRST}"
+    )
     columns = (LABEL, *_PAIR, _EXITS, MACS, _KEPT, _DIFFERENCE, _WINS)
     return Table("loss", "Terms of the loss", explanation, columns, _compared(rows, "loss"))
 

@@ -11,7 +11,8 @@ from dynnas_jax.search import evolution
 from dynnas_jax.search.measure import Measure, best_of
 from dynnas_jax.search_space import SearchSpace
 
-DRAWS = 32  # for each genome that is wanted; to draw one and look up its cost is next to nothing
+DRAWS = 32  # for each genome that is wanted, in a round; to draw one and look up its cost is next to nothing
+ROUNDS = 32  # at most, where those before found too few within a narrow budget
 
 
 def run(
@@ -43,13 +44,22 @@ def draw(
 ) -> np.ndarray:
     """int32[n, G]: random genomes in canonical form whose cost is within the budget, no two alike.
 
-    A control that evaluates what costs too much is easily beaten. n is `count`, or less where `DRAWS` times as many draws hold
-    no more; the smallest genome alone where they hold none.
+    A control that evaluates what costs too much is easily beaten. n is `count`, or less where `ROUNDS` rounds of `DRAWS` times as
+    many draws hold no more, or one of them nothing new; the smallest genome alone where they hold none.
     """
-    rows = jax.jit(lambda key: jax.vmap(space.canonical)(space.sample(key, DRAWS * count)))(key)
-    within = np.asarray(jax.jit(jax.vmap(cost))(rows)) <= np.float32(budget)
-    rows = np.asarray(rows)[within]
-    if not len(rows):
-        return np.asarray(space.canonical(jnp.asarray(space.smallest)))[None]
-    first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
-    return rows[first][:count]
+    drawn = jax.jit(lambda key: jax.vmap(space.canonical)(space.sample(key, DRAWS * count)))
+    price = jax.jit(jax.vmap(cost))
+    found = np.zeros((0, len(space.sizes)), np.int32)
+    for number in range(ROUNDS):
+        rows = drawn(jax.random.fold_in(key, number) if number else key)
+        within = np.asarray(price(rows)) <= np.float32(budget)
+        known = len(found)
+        found = _different(np.concatenate([found, np.asarray(rows)[within]]))
+        if len(found) >= count or 0 < known == len(found):
+            break
+    return found[:count] if len(found) else np.asarray(space.canonical(jnp.asarray(space.smallest)))[None]
+
+
+def _different(rows: np.ndarray) -> np.ndarray:
+    """The rows in their order, each where it is first."""
+    return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]

@@ -148,7 +148,10 @@ def check(search: dict, dynamic: dict) -> None:
     strategy = search.get("strategy", RECORDS)
     if strategy not in (RECORDS, *STRATEGIES):
         raise ValueError(f"search.strategy is {strategy!r}, choose from {[RECORDS, *STRATEGIES]}")
-    owners = {name: (name,) for name in STRATEGIES} | dict.fromkeys(("effort_images", "cost_weight"), tuple(STRATEGIES))
+    evaluating = tuple(
+        name for name in STRATEGIES if name != "differentiable"
+    )  # that one's loss has a price of its own
+    owners = {name: (name,) for name in STRATEGIES} | {"effort_images": tuple(STRATEGIES), "cost_weight": evaluating}
     for name, owning in owners.items():
         if search.get(name) and strategy not in owning:
             wanted = " or ".join(f"search.strategy={own!r}" for own in owning)

@@ -66,9 +66,21 @@ class Run(NamedTuple):
         return pipeline.opened(config, self.path)
 
     def commands(self) -> list[list[str]]:
-        """What is to be done, as arguments of `dynnas`."""
-        stages = [f"--stages={','.join(self.row.stages)}"] if self.row.stages is not None else []
-        return [["run", *self.row.arguments(self.seed, self.folder), f"--workdir={self.path}", *stages]]
+        """What is to be done, as arguments of `dynnas`.
+
+        Where a strategy searches, what comes before it is a process of its own: a search tells the peak of its process's memory,
+        which a training would have raised.
+        """
+        names = self.row.stage_names(self.row.config(self.seed, self.folder))
+        run = ["run", *self.row.arguments(self.seed, self.folder), f"--workdir={self.path}"]
+        whole = [*run, *([f"--stages={','.join(self.row.stages)}"] if self.row.stages is not None else [])]
+        before = names[: names.index("search")] if "search" in names and self._metered() else ()
+        left = [name for name in before if not self.opened().complete(name)]
+        return [[*run, f"--stages={','.join(left)}"], whole] if left else [whole]
+
+    def _metered(self) -> bool:
+        """Whether its search is one of those that tell what they take."""
+        return "strategy" in self.row.config(self.seed, self.folder).get("search", {})
 
     def finished(self) -> bool:
         """Whether all its stages are done, and its export is measured if it is to be."""
@@ -176,14 +188,14 @@ def _one(run: Run, others: list[Path], lock: int, stop: Callable[[], bool], tell
     """Why a run failed, or `_STOPPED`; None where it is finished."""
     run.log.parent.mkdir(exist_ok=True)
     try:
-        shared = share(run, others)
+        shared, commands = share(run, others), run.commands()
     except ValueError as error:
         return str(error)
     with run.log.open("a") as log:
         for name, row in shared.items():
             print(f"dynnas: {name}: taken over from {row}", file=log, flush=True)
         tell.say(f"{run.words}: begun{tell.left()}")
-        for command in run.commands():
+        for command in commands:
             code = _process(command, log, lock, stop, tell)
             if code == preemption.EXIT_CODE:
                 return _STOPPED

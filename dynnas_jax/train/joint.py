@@ -1,8 +1,9 @@
 """Training little and big subnets as pairs: the joint loss of the coupled big/little networks.
 
 L = big L_big + little L_little + routing L_routing + consistency L_consistency, for each pair of a step: cross-entropies of
-both nets; binary cross-entropy of the router's decision against the best one, and the share of images it sends on; the
-Kullback-Leibler divergence of little's answer from big's at a temperature.
+both nets, little's with big's soft targets in the place of labels where `distillation` is on; binary cross-entropy of the
+router's decision against the best one, and the share of images it sends on; the Kullback-Leibler divergence of little's
+answer from big's at a temperature.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def test_a_study_that_has_not_run(asked, tmp_path):
     assert "<td>&lt;ours&gt;</td><td>little</td>" in text
     assert text.count('<p class="absent">not run</p>') == 3 + 3 + 1 + 5  # fronts, of growth, trainings, how it decides
     names = {name.partition(".")[0] for name in contents(folder / "tables")}
-    assert names == {*study_tables.TABLES, "runs", "hyper_parameters"}
+    assert names == {*study_tables.TABLES, "devices", "runs", "hyper_parameters"}
     assert not (folder / "figures").exists()
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 

@@ -72,6 +72,7 @@ def made(tmp_path):
         router_macs=0,
         exported=True,
         most_macs=4e5,
+        feasible=True,
     ):
         paths = {seed: tmp_path / name / f"seed{seed}" for seed in SEEDS}
         for seed, accuracy in dynamic.items():
@@ -79,7 +80,7 @@ def made(tmp_path):
             write(paths[seed] / "evaluate" / "evaluation.json", evaluation(accuracy, router_macs))
             pair = {"little": {"macs": 1}, "big": {"macs": 2}, "cost": [1, 2], "thresholds": [0.8]}
             pair |= {"holdout": {"accuracy": accuracy + 0.01}}
-            pair |= {"target": {"max_macs": most_macs, "min_accuracy": None}}
+            pair |= {"target": {"max_macs": most_macs, "min_accuracy": None}, "feasible": feasible}
             found = {"front": [], "pairs": 125_785_557_292_320, "pair": pair} | (
                 {"effort": effort[seed]} if effort else {}
             )
@@ -251,6 +252,8 @@ def test_seeds_that_keep_the_target_on_the_test_images(made):
     ]
     table = study_tables.TABLES["loss"](rows)
     assert [row["kept"] for row in table.rows] == ["3 of 3", "0 of 3", "", None]
+    never = made("never", tables={"loss": "never"}, most_macs=1e5, feasible=False)
+    assert study_tables.TABLES["loss"]([never]).rows[0]["kept"] == "0 of 3 (3 cannot)"
 
 
 def test_a_fixed_network_has_nothing_to_tell_of_routers(made):
@@ -290,7 +293,7 @@ def test_equal_steps_are_told_by_the_configs(made):
     table = study_tables.TABLES["training"]([together, apart])
     assert table.notes == (
         "All rows have 1,000 optimiser steps in all (by their configs). All have the same images and augmentation. "
-        "All have the same images a step. All have the same optimizer. All have the same target.",
+        "All have the same images a step. All have the same optimizer. All have the same space. All have the same target.",
     )
     assert [row["steps"] for row in table.rows] == ["1,000", "1,000"]
 
@@ -309,6 +312,12 @@ def test_what_is_not_equal_is_told(made):
     further = {**SETTINGS, "dynamic.max_macs_fraction": 0.9}
     (said,) = study_pairs.equality([rows[0], made("c", tables={"training": "costlier"}, settings=further)])
     assert said.endswith("Not the same target as together: costlier.")
+    narrow = {**SETTINGS, "supernet.depths": (1,), "dynamic.max_accuracy_loss": 0.01}
+    (said,) = study_pairs.equality([rows[0], made("d", tables={"training": "of two runs"}, trained=(narrow, SETTINGS))])
+    assert said.endswith("Not the same space as together: of two runs. Not the same target as together: of two runs.")
+    apart = {**SETTINGS, "supernet.coupled": True}
+    (said,) = study_pairs.equality([rows[0], made("e", tables={"training": "apart"}, trained=(apart,))])
+    assert said.endswith("All have the same space. All have the same target.")
 
 
 def test_numbers_of_a_seed_that_is_not_evaluated_are_left_out(made):

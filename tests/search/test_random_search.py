@@ -49,6 +49,18 @@ def test_draws_are_distinct_and_within_the_budget():
     assert len(all_of_them) == len(allowed)  # no two alike
 
 
+def test_a_narrow_budget_is_drawn_for_until_there_are_enough():
+    """One genome of ninety: a round of draws for one has hardly any of them."""
+    budget = float(np.sort(COSTS)[0])
+    keys = [jax.random.key(seed) for seed in range(6)]
+    first = [np.asarray(jax.vmap(SPACE.canonical)(SPACE.sample(key, random_search.DRAWS))) for key in keys]
+    absent = [not (np.asarray(jax.vmap(cost)(rows)) <= budget).any() for rows in first]
+    assert any(absent)
+    for key in keys:
+        (drawn,) = random_search.draw(key, SPACE, cost, budget, 1)
+        assert cost(drawn) == budget
+
+
 def test_draws_come_in_the_order_in_which_they_are_sampled():
     """One by one in Python: none is preferred."""
     wanted = []

@@ -198,6 +198,7 @@ def test_records_of_coupled_nets_count_twice(coupled):
         ({"strategy": "evolutionary", "evolutionary": {"population": 1}}, "must be a number of at least 2"),
         ({"strategy": "once_for_all", "once_for_all": {"records": 1.5}}, "once_for_all.records is 1.5, must be"),
         ({"strategy": "random", "cost_weight": -0.1}, "search.cost_weight is -0.1, must be a number of at least 0"),
+        ({"strategy": "differentiable", "cost_weight": 0.1}, "cost_weight does nothing for strategy 'differentiable'"),
         ({"strategy": "random", "effort_images": 2e6}, "search.effort_images is 2000000.0, must be a whole number"),
         ({"strategy": "random", "effort_images": 0}, "search.effort_images is 0, must be a number of at least 1"),
     ],

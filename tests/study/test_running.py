@@ -133,9 +133,10 @@ def test_a_run_whose_directory_cannot_serve_is_one_failure(work, tmp_path, monke
 
 @pytest.fixture
 def runs(tiny_run, tmp_path):
-    """A finished run, and three that have nothing yet: one with another title, one with another router, one alike."""
+    """A finished run, and four that have nothing yet: with another title, another router, a strategy; and one alike."""
     recipe = str(tiny_run.config_file)
     overrides = {"done": (), "title": ("report.title=Another",), "stem": ("dynamic.router=difficulty",), "twin": ()}
+    overrides["random"] = ("search.strategy=random",)
     found = {
         name: running.Run(grid.Row(name, recipe, given, {}, "main", (0,), None, False), 0, tmp_path)
         for name, given in overrides.items()
@@ -175,3 +176,11 @@ def test_what_is_taken_over_equals_what_the_run_would_have_made(runs, tmp_path, 
         ]
         assert manifests[0] == manifests[1]
         assert manifests[0]["files"]
+
+
+def test_a_strategy_searches_in_a_process_that_has_done_nothing_else(runs):
+    (whole,), (before, then) = (runs[name].commands() for name in ("stem", "random"))
+    assert not any(argument.startswith("--stages") for argument in (*whole, *then))
+    assert before == [*then, "--stages=train,collect,predict"]
+    running.share(runs["random"], [runs["done"].path])
+    assert runs["random"].commands() == [then]
