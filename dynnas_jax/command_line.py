@@ -75,7 +75,7 @@ def _search(own: Parser) -> None:
     budget = own.add_mutually_exclusive_group(required=True)
     budget.add_argument("--max_macs", type=float)
     budget.add_argument("--max_latency_ms", type=float, help="by a latency table")
-    own.add_argument("--target", help="whose table that is; the run's own target by default")
+    own.add_argument("--target", help="whose table; the run's own by default. A budget of MACs alone has none")
     own.add_argument("--table", type=path, metavar="FILE", help="of `dynnas table`; the run's own by default")
     own.add_argument(
         "--pair", action="store_true", help="the best pair of the recorded subnets; the budget is an average"

@@ -43,6 +43,8 @@ def run(config: dict, path: Path, *, names: tuple[str, ...] | None = None, redo:
         _carry_out(workdir, names, redo)
     if processes.is_first() and "report" in names:
         _print_summary(path)
+    elif processes.is_first() and "export" in names:
+        _say_uncompiled(path / "export" / config["target"])
 
 
 def _carry_out(workdir: Workdir, names: tuple[str, ...], redo: str | None) -> None:
@@ -145,21 +147,29 @@ def export(path: Path, target: str, *, precisions: tuple[str, ...] = ()) -> None
     prerequisites.check_inputs(workdir, ["export"])
     with contextlib.suppress(ValueError):  # made with other options, from other artifacts, or damaged: made anew
         if not again and workdir.complete(name):
-            return _say(f"{name}: done before")
+            _say(f"{name}: done before")
+            return _say_uncompiled(path / "export" / target)
     _export(workdir, config, name)
     _say(f"{name}: done")
     if Workdir(path, stages, config).complete("export") and (path / "report" / "manifest.json").exists():
         report(path)
+    else:
+        _say_uncompiled(path / "export" / target)
 
 
 def _awaits_compiler(folder: Path) -> bool:
     """Whether an export to a target's folder says how to compile it, where the Edge TPU compiler is now at hand."""
     from dynnas_jax.export import edgetpu
 
-    if edgetpu.is_installed():
-        with contextlib.suppress(ValueError):  # a damaged one is not this function's to tell
-            return any("command" in read_json(file).get("compiler", {}) for file in folder.rglob("export.json"))
-    return False
+    return edgetpu.is_installed() and bool(_compiler_commands(folder))
+
+
+def _compiler_commands(folder: Path) -> list[str]:
+    """What compiles the exports in a folder that the Edge TPU compiler was not there for."""
+    with contextlib.suppress(ValueError):  # a damaged one is not this function's to tell
+        told = [read_json(file).get("compiler", {}) for file in sorted(folder.rglob("export.json"))]
+        return [compiler["command"] for compiler in told if "command" in compiler]
+    return []
 
 
 def _export(workdir: Workdir, config: dict, name: str) -> None:
@@ -265,9 +275,13 @@ def _print_summary(path: Path) -> None:
     for export in found_artifacts.exports.values():
         if losses := tables.lossy_files(export):
             _say(f"{', '.join(losses)} of accuracy against fp32; more export.calibration_images may help")
-        if command := export.get("compiler", {}).get("command"):
-            _say(f"not compiled for the Edge TPU: the compiler was not here; where it is: {command}")
+    _say_uncompiled(path / "export")
     print(f"report: {path / 'report.html'}")
+
+
+def _say_uncompiled(folder: Path) -> None:
+    for command in _compiler_commands(folder):
+        _say(f"not compiled for the Edge TPU: the compiler was not here; where it is: {command}")
 
 
 def _say(line: str) -> None:

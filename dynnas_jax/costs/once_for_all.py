@@ -16,6 +16,7 @@ from dynnas_jax.elastic import Supernet
 from dynnas_jax.errors import first_line
 
 SUFFIX = "_lookup_table.yaml"
+RUNTIME = "once-for-all's tables"  # what their device has in the place of one
 
 
 def read(folder: str | Path, supernet: Supernet, target: str = "android") -> LatencyTable:
@@ -41,7 +42,7 @@ def read(folder: str | Path, supernet: Supernet, target: str = "android") -> Lat
             rows[row.resolution, identity(row.inputs, row.block)] = row
     device = {
         "board": folder.resolve().name,
-        "runtime": "once-for-all's tables",
+        "runtime": RUNTIME,
         "threads": 1,
         "precision": "fp32",
         "versions": {},

@@ -33,9 +33,9 @@ MODULES = (
     ),
 )
 _NUMPY, _PILLOW, _LITERT, _ONNXRUNTIME = "numpy>=2.0", "Pillow>=10.3", "ai-edge-litert>=2.1", "onnxruntime"
-# On an emulated core of a Raspberry Pi 4 LiteRT 2.1.0 runs, 2.3.0 crashes as it opens a file (docs/boards/raspberry_pi.md).
-_ON_A_PI = ("pi4", "pi5", "edgetpu")
-_PI_LITERT = (
+# On an emulated core of a Raspberry Pi 4 LiteRT 2.1.0 runs, 2.3.0 crashes as it opens a file (docs/boards/raspberry_pi.md). On
+# other 64-bit ARM cores neither has been tried: these get the version that has run on one.
+_ARM_LITERT = (
     'ai-edge-litert==2.1.0; platform_machine == "aarch64" and python_version < "3.14"',
     'ai-edge-litert>=2.1; platform_machine != "aarch64" or python_version >= "3.14"',
 )
@@ -61,7 +61,7 @@ def _requirements(models: list[str], target: str | None = None) -> list[str]:
     if ".tflite" not in kinds:
         return [_NUMPY, _PILLOW, _ONNXRUNTIME]
     optional = [f"# {_ONNXRUNTIME}, for the .onnx files"] if ".onnx" in kinds else []
-    return [_NUMPY, _PILLOW, *(_PI_LITERT if target in _ON_A_PI else [_LITERT]), *optional]
+    return [_NUMPY, _PILLOW, *([_LITERT] if target in (None, "x86") else _ARM_LITERT), *optional]
 
 
 def _readme(folder: Path, models: list[str], told: dict) -> list[str]:

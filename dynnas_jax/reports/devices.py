@@ -43,14 +43,22 @@ def rows(artifacts: Artifacts) -> list[dict]:
     First those of the run itself, then those of its baselines. None is what was not measured there. What one of these runs was
     exported for, and another was not, or was measured on no board for, has rows without a place.
     """
-    runs = {OWN: {"exports": artifacts.exports, "benches": artifacts.benches}, **artifacts.baselines}
-    wanted = {_target(name) for measured in runs.values() for name in measured["exports"]} - {None}
-    found = []
+    runs, wanted, found = _runs(artifacts), _wanted(artifacts), []
     for name, measured in runs.items():
         own = [*_here(name, measured["exports"]), *_elsewhere(name, measured["exports"], measured["benches"])]
         found += [*own, *_nowhere(name, measured, own, wanted)]
     order, keys = list(runs), ("target", "precision", "engine")
     return sorted(found, key=lambda row: (*(row[k] for k in keys), *_place(row, order)))
+
+
+def _runs(artifacts: Artifacts) -> dict[str, dict]:
+    """`exports` and `benches` of the run itself and of its baselines."""
+    return {OWN: {"exports": artifacts.exports, "benches": artifacts.benches}, **artifacts.baselines}
+
+
+def _wanted(artifacts: Artifacts) -> set[str]:
+    """The targets that any of these runs was exported for."""
+    return {_target(name) for measured in _runs(artifacts).values() for name in measured["exports"]} - {None}
 
 
 def _place(row: dict, order: list[str]) -> tuple:
@@ -72,12 +80,13 @@ def notes(artifacts: Artifacts) -> list[str]:
     if artifacts.stale_benches:
         stale = ", ".join(artifacts.stale_benches)
         told.append(f"Left out: {stale}, measured on files that have been exported anew since. Measure these again.")
-    if any(row["where"] is None for row in rows(artifacts)):
+    found = rows(artifacts)
+    if any(row["where"] == HERE for row in found) and not _benched_here(artifacts):
         told.append(
-            "For each row without a place: dynnas export --workdir=W --target=TARGET, where the run has no such files; then "
-            "python runtime.py bench --output=NAME.json in their folder on the device, and dynnas report --workdir=W "
-            "--bench NAME.json."
+            "An export measures neither memory nor energy. On this machine dynnas bench W/export/TARGET --output=NAME.json does, "
+            "and dynnas report --workdir=W --bench NAME.json adds its rows."
         )
+    told.append(_unmeasured(found, _wanted(artifacts)))
     if not artifacts.baselines and artifacts.kind not in (*kinds.OF_NET, kinds.CASCADE):
         told.append(
             "No static networks stand beside these, such as MobileNetV3-Small, -Large and their cascade: configs/baselines.py "
@@ -85,6 +94,27 @@ def notes(artifacts: Artifacts) -> list[str]:
             "their finished runs, adds their rows."
         )
     return [note for note in told if note]
+
+
+def _unmeasured(found: list[dict], wanted: set[str]) -> str | None:
+    """What has rows without figures, or no rows at all, and how it gets them."""
+    missing = ["each row without a place"] if any(row["where"] is None for row in found) else []
+    if never := [name for name in targets.TARGETS if name not in wanted]:
+        missing.append(f"{', '.join(never)}, for which nothing was exported")
+    if not missing:
+        return None
+    return (
+        f"Not measured: {'; '.join(missing)}. To measure there: dynnas export --workdir=W --target=TARGET, where the run has no "
+        "such files; then python runtime.py bench --output=NAME.json in their folder on the device, and dynnas report "
+        "--workdir=W --bench NAME.json."
+    )
+
+
+def _benched_here(artifacts: Artifacts) -> bool:
+    """Whether `dynnas bench` ran on a machine that wrote one of the run's exports."""
+    wrote = [export.get("machine") or {} for export in artifacts.exports.values()]
+    names = {(machine.get("board"), machine.get("cpu")) for machine in wrote}
+    return any((on["machine"]["board"], on["machine"]["cpu"]) in names for on in artifacts.benches.values())
 
 
 def _note_of(name: str, content: dict) -> str | None:

@@ -30,4 +30,4 @@ def check(job: Job) -> None:
     """Raises ValueError for no held-out images, a target below the first exit's cost, or a latency table that does not serve."""
     if not len(job.images.holdout):
         raise ValueError(NO_HELD_OUT)
-    exits.of_job(job)
+    exits.check(job)

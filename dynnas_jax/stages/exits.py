@@ -70,6 +70,13 @@ def of_job(job: Job) -> Aims:
     return aims(job.supernet, job.dynamic, job.target)
 
 
+def check(job: Job) -> None:
+    """Raises ValueError where a run's aims cannot be met, as `aims` does; says what a latency table makes of them."""
+    of_job(job)
+    if file := job.dynamic.get("latency_table"):
+        cost_tables.tell_doubts(cost_tables.read_latency_table(file, job.supernet, job.target), job.workdir.config)
+
+
 class Judged(NamedTuple):
     """A net of S exits on the held-out images, with its best thresholds for a target."""
 

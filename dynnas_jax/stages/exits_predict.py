@@ -63,4 +63,4 @@ def _quality(fitted: predictor.Predictor) -> dict:
 
 def check(job: Job, **_) -> None:
     """Raises ValueError for a target that no net of the space can meet, or a latency table that does not serve."""
-    exits.of_job(job)
+    exits.check(job)

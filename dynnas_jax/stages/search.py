@@ -13,6 +13,7 @@ import numpy as np
 from dynnas_jax import devices, kinds, records
 from dynnas_jax.costs import macs
 from dynnas_jax.elastic import Supernet
+from dynnas_jax.export import targets
 from dynnas_jax.job import Job, evaluator, supernet_of_run, supernet_variables
 from dynnas_jax.pair_space import PairSpace
 from dynnas_jax.search import evolution, pairs, predictor
@@ -20,7 +21,7 @@ from dynnas_jax.search.collect import Answers
 from dynnas_jax.search_space import SearchSpace
 from dynnas_jax.stages import exits_search, strategies
 from dynnas_jax.stages import pair as pair_of
-from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table
+from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table, tell_doubts
 from dynnas_jax.workdir import read_config, write_json
 
 CALIBRATION_IMAGES = 1024
@@ -113,7 +114,7 @@ def check(
 ) -> None:
     """Raises ValueError for a latency table or an effort that cannot serve, before anything is trained."""
     if latency_table:
-        read_latency_table(latency_table, job.supernet, job.target)
+        tell_doubts(read_latency_table(latency_table, job.supernet, job.target), job.workdir.config)
     strategies.check_effort(job, strategy, calibration_images, effort_images, options.get(strategy))
 
 
@@ -152,27 +153,28 @@ def best(
 
     Args:
       max_macs, max_latency_ms: one of the two; of nets of several exits the average (see `exits_search.best`).
-      target: of the latency table; the run's own if None.
+      target: of the latency table; the run's own if None. MACs are the same for all of them.
       table: a latency table; the run's `search.latency_table` if None.
       pair: the most accurate pair of the recorded subnets instead, whose average cost is within the budget, and its threshold;
         its accuracies are those on the held-out images.
       omega: of nets of several exits, how much the cost weighs in place of the run's `dynamic.omega`.
 
     Raises:
-      ValueError: for a budget that is no number, an omega where there is none, a run without its predictor or records, a wrong
-        table, or a budget below the least cost (named).
+      ValueError: for a budget that is no number, an unknown target, an omega where there is none, a run without its predictor or
+        records, a wrong table, or a budget below the least cost (named).
     """
     unit, budget = ("macs", max_macs) if max_latency_ms is None else ("latency_ms", max_latency_ms)
     if not budget > 0:
         raise ValueError(f"max_{unit} is {budget}, must be above 0")
     config = read_config(path)
+    target = targets.target(config["target"] if target is None else target).name
     if (kind := kinds.of(config)) is kinds.MULTI_EXIT:
         if pair:
             raise ValueError(f"{path} is a run of {kind.words}: there are no pairs in it; leave out --pair")
         wanted = {"target_macs": (budget,)} if unit == "macs" else {"target_latency_ms": (budget,)}
         wanted["latency_table"] = _table_for(unit, table or config["dynamic"].get("latency_table"))
-        found = exits_search.best(path, config, wanted, target or config["target"], omega)
-        return _on_device(found, wanted["latency_table"], supernet_of_run(path), target or config["target"])
+        found = exits_search.best(path, config, wanted, target, omega)
+        return _on_device(found, wanted["latency_table"], supernet_of_run(path), config, target)
     if omega is not None:
         raise ValueError(f"{path} is a run of {kind.words}: --omega is for nets of several exits; leave it out")
     if kind is not kinds.SUPERNET:
@@ -182,14 +184,18 @@ def best(
             raise ValueError(f"{path}: stage {name!r} is not done; `dynnas run` must come to it first")
     table = _table_for(unit, table or config["search"].get("latency_table"))
     supernet = supernet_of_run(path)
-    costs = cost_tables(supernet, table, target or config["target"])
+    costs = cost_tables(supernet, table, target)
     run = _Trained(path, config, supernet, costs, unit, budget)
-    return _on_device(_best_pair(run) if pair else _best_subnet(run), table, supernet, target or config["target"])
+    return _on_device(_best_pair(run) if pair else _best_subnet(run), table, supernet, config, target)
 
 
-def _on_device(found: dict, table: str | Path | None, supernet: Supernet, target: str) -> dict:
+def _on_device(found: dict, table: str | Path | None, supernet: Supernet, config: dict, target: str) -> dict:
     """What was found, with the device whose milliseconds it has: machines of one target are not alike."""
-    return {**found, "latency_device": read_latency_table(table, supernet, target).device} if table else found
+    if not table:
+        return found
+    read = read_latency_table(table, supernet, target)
+    tell_doubts(read, config, target)
+    return {**found, "latency_device": read.device}
 
 
 def _table_for(unit: str, table: str | Path | None) -> str | Path | None:

@@ -21,7 +21,7 @@ from dynnas_jax.elastic import Supernet
 from dynnas_jax.job import NO_HELD_OUT, Job, load_variables, save_variables, supernet_variables
 from dynnas_jax.search import generator, generator_fit
 from dynnas_jax.search.generator_fit import Tasks
-from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table
+from dynnas_jax.stages.cost_tables import cost_tables, read_latency_table, tell_doubts
 from dynnas_jax.workdir import read_json, write_json
 
 FILE, WEIGHTS, TABLE = "generator.json", "generator.msgpack", "latency_table.json"
@@ -136,6 +136,8 @@ def check(
         raise ValueError(NO_HELD_OUT)
     if "steps" not in options:
         raise ValueError("generator.steps is missing; give it a value")
+    if latency_table:
+        tell_doubts(read_latency_table(latency_table, job.supernet, job.target), job.workdir.config)
     table, unit = _table(job, latency_table)
     _ends(job, table, unit, least_budget, most_budget)
     tasks(job.superclasses, unions)

@@ -142,7 +142,7 @@ def of_supernet(
     latency_table.check_nets(parts)
     partial = output.with_name(f"{output.name}.partial")
     how = {"runtime": runtime, "precision": precision, "threads": threads}
-    device = _device(in_jax)
+    device = device_here(in_jax)
     plan = {"space": supernet.space.fingerprint, "target": target, "device": device, **how}
     samples = latency_table.timed(parts, partial, plan=plan, rounds=rounds, **how, **measurement)
     fit = latency_table.fit(parts, samples)
@@ -161,8 +161,8 @@ def of_supernet(
     return table
 
 
-def _device(in_jax: bool) -> dict:
-    """What the table is measured on, in words; rounds of another machine, or other versions, do not go on."""
+def device_here(in_jax: bool) -> dict:
+    """What a table is measured on here, in words; rounds of another machine, or other versions, do not go on."""
     facts, versions = machine.facts(), machine.versions()
     board = facts["board"] or facts["cpu"] or "unknown"
     if not in_jax:

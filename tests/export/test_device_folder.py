@@ -186,8 +186,9 @@ def test_requirements_follow_the_files(hand_made):  # noqa: F811
 
 @pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
 @pytest.mark.parametrize("python", ["3.9", "3.10", "3.13", "3.14"])
-def test_a_pi_gets_the_litert_that_ran_on_its_core(machine, python):
-    wanted = map(Requirement, device_folder._requirements(["a.tflite"], "pi4"))
+@pytest.mark.parametrize("target", ["pi4", "pi5", "edgetpu", "jetson_nano", "android"])
+def test_an_arm_board_gets_the_litert_that_ran_on_such_a_core(target, machine, python):
+    wanted = map(Requirement, device_folder._requirements(["a.tflite"], target))
     where = {"platform_machine": machine, "python_version": python}
     (asked,) = (one for one in wanted if one.name == "ai-edge-litert" and one.marker.evaluate(where))
     assert str(asked.specifier) == ("==2.1.0" if machine == "aarch64" and python != "3.14" else ">=2.1")

@@ -143,7 +143,13 @@ def export(rng, evaluated) -> dict:
         for precision, factor, agreement in (("fp32", 1.0, 1.0), ("int8", 0.45, 0.9925))
     }
     versions = {"ai_edge_litert": "2.1.0", "jax": "0.10.2"}
-    about = {"threads": 1, "runs": 1000, "warm_up": 100, "machine": "AMD EPYC <2 cores>", "versions": versions}
+    about = {
+        "threads": 1,
+        "runs": 1000,
+        "warm_up": 100,
+        "machine": {"board": None, "cpu": "AMD EPYC <2 cores>"},
+        "versions": versions,
+    }
     return {"files": files, "cascade": cascade, **about}
 
 

@@ -184,6 +184,24 @@ def test_what_was_exported_nowhere_is_not_measured(workdir):
     assert ("rival", "pi4") not in {(row["run"], row["target"]) for row in rows if row["where"] is None}
 
 
+def test_what_nothing_was_exported_for_is_not_measured(workdir):
+    """A line for all these targets in place of rows without a figure."""
+    own = artifacts.read(workdir)
+    (note,) = [note for note in devices.notes(own) if note.startswith("Not measured: ")]
+    never = ", ".join(name for name in targets.TARGETS if name != "x86")
+    assert note.startswith(f"Not measured: {never}, for which nothing was exported. To measure there: dynnas export ")
+    every = own._replace(exports=dict.fromkeys(targets.TARGETS, own.exports["x86"]))
+    assert not any("nothing was exported" in note for note in devices.notes(every))
+
+
+def test_memory_and_energy_of_this_machine_are_a_bench_s(workdir):
+    own = artifacts.read(workdir)
+    exports = {"x86": {**own.exports["x86"], "machine": {"board": None, "cpu": "a cpu"}}}
+    for taken, said in (({}, True), ({"kitchen": bench_of("a Pi")}, True), ({"desk": bench_of()}, False)):
+        notes = devices.notes(own._replace(exports=exports, benches=taken))
+        assert any("measures neither memory nor energy" in note for note in notes) == said
+
+
 def test_exports_of_several_parts_are_of_their_target(workdir):
     own = artifacts.read(workdir)
     files = {"files": {"net_int8": {**own.exports["x86"]["files"]["big_int8"], "function": "net"}}}

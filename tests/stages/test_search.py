@@ -65,6 +65,18 @@ def test_latencies_stand_beside_macs_where_a_table_is_given(tiny_run, table_file
     assert not {"latency_ms", "latency_device"} & set(without)
 
 
+def test_a_table_of_another_machine_is_said(tiny_run, table_file, capsys):
+    """A line on stderr, beside the JSON; a search for MACs alone, for whatever device, has no such line."""
+    budget = f"--max_latency_ms={1e6}"
+    main(["search", f"--workdir={tiny_run.workdir}", f"--table={table_file}", budget])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["latency_device"]["board"] == "a board"
+    (line,) = said.err.splitlines()
+    assert line.startswith("dynnas: the latency table was measured on a board, this machine is ")
+    main(["search", f"--workdir={tiny_run.workdir}", "--max_macs=1e7", "--target=pi4"])
+    assert capsys.readouterr().err == ""
+
+
 def shared_ms(supernet, cost, genome):
     """What the shared blocks take, by leaving the others out one by one."""
     names = {block.name for block in supernet.blocks(supernet.arch(genome))}
@@ -122,6 +134,7 @@ def test_what_cannot_be_searched(tiny_run, table_file, refused, copy, tmp_path, 
     given = (workdir, f"--table={table_file}")
     assert "must be above 0" in refused(*given, "--max_latency_ms=nan")
     assert "target is 'gpu'" in refused(*given, "--max_latency_ms=1", "--target=gpu")
+    assert "target is 'gpu'" in refused(workdir, "--max_macs=1e7", "--target=gpu")
     assert "was measured for target 'x86', not for 'pi4'" in refused(*given, "--max_latency_ms=1", "--target=pi4")
     assert "no subnet was found within 0.001 ms; the fastest takes" in refused(*given, "--max_latency_ms=0.001")
     assert "the cheapest takes" in refused(*given, "--max_latency_ms=0.001", "--pair")
@@ -143,8 +156,9 @@ def by_latency(tiny_run, table_file):
     return {**tiny_run.config, "search": section, "dynamic": {"max_latency_fraction": 0.9, "big_net": "largest"}}
 
 
-def test_a_run_that_searches_by_latency(by_latency, supernet, cost, table_file, copy):
+def test_a_run_that_searches_by_latency(by_latency, supernet, cost, table_file, copy, capsys):
     pipeline.run(by_latency, copy, names=("train", "collect", "predict", "search"), redo="search")
+    assert capsys.readouterr().err.count("the latency table was measured on a board") == 1
     found = json.loads((copy / "search/found.json").read_text())
     assert found["cost"] == "latency_ms"
     assert found["latency_device"] == latency.load(table_file).device

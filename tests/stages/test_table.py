@@ -11,7 +11,7 @@ import pytest
 from dynnas_jax.costs import latency, macs
 from dynnas_jax.dynamic import protocol
 from dynnas_jax.dynamic.routers import STATISTICS, Router
-from dynnas_jax.export import flatbuffer, rounds
+from dynnas_jax.export import flatbuffer, machine, rounds
 from dynnas_jax.networks import big_little, fixed, multi_supernet
 from dynnas_jax.stages import cost_tables, table
 
@@ -258,6 +258,32 @@ def test_a_table_that_another_board_was_measured_for(supernet, made_up_table, tm
     )
     with pytest.raises(ValueError, match="says target 'pi4', but was measured on a Raspberry Pi 5"):
         cost_tables.read_latency_table(tmp_path / "t", supernet, "pi4")
+
+
+def test_what_makes_a_table_s_milliseconds_others_than_the_files_is_said(supernet, made_up_table, monkeypatch, capsys):
+    """A computer's table on another one, or of another runtime; a precision that no file has. Boards need not be here."""
+    cpu, versions = "a cpu", {"ai-edge-litert": "2.3.0"}
+    facts = {"board": None, "cpu": cpu, "architecture": "x86_64"}
+    monkeypatch.setattr(machine, "facts", lambda: facts)
+    monkeypatch.setattr(machine, "versions", lambda: versions)
+    found = made_up_table(supernet, 0.25)
+
+    def said(config=None, target=None, **device):
+        own = found._replace(device={**found.device, "board": cpu, "versions": versions, **device})
+        cost_tables.tell_doubts(own._replace(target=target or "x86"), {"target": "x86", **(config or {})}, target)
+        return capsys.readouterr().err
+
+    assert said() == said(target="pi4", board="Raspberry Pi 4 Model B") == ""
+    assert "measured on another cpu, this machine is a cpu: budgets are millis" in said(board="another cpu")
+    assert "measured with ai-edge-litert 2.1.0, here is 2.3.0" in said(versions={"ai-edge-litert": "2.1.0"})
+    fp32 = {"export": {"precisions": ("fp32",)}}
+    assert said(fp32, precision="fp32") == ""
+    assert said(fp32).splitlines() == [
+        "dynnas: the latency table was measured in int8, the run's files for x86 are fp32"
+    ]
+    assert said(fp32, target="pi4") == ""  # whose files would be of the target's own precisions
+    facts["architecture"] = "aarch64"
+    assert said(board="another cpu") == ""
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
