@@ -7,13 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dynnas_jax import __version__
-
-
-class Parser(argparse.ArgumentParser):
-    """One plain line for a mistake, as everywhere else."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
+from dynnas_jax.export import confined
+from dynnas_jax.export.runtime import Parser
 
 
 def path(text: str) -> Path:
@@ -120,7 +115,8 @@ def _table(own: Parser) -> None:
         "--runtime", default=argparse.SUPPRESS, help="litert (default), or jax: on this machine's GPU, say"
     )
     own.add_argument("--precision", help="of the files; by default the one that the target runs")
-    own.add_argument("--threads", type=int, default=argparse.SUPPRESS, help="of LiteRT")
+    most = f"of LiteRT (1; at most {confined.MOST_THREADS})"
+    own.add_argument("--threads", type=int, default=argparse.SUPPRESS, help=most)
     own.add_argument("--nets", type=int, default=argparse.SUPPRESS, help="whole nets that the blocks are fitted to")
     own.add_argument("--rounds", type=int, default=argparse.SUPPRESS, help="measurements of every block and net")
     own.epilog = "--config=FILE.py[:mode] and its overrides, as for run; the same command goes on where it was stopped"

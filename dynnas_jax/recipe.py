@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynnas_jax import kinds, sections, settings
+from dynnas_jax.export import confined
 from dynnas_jax.workdir import file_digest
 
 _RATES = {"learning_rate": 0, "weight_decay": 0}  # of a predictor
@@ -56,7 +57,10 @@ _LEAST = {
         **{"children": 1, "tournament": 1, "mutation_share": (0, 1), "mutation_probability": (0, 1), **_RATES},
     },
     "generator": {"steps": 1, "batch_size": 2, "scenarios": 1, "cost_scenarios": 0, "cost_weight": 0},
-    "export": {"calibration_images": 1, "max_accuracy_loss": (0, 1), "threads": 1, "runs": 1, "warm_up": 0},
+    "export": {
+        **{"calibration_images": 1, "max_accuracy_loss": (0, 1), "runs": 1, "warm_up": 0},
+        "threads": (1, confined.MOST_THREADS),
+    },
     "dynamic": {"max_macs_fraction": 0, "max_latency_fraction": 0, "max_accuracy_loss": 0},
 }
 

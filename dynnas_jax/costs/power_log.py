@@ -31,8 +31,8 @@ _JTOP = {"nvp model", "jetson_clocks"}  # columns by which a log of jtop is know
 class Log(NamedTuple):
     """Power over time, as a meter wrote it."""
 
-    time_s: tuple[float, ...]  # since 1970, ascending
-    power_w: tuple[float, ...]
+    time_s: tuple[float, ...]  # since 1970, ascending: no two are the same
+    power_w: tuple[float, ...]  # none below zero
     source: str  # the file and the columns that were read
 
 
@@ -63,7 +63,7 @@ def read_log(
     rows, delimiter = _rows(path)
     header, first = _header(path, rows, column)
     clock, *values = header
-    times, powers = [], []
+    times, powers, places = [], [], []
     for number, row in rows[first:]:
         if not any(cell.strip() for cell in row):
             continue
@@ -71,10 +71,15 @@ def read_log(
         if len(row) <= max(each.place for each in header):
             raise ValueError(f"{where} has {len(row)} columns, fewer than the header")
         times.append(_time(row[clock.place], clock, where, utc_offset_s))
+        places.append(where)
         powers.append(math.prod(_number(row[each.place], delimiter, where) * each.unit for each in values))
+        if not 0 <= powers[-1] < math.inf:
+            raise ValueError(f"{where} has a power of {powers[-1]:g} W: give none below zero")
     times = _since_1970(times, start_s, path)
-    if len(times) < 2 or times != sorted(times):
-        raise ValueError(f"{path} has {len(times)} rows, which must be two or more, in the order of time")
+    if len(times) < 2:
+        raise ValueError(f"{path} has {len(times)} rows, which must be two or more")
+    if (late := next((i for i in range(1, len(times)) if not times[i - 1] < times[i]), None)) is not None:
+        raise ValueError(f"{places[late]} is not later than the row before it: rows must be in the order of time")
     return Log(tuple(times), tuple(powers), f"{path.name} ({', '.join(each.name for each in values)})")
 
 

@@ -26,20 +26,27 @@ RUNS, WARM_UP = 1000, 100
 _SETS = 20  # of a net's inputs: stem tensors are large
 
 
-# What results must hold to be read: kinds by key, several in a tuple, of each element in a list.
-_ABSENT, _EACH = object(), "*"
+class _Absent:
+    """The kind of what is not there."""
+
+
+# What results must hold to be read: kinds by key, several in a tuple; in a list that of each element, and how many at least.
+_ABSENT, _EACH = _Absent(), "*"
 _NONE, _NUMBER = type(None), (int, float)
-_WINDOW = {"start_s": _NUMBER, "end_s": _NUMBER, "calls": int, "rapl_j": (int, float, _NONE)}
+_TOO_LARGE = 2**63  # for anything that is measured
+_COUNT, _BYTES = range(1, _TOO_LARGE), range(_TOO_LARGE)
+_WINDOW = {"start_s": _NUMBER, "end_s": _NUMBER, "calls": _COUNT, "rapl_j": (int, float, _NONE)}
 _SECTION = {
     "latency_ms": dict.fromkeys(("median_ms", "p95_ms", "mean_ms"), _NUMBER),
     "throughput_per_s": _NUMBER,
     "window": (_NONE, _WINDOW),
+    "energy": (_Absent, _NONE, {"energy_mj": _NUMBER, "source": str}),
 }
 _RESULTS = {
     "started": str,
     "model": {
         **dict.fromkeys(("target", "precision"), (str, _NONE)),
-        "steps": [str],
+        "steps": [str, 1],
         "thresholds": [_NUMBER],
         "files": {_EACH: {"sha256": str}},
     },
@@ -48,8 +55,8 @@ _RESULTS = {
         "architecture": str,
         "temperature_c": [(int, float, _NONE)],
     },
-    "settings": {**dict.fromkeys(("runs", "threads", "image_count"), int), "images": str, "delegate": (str, _NONE)},
-    **dict.fromkeys(("before_opening_bytes", "peak_memory_bytes"), int),
+    "settings": {**dict.fromkeys(("runs", "threads", "image_count"), _COUNT), "images": str, "delegate": (str, _NONE)},
+    **dict.fromkeys(("before_opening_bytes", "peak_memory_bytes"), _BYTES),
     "exit_rate": [_NUMBER],
     "sections": {DECISION: _SECTION, _EACH: _SECTION},
 }
@@ -219,6 +226,7 @@ def read(path: str | Path) -> dict:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(content, indent=1, ensure_ascii=False).encode()  # who reads it writes it again, or puts it on a page
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -235,10 +243,12 @@ def _first_wrong(content: Any, wanted: Any, where: str = "") -> str | None:
     if isinstance(wanted, tuple):
         return where if all(_first_wrong(content, kind, where) for kind in wanted) else None
     if isinstance(wanted, list):
-        right = isinstance(content, list) and not any(_first_wrong(part, wanted[0], where) for part in content)
+        kind, least = wanted if len(wanted) == 2 else (*wanted, 0)
+        right = isinstance(content, list) and len(content) >= least
+        right = right and not any(_first_wrong(part, kind, where) for part in content)
         return None if right else where
     if not isinstance(wanted, dict):
-        return None if isinstance(content, wanted) else where
+        return None if _is_of(content, wanted) else where
     if not isinstance(content, dict):
         return where
     for key, kind in wanted.items():
@@ -246,3 +256,11 @@ def _first_wrong(content: Any, wanted: Any, where: str = "") -> str | None:
             if wrong := _first_wrong(content.get(name, _ABSENT), kind, f"{where}.{name}" if where else str(name)):
                 return wrong
     return None
+
+
+def _is_of(content: Any, kind: Any) -> bool:
+    """Whether this is of a type, or one of a range of whole numbers; True is no number, nor is what is not finite."""
+    if isinstance(kind, range):
+        return type(content) is int and content in kind
+    number = isinstance(content, (int, float))
+    return isinstance(content, kind) and (not number or (not isinstance(content, bool) and abs(content) < _TOO_LARGE))

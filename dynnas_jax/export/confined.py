@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 THREAD_BYTES = 2**27 + 2**23  # of address space that a thread takes at once: glibc's heap for it, and a stack
+MOST_THREADS = 1024  # more than any such machine has cores for; LiteRT takes whatever fits into an integer
 _ONE_AT_A_TIME = threading.Lock()  # descriptors and limits are the whole process's
+
+
+def check_threads(threads: int) -> None:
+    """Raises ValueError for a number of threads that LiteRT or onnxruntime shall not be asked for."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads={threads}: give a whole number of at least 1 and at most {MOST_THREADS}")
 
 
 @contextlib.contextmanager

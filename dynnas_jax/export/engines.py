@@ -102,14 +102,13 @@ def load(path: str | Path, threads: int = 1, delegate: str | None = None) -> dic
 
     Args:
       path: a `.tflite` file of float32 or int8 inputs and outputs, or an `.onnx` file of float32 ones.
-      threads: of LiteRT or onnxruntime.
+      threads: of LiteRT or onnxruntime, 1 to `confined.MOST_THREADS`.
       delegate: a shared library for LiteRT, such as libedgetpu.so.1; for ONNX an execution provider of onnxruntime.
 
     Raises: ValueError if the file is absent, damaged or of another kind, or cannot run here.
     """
     path = Path(path)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"threads={threads}: give a whole number of at least 1")
+    confined.check_threads(threads)
     opening = _onnx if path.suffix == ".onnx" else _litert
     bound_bytes = 4 * soundness.MOST_VALUES + threads * confined.THREAD_BYTES
     if delegate is None or _EDGETPU in delegate:
@@ -236,7 +235,9 @@ def _tensor(details: dict) -> Tensor:
 
 
 def _onnx(path: Path, threads: int, delegate: str | None, bound_bytes: int | None) -> dict[str, Model]:
-    told = metadata.read_onnx(path)  # also sees whether the file is whole
+    files = metadata.read_onnx(path).get("files", {})  # also sees whether the file is whole
+    if not isinstance(files, dict):  # unlike the first of its folder, this one need not be checked yet
+        raise ValueError(f"the metadata of {path.name} does not give a file of each net: export it again")
     try:
         import onnxruntime
     except ImportError as error:
@@ -249,7 +250,7 @@ def _onnx(path: Path, threads: int, delegate: str | None, bound_bytes: int | Non
     confined.bound_onnx(options, 8 * soundness.MOST_VALUES)
     names = [_CPU_PROVIDER] if delegate in (None, _CPU_PROVIDER) else [delegate, _CPU_PROVIDER]
     # The exporter names each file by its one net: NET_PRECISION.onnx.
-    name = next((net for net, file in told.get("files", {}).items() if file == path.name), path.stem.rpartition("_")[0])
+    name = next((net for net, file in files.items() if file == path.name), path.stem.rpartition("_")[0])
     with confined.confined(path, bound_bytes):
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=names)

@@ -5,6 +5,7 @@ A copy of this module lies in every export folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,6 +30,12 @@ def check_net(model: engines.Model, told: dict) -> None:
         raise ValueError(f"{model.label} has no output `{needed}`: it cannot {use}")
 
 
+def check_router(model: engines.Model) -> None:
+    """Raises ValueError if a net that is to run first reads anything but the image."""
+    if set(model.inputs) != {"image"}:
+        raise ValueError(f"{model.label} takes {', '.join(model.inputs) or 'nothing'}, not the image alone")
+
+
 class Gates:
     """Nets of which each but the last ones scores what may follow it; the best is run, until one answers."""
 
@@ -41,7 +48,7 @@ class Gates:
             for name, names in routes.items()
         }
         for name, names in routes.items():
-            if (found := known[name].outputs["score"].shape[-1]) != len(names):
+            if (found := math.prod(known[name].outputs["score"].shape)) != len(names):
                 raise ValueError(f"{known[name].label} gives {found} scores for the {len(names)} nets that follow it")
 
     def run(self, image: np.ndarray) -> tuple[np.ndarray, list[float], tuple[str, ...]]:
@@ -58,7 +65,10 @@ class Gates:
             scores.append(float(told[best]))
             model, plan = self._following[model.name][best]
             names.append(model.name)
-            inputs = {name: pass_on(outputs[name]) for name, pass_on in plan.items()}
+            inputs = {
+                name: model.store("image", image) if pass_on is None else pass_on(outputs[name])
+                for name, pass_on in plan.items()
+            }
 
 
 def check_scores(steps: Sequence[engines.Model]) -> None:

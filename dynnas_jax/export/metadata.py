@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import reprlib
 from pathlib import Path
 
 if __package__:
@@ -32,6 +33,7 @@ _COMPILED = "_edgetpu.tflite"  # how the Edge TPU compiler names its output
 _GRAPH, _PROPERTIES = 7, 14  # fields of ONNX's ModelProto
 _ONNX_FIELDS = frozenset((*range(1, 9), _PROPERTIES, 20, 25, 26))
 _LARGEST_BYTES = 2**24  # of one metadata entry
+MOST_WAYS, MOST_IN_TURN = 10_000, 100  # behind a router, and nets on one of them: all ways are listed
 
 
 def read(path: str | Path) -> dict:
@@ -64,7 +66,7 @@ def _first_wrong(content: dict) -> str | None:
     if wrong := next(
         (key for key in ("target", "precision") if not isinstance(content.get(key), (str, type(None)))), None
     ):
-        return f"has a {wrong} of {content[wrong]!r}"
+        return f"has a {wrong} of {reprlib.repr(content[wrong])}"
     texts, shape = content.get("labels"), content.get("image_shape")
     if not _all(texts, str) or len(texts) < 2:
         return "has no two labels"
@@ -74,11 +76,15 @@ def _first_wrong(content: dict) -> str | None:
     if not _all(steps, str) or not steps or not _all(content.get("whole", []), str):
         return "names no steps"
     if not isinstance(content.get("router", ""), str):
-        return f"names {content['router']!r} as the router"
+        return f"names {reprlib.repr(content['router'])} as the router"
+    if len(set(steps)) < len(steps):
+        return "names a step twice"
     names = (*in_turn(content), *content.get("whole", []))
     if not isinstance(files, dict) or not all(_is_plain_name(files.get(name)) for name in names):
         return "does not give a file of this folder for each net"
-    if picks(content) and (wrong := _wrong_routes(content)):
+    if not _are_signatures(content.get("signatures", {})):
+        return "has signatures that do not give the shapes of each net's inputs and outputs"
+    if picks(content) and (wrong := _wrong_routes(content) or _wrong_ways(content)):
         return wrong
     return _wrong_policy(content, len(choices(content)))
 
@@ -88,13 +94,26 @@ def _wrong_routes(content: dict) -> str | None:
     order, given = in_turn(content), content.get("routes", {})
     if not isinstance(given, dict) or not all(_all(names, str) and names for names in given.values()):
         return "has routes that lead nowhere"
-    reached = {order[0]}
+    reached, following = {order[0]}, routes(content)
+    places = {name: place for place, name in enumerate(order)}
     for place, name in enumerate(order):
-        following = routes(content).get(name, [])
-        if name not in reached or not set(following) <= set(order[place + 1 :]):
-            return f"has routes that do not lead through {name!r} in order"
-        reached |= set(following)
+        behind = following.get(name, [])
+        if name not in reached or not all(places.get(other, -1) > place for other in behind):
+            return f"has routes that do not lead through {reprlib.repr(name)} in order"
+        reached.update(behind)
     return None if set(given) <= set(order) else "has routes of nets that it does not name"
+
+
+def _wrong_ways(content: dict) -> str | None:
+    """What is wrong with the ways that nets lead, which may double from net to net: counted before `choices` lists them."""
+    following, ways, lengths = routes(content), {}, {}
+    for name in reversed(in_turn(content)):  # what it leads to is known by now
+        behind = following.get(name, [])
+        ways[name] = sum(ways[other] for other in behind) if behind else 1
+        lengths[name] = 1 + max((lengths[other] for other in behind), default=0)
+        if ways[name] > MOST_WAYS or lengths[name] > MOST_IN_TURN:
+            return f"has more than {MOST_WAYS} ways behind its router, or more than {MOST_IN_TURN} nets on one"
+    return None
 
 
 def _wrong_policy(content: dict, steps: int) -> str | None:
@@ -110,11 +129,18 @@ def _wrong_policy(content: dict, steps: int) -> str | None:
     if not known or (rule == ROUTED and steps != 2 and not picked):
         return f"has another policy than {rule!r}" + (" of two steps" if rule == ROUTED else "")
     if policy.get("score") not in (*confidence.SCORES, OWN_SCORE):
-        return f"has an unknown score {policy.get('score')!r}"
+        return f"has an unknown score {reprlib.repr(policy.get('score'))}"
     share = content.get("central_share", 1.0)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        return f"has a central_share of {share!r}"
+        return f"has a central_share of {reprlib.repr(share)}"
     return None
+
+
+def _are_signatures(given) -> bool:
+    """Whether these are, of nets by name, shapes by the names of inputs and of outputs."""
+    nets = list(given.values()) if isinstance(given, dict) else [None]
+    sides = [net.get(side) if isinstance(net, dict) else None for net in nets for side in ("inputs", "outputs")]
+    return all(isinstance(side, dict) and all(_all(shape, int) for shape in side.values()) for side in sides)
 
 
 def _all(values, kind) -> bool:
@@ -176,11 +202,14 @@ def choices(told: dict) -> list[tuple[str, ...]]:
     following = routes(told)
     if not following:
         return [(name,) for name in told["steps"]]
-
-    def behind(name: str) -> list[tuple[str, ...]]:
-        return [(other, *rest) for other in following[name] for rest in behind(other)] if name in following else [()]
-
-    return behind(told["router"])
+    found, begun = [], [(told["router"],)]
+    while begun:
+        way = begun.pop()
+        if way[-1] in following:
+            begun += [(*way, other) for other in reversed(following[way[-1]])]
+        else:
+            found.append(way[1:])
+    return found
 
 
 def _precision(path: Path) -> str | None:

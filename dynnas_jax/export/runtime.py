@@ -12,10 +12,11 @@ A copy of this module lies in every export folder. There:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +25,11 @@ import numpy as np
 
 if __package__:
     from dynnas_jax import confidence
-    from dynnas_jax.export import bench_command, engines, handover, metadata, photos
+    from dynnas_jax.export import bench_command, confined, engines, handover, metadata, photos
 else:  # lying alone in an export folder
     import bench_command
     import confidence
+    import confined
     import engines
     import handover
     import metadata
@@ -58,7 +60,7 @@ class DynamicClassifier:
         Args:
           path: an export folder, or any of its model files.
           precision: "fp32", "fp16", "dynamic_range" or "int8"; None: the file's, or the one that the target runs.
-          threads: of LiteRT or onnxruntime.
+          threads: of LiteRT or onnxruntime, 1 to `confined.MOST_THREADS`.
           delegate: a delegate's library (libedgetpu.so.1), or an execution provider of onnxruntime.
 
         Raises: ValueError if a file is absent, damaged, without metadata, or does not fit the others.
@@ -72,6 +74,8 @@ class DynamicClassifier:
         self._opened: dict[Path, dict[str, engines.Model]] = {}
         routed = "router" in self.metadata
         self.router = self._open(self.metadata["router"]) if routed else None  # chooses a step before any has run
+        if self.router is not None:
+            handover.check_router(self.router)
         self.steps = [self._open(name) for name in self.metadata["steps"]]
         routes = metadata.routes(self.metadata)
         self._gates = handover.Gates(self.router, self.steps, routes) if routes else None
@@ -175,7 +179,9 @@ class DynamicClassifier:
         known: dict[str, np.ndarray] = {"image": self._checked(image)}
         wanted, steps = self._open(name).inputs, iter(self.in_turn)
         while not set(wanted) <= set(known):
-            model = next(steps)
+            model = next(steps, None)
+            if model is None:
+                raise ValueError(f"{name} takes {', '.join(wanted)}, which no step before it gives")
             known.update(model.run({key: known[key] for key in model.inputs}))
         return {key: known[key] for key in wanted}
 
@@ -213,15 +219,27 @@ class DynamicClassifier:
         return nets[name]
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One plain line for a mistake."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
 
 
+@contextlib.contextmanager
+def plainly(program: str) -> Iterator[None]:
+    """Ends the program for a mistake of the user's with one plain line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, RecursionError) as error:
+        print(f"{program}: {' '.join(str(error).split()) or 'there is not enough memory'}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="runtime.py", description="Runs the classifier of this folder.", allow_abbrev=False)
+    parser = Parser(prog="runtime.py", description="Runs the classifier of this folder.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     classify = commands.add_parser("classify", help="what is on a picture", allow_abbrev=False)
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of any size")
@@ -238,7 +256,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what says how an export is opened."""
     parser.add_argument("--precision", choices=metadata.PRECISIONS, help="where the folder has several")
     parser.add_argument("--threshold", type=thresholds, metavar="T[,T...]", help="instead of the export's own")
-    parser.add_argument("--threads", type=int, default=1, help="of LiteRT or onnxruntime (1)")
+    most = f"of LiteRT or onnxruntime (1; at most {confined.MOST_THREADS})"
+    parser.add_argument("--threads", type=int, default=1, help=most)
     parser.add_argument("--delegate", help="a library such as libedgetpu.so.1; with ONNX an execution provider")
 
 
@@ -280,7 +299,7 @@ def classify(known: argparse.Namespace) -> bool:
 def main(arguments: list[str] | None = None) -> None:
     """The command line of an export folder; a mistake of the user's is one plain line and exit code 2."""
     known = _parser().parse_args(arguments)
-    try:
+    with plainly("runtime.py"):
         if known.command == "classify":
             sys.exit(0 if classify(known) else 2)
         if known.command == "show":
@@ -289,11 +308,6 @@ def main(arguments: list[str] | None = None) -> None:
         import energy  # beside this file: this command line is of the folder alone
 
         bench_command.run(known, lambda: open_as(known, known.model), energy)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"runtime.py: {' '.join(str(error).split()) or 'there is not enough memory'}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ A copy of this module lies above the export folders of superclasses. There:
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,20 +81,19 @@ def write(folder: str | Path, modules: tuple[Path, ...]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of a folder of export folders; a mistake of the user's is one plain line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="specialists.py", description="Classifies pictures by one of these networks.")
+    parser = runtime.Parser(
+        prog="specialists.py", description="Classifies pictures by one of these networks.", allow_abbrev=False
+    )
     parser.add_argument("name", help="of the network: the folder it lies in")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of any size")
     parser.add_argument("--precision", choices=metadata.PRECISIONS)
     known = parser.parse_args(arguments)
-    try:
+    with runtime.plainly("specialists.py"):
         classifier = Specialists(Path(__file__).parent, known.precision).switch(known.name).classifier
         for path in known.images:
             pixels, _ = photos.fitted(path, classifier.image_shape, classifier.metadata.get("central_share", 1.0))
             answer = classifier.predict(pixels)
             print(f"{path}: {answer.label}, {answer.probability:.1%} ({known.name}, {answer.latency_ms:.2f} ms)")
-    except (ValueError, OSError) as error:
-        print(f"specialists.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def read(workdir: Path) -> Benches:
     Raises:
       ValueError: a file among them is damaged.
     """
-    contents = {path.stem: bench.read(path) for path in sorted((workdir / FOLDER).glob("*.json"))}
+    contents = {path.stem: _results(path) for path in sorted((workdir / FOLDER).glob("*.json"))}
     known = _exported(workdir) if contents else {}
     found = {name: told for name, content in contents.items() if (told := _matched(workdir, content, known))}
     return Benches(found, tuple(name for name in contents if name not in found))
@@ -45,7 +45,7 @@ def checked(workdir: Path, paths: Sequence[Path]) -> dict[str, dict]:
     """
     known, there, taken = _exported(workdir), read(workdir).found, {}
     for path in paths:
-        content, name = bench.read(path), path.stem
+        content, name = _results(path), path.stem
         if _matched(workdir, content, known) is None:
             raise ValueError(f"{path} was measured on other files than those in {workdir / 'export'}")
         if name in taken:
@@ -73,6 +73,14 @@ def take_in(workdir: Path, *paths: Path) -> None:
       ValueError: as `checked`.
     """
     keep(workdir / FOLDER, checked(workdir, paths))
+
+
+def _results(path: Path) -> dict:
+    """Those in a file. Raises ValueError if there are none, or of no precision: every exported file says which it has."""
+    content = bench.read(path)
+    if (precision := content["model"]["precision"]) not in metadata.PRECISIONS:
+        raise ValueError(f"{path} is of precision {precision!r}, which no exported file has: measure again")
+    return content
 
 
 def _exported(workdir: Path) -> dict[str, Path]:

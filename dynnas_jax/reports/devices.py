@@ -13,7 +13,7 @@ from dynnas_jax.reports.artifacts import Artifacts
 OWN = "this run"
 HERE = "this machine"
 _DESKTOP = "x86"  # the target that the machine of an export is taken for
-_EXIT = re.compile(r"exit([1-9]\d*)")  # by number, from 1; each from where the one before it left
+_EXIT = re.compile(r"exit([1-9]\d{0,3})")  # by number, from 1; each from where the one before it left
 _NETWORKS = (SINGLE, "little", "big", _EXIT, "dynamic")
 _ONNX = "_onnx"  # behind the precision of what onnxruntime runs
 

@@ -18,7 +18,7 @@ from dynnas_jax.data import sources
 from dynnas_jax.dynamic import protocol, routing
 from dynnas_jax.dynamic.routers import Router
 from dynnas_jax.elastic import Supernet, image_struct, walk
-from dynnas_jax.export import functions, latency_table, machine, metadata, targets
+from dynnas_jax.export import confined, functions, latency_table, machine, metadata, targets
 from dynnas_jax.export.latency_table import Part
 from dynnas_jax.networks import big_little, multi_costs
 from dynnas_jax.networks.template import form_here
@@ -73,6 +73,7 @@ def build(
     for name, value in {"threads": threads, "nets": nets, "rounds": rounds}.items():
         if value < _LEAST[name]:
             raise ValueError(f"{name} is {value}, must be a number of at least {_LEAST[name]}")
+    confined.check_threads(threads)
     if precision is not None and precision not in metadata.PRECISIONS:
         raise ValueError(f"precision is {precision!r}, choose from {list(metadata.PRECISIONS)}")
     _check_machine(known, machine.facts())

@@ -58,22 +58,23 @@ def test_names_and_units_as_meters_write_them(read, header, row, watts):
 
 
 @pytest.mark.parametrize(
-    ("header", "cell", "seconds"),
+    ("header", "cell", "later", "seconds"),
     [
-        ("timestamp", "1706702400.5", NOON + 0.5),
-        ("time", "1706702400500", NOON + 0.5),
-        ("time_ms", "1706702400500", NOON + 0.5),
-        ("timestamp", "2024-01-31T12:00:00.5Z", NOON + 0.5),
-        ("timestamp", "2024/01/31 13:00:00+01:00", NOON),
-        ("datetime", "2024-01-31 12:00:00.123456789", NOON + 0.123456),
-        ("time_s", "0", 77.0),
-        ("uptime", "0:00:01", 77.0),
-        ("elapsed", "1 day, 0:00:01.5", 77.0),
+        ("timestamp", "1706702400.5", "1706702401", NOON + 0.5),
+        ("time", "1706702400500", "1706702401000", NOON + 0.5),
+        ("time_ms", "1706702400500", "1706702401000", NOON + 0.5),
+        ("timestamp", "2024-01-31T12:00:00.5Z", "2024-01-31T12:00:01Z", NOON + 0.5),
+        ("timestamp", "2024/01/31 13:00:00+01:00", "2024/01/31 14:00:01+02:00", NOON),
+        ("datetime", "2024-01-31 12:00:00.123456789", "2024-01-31 12:00:01", NOON + 0.123456),
+        ("time_s", "0", "1", 77.0),
+        ("uptime", "0:00:01", "0:00:02", 77.0),
+        ("elapsed", "1 day, 0:00:01.5", "1 day, 0:00:02", 77.0),
     ],
 )
-def test_times(read, header, cell, seconds):
-    log = read(f'\ufeff{header},power_w\n"{cell}",1\n"{cell}",2\n', start_s=77.0)
+def test_times(read, header, cell, later, seconds):
+    log = read(f'\ufeff{header},power_w\n"{cell}",1\n"{later}",2\n', start_s=77.0)
     assert log.time_s[0] == pytest.approx(seconds, abs=1e-6)
+    assert 0 < log.time_s[1] - log.time_s[0] <= 1 + 1e-6
 
 
 def test_times_since_the_start(read):
@@ -94,7 +95,10 @@ def test_times_since_the_start(read):
         ("time_s,power_w\n0,1\n1,\n", "line 3 has '' where a number is expected"),
         ("time_s,power_w\n0,1\n1,nan\n", "line 3 has 'nan' where a number"),
         ("time_s,power_w\n0,1\n1\n", "line 3 has 1 columns, fewer than the header"),
-        ("time_s,power_w\n1,1\n0,1\n", "in the order of time"),
+        ("time_s,power_w\n1,1\n0,1\n", "line 3 is not later than the row before it: .* in the order of time"),
+        ("time_s,power_w\n0,1\n1,1\n\n1,2\n2,1\n", "line 5 is not later than the row before it"),
+        ("time_s,power_w\n0,1\n1,-0.5\n", "line 3 has a power of -0.5 W: give none below zero"),
+        ("time_s,voltage_v,current_a\n0,5,1\n1,5,-1\n", "line 3 has a power of -5 W"),
         ("time_s,power_w\n1,1\n", "has 1 rows, which must be two or more"),
         ("time,power_w\nyesterday,1\nnow,1\n", "line 2 has 'yesterday' where a date"),
         ("uptime,power_w\n1.5.1,1\nnow,1\n", "'1.5.1'"),

@@ -1,6 +1,7 @@
 """Measurements: what is counted, what energy is made of, and the command from arguments to JSON."""
 
 import copy
+import functools
 import hashlib
 import json
 import re
@@ -278,8 +279,19 @@ def test_results_without_a_part_are_one_plain_line_or_do_without(folder, tmp_pat
     assert {"started", "model", "model.steps", "sections.decision.latency_ms.mean_ms", "settings.threads"} <= set(wrong)
     assert {"version", "machine.temperature_c", "model.files.model_int8.tflite.sha256"} <= set(wrong)
     assert len(wrong) < len(keys)
-    for place, other in ((("started",), "2026-01-31T12:00:00"), (("exit_rate",), ["none"]), (("sections",), [])):
-        changed = without(content, place) | {place[0]: other}
+    for place, other in (
+        *((("started",), "2026-01-31T12:00:00"), (("exit_rate",), ["none"]), (("sections",), [])),
+        *((("sections", "decision", "energy"), "x"), (("sections", "decision", "energy"), {"energy_mj": "1"})),
+        *(
+            (("sections", "decision", "window", "calls"), 0),
+            (("sections", "decision", "latency_ms", "mean_ms"), 10**400),
+        ),
+        *((("sections", "decision", "throughput_per_s"), float("nan")), (("settings", "threads"), True)),
+        *((("model", "steps"), []), (("model", "thresholds"), [10**400, 0.5]), (("machine", "board"), "\ud800")),
+    ):
+        changed = without(content, place)
+        inner = functools.reduce(dict.__getitem__, place[:-1], changed)
+        inner[place[-1]] = other
         output.write_text(json.dumps(changed))
         assert exit_code("bench", output, *arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1

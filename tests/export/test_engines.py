@@ -89,7 +89,7 @@ def test_what_a_net_is_given_wrongly_is_named(hand_made):  # noqa: F811
         nets["third"].run(np.zeros((8, 8, 6), np.float32))
     with pytest.raises(ValueError, match="third, takes [a-z]+, [a-z]+, not image"):
         nets["third"].run({"image": hand_made.images[0]})
-    for threads in (0, 1.5, True):
+    for threads in (0, 1.5, True, 1025, 3_000_000_000, 10**12):
         with pytest.raises(ValueError, match=f"threads={threads}"):
             engines.load(hand_made.one_file / "model_fp32.tflite", threads)
 
@@ -327,6 +327,14 @@ def test_damaged_onnx_files_are_named(onnx_folder):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="'libedgetpu' is no execution provider of this onnxruntime: .*CPU"):
         engines.load(path, delegate="libedgetpu")
+
+
+def test_an_onnx_file_that_names_no_files_is_named(onnx_folder):
+    """Of a folder's files only the first is checked as a whole."""
+    told = metadata("one_file", "fp32") | {"steps": ["first", "second"], "files": ["first_fp32.onnx"]}
+    onnx_file(onnx_folder / "second_fp32.onnx", "features", [], told)
+    with pytest.raises(ValueError, match=r"^the metadata of second_fp32\.onnx does not give a file of each net"):
+        runtime.DynamicClassifier(onnx_folder)
 
 
 def test_a_provider_that_does_not_start_is_named(onnx_folder, monkeypatch):

@@ -87,6 +87,36 @@ def test_ways_that_there_are_none_of(changed, message):
         metadata.check(told_of(ROUTES) | changed, "it")
 
 
+def layered(layers, wide):
+    """Nets of which each may be followed by any of the next layer."""
+    names = [["first"], *([f"{layer}.{place}" for place in range(wide)] for layer in range(layers))]
+    routes = {name: names[layer + 1] for layer in range(layers) for name in names[layer]}
+    order = [name for layer in names[1:] for name in layer]
+    return {"steps": order, "routes": routes, "files": dict.fromkeys(["first", *order], "m.tflite")}
+
+
+@pytest.mark.parametrize(("layers", "wide"), [(60, 2), (1500, 1), (2000, 2), (1, 20_000)])
+def test_ways_are_counted_before_they_are_listed(layers, wide):
+    """Their number doubles from layer to layer."""
+    with pytest.raises(ValueError, match="has more than 10000 ways behind its router, or more than 100 nets on one"):
+        metadata.check(told_of({}) | layered(layers, wide), "it")
+
+
+def test_as_many_ways_as_may_be():
+    for layers, wide in ((99, 1), (13, 2)):
+        told = told_of({}, cost=[1] * wide**layers) | layered(layers, wide)
+        ways = metadata.choices(metadata.check(told, "it"))
+        assert len(set(ways)) == len(ways) == wide**layers
+        assert {len(way) for way in ways} == {layers}
+        assert ways == sorted(ways, key=lambda way: [int(name.split(".")[1]) for name in way])
+
+
+def test_what_runs_first_reads_the_image_alone():
+    handover.check_router(net("first"))
+    with pytest.raises(ValueError, match="m.tflite, a, takes carry, not the image alone"):
+        handover.check_router(net("a"))
+
+
 def test_metadata_of_a_router_that_picks_a_step():
     """As those of one gate were written before several could be."""
     told = told_of({}, cost=[1] * 5)

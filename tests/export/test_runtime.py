@@ -165,6 +165,8 @@ def test_two_steps_that_scores_pick_have_no_threshold(folder, edited):
     tell(path, **told, policy={"rule": "picked", "score": "margin"}, whole=[], thresholds=[], cost=[1, 2, 3, 4])
     classifier = runtime.DynamicClassifier(path)
     assert classifier.thresholds == ()
+    answers = [classifier.predict(np.full((8, 8, 3), grey, np.uint8)) for grey in range(0, 256, 15)]
+    assert {answer.step for answer in answers} == {"second", "large"}  # of which one reads the image itself
     with pytest.raises(ValueError, match="2 steps have 0 thresholds: use `thresholds`"):
         _ = classifier.threshold
     with pytest.raises(ValueError, match="1 thresholds: 2 steps need 0"):
@@ -306,6 +308,7 @@ def test_mistakes_are_one_plain_line(command, tmp_path):
         (["classify", tmp_path / "a.png", "--threshold=0.5"], "1 thresholds: 3 steps need 2"),
         (["classify", tmp_path / "a.png", "--threshold=x"], "invalid thresholds value: 'x'"),
         (["classify", tmp_path / "a.png", "--threads=0"], "threads=0"),
+        (["classify", tmp_path / "a.png", f"--threads={10**12}"], "give a whole number of at least 1 and at most 1024"),
         (["classify", tmp_path / "a.png", "--precision=fp16"], "has no fp16 files, but fp32, int8"),
         (["classify", tmp_path / "a.png", "--delegate=libnone.so"], "cannot load the delegate libnone.so"),
         (["bench", "--runs=0"], "at least one input and one run"),
@@ -317,6 +320,24 @@ def test_mistakes_are_one_plain_line(command, tmp_path):
         assert said in wrong
         assert wrong.startswith("runtime.py")
         assert wrong.count("\n") == 1, wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "said"),
+    [
+        (["classify", "a.png"], {"signatures": []}, "signatures"),
+        (
+            ["bench", "--runs=1", "--warm_up=0"],
+            {"whole": ["third"], "steps": ["first"], "thresholds": [], "cost": [1]},
+            "context",
+        ),
+    ],
+)
+def test_metadata_that_do_not_hold_are_one_plain_line(command, folder, arguments, changes, said):
+    tell(folder / "model_int8.tflite", **{"whole": []} | changes)
+    code, _, wrong = command(*arguments)
+    assert (code, wrong.count("\n")) == (2, 1)
+    assert said in wrong
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,20 @@ def test_the_same_measurement_done_again_takes_its_place(run, results):
     assert benches.read(run).found["bench"]["machine"]["temperature_c"] == [40.0, 50.0]
 
 
+@pytest.mark.parametrize("precision", [None, "int4"])
+def test_results_of_no_known_precision_are_refused(run, results, precision):
+    with pytest.raises(ValueError, match=rf"^\S*bench\.json is of precision {precision!r}, which no exported file has"):
+        benches.take_in(run, results("bench.json", model={"precision": precision}))
+    assert not (run / benches.FOLDER).exists()
+
+
+def test_results_of_a_damaged_energy_are_refused(run, results):
+    content = json.loads(results("bench.json").read_text())["sections"]["decision"]
+    with pytest.raises(ValueError, match=r"bench\.json is damaged \(its 'sections.decision.energy' is absent or"):
+        benches.take_in(run, results("bench.json", sections={"decision": {**content, "energy": "x"}}))
+    assert not (run / benches.FOLDER).exists()
+
+
 def test_all_are_checked_before_one_is_written(run, results):
     first, second = results("pi4/bench.json"), results("pi5/bench.json")
     with pytest.raises(

@@ -273,6 +273,19 @@ def test_the_copied_runtime_switches_by_itself(run, ready, tmp_path):
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "required: name, IMAGE"), (["open", "a.png", "--precision=int4"], "invalid"), (["a", "b", "--x"], "--x")],
+)
+def test_a_mistake_about_the_copied_runtime_is_one_plain_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        specialists.main(arguments)
+    wrong = capsys.readouterr().err
+    assert (stopped.value.code, wrong.count("\n")) == (2, 1), wrong
+    assert wrong.startswith("specialists.py: ")
+    assert said in wrong
+
+
 def test_the_report_shows_every_part(run):
     content = (run / "report.html").read_text()
     assert "Energy of training alone: " in content

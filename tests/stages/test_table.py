@@ -207,6 +207,7 @@ def test_jax_times_the_blocks_where_there_is_no_litert(supernet, tmp_path):
         ({"runtime": "jax", "precision": "int8"}, "runtime jax times blocks in fp32"),
         ({"runtime": "jax", "threads": 2}, "with threads of its own"),
         ({"threads": 0}, "threads is 0, must be a number of at least 1"),
+        ({"threads": 3_000_000_000}, "threads=3000000000: give a whole number of at least 1 and at most 1024"),
         ({"nets": 3}, "nets is 3, must be a number of at least 4"),
         ({"rounds": 0}, "rounds is 0, must be a number of at least 1"),
         ({"precision": "int4"}, "precision is 'int4', choose from"),
