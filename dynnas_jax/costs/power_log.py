@@ -31,7 +31,7 @@ _JTOP = {"nvp model", "jetson_clocks"}  # columns by which a log of jtop is know
 class Log(NamedTuple):
     """Power over time, as a meter wrote it."""
 
-    time_s: tuple[float, ...]  # since 1970, ascending: no two are the same
+    time_s: tuple[float, ...]  # since 1970, none before the one in front: a meter may write several a second
     power_w: tuple[float, ...]  # none below zero
     source: str  # the file and the columns that were read
 
@@ -78,8 +78,8 @@ def read_log(
     times = _since_1970(times, start_s, path)
     if len(times) < 2:
         raise ValueError(f"{path} has {len(times)} rows, which must be two or more")
-    if (late := next((i for i in range(1, len(times)) if not times[i - 1] < times[i]), None)) is not None:
-        raise ValueError(f"{places[late]} is not later than the row before it: rows must be in the order of time")
+    if (late := next((i for i in range(1, len(times)) if times[i] < times[i - 1]), None)) is not None:
+        raise ValueError(f"{places[late]} is earlier than the row before it: rows must be in the order of time")
     return Log(tuple(times), tuple(powers), f"{path.name} ({', '.join(each.name for each in values)})")
 
 

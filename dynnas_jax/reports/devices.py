@@ -58,7 +58,7 @@ def _runs(artifacts: Artifacts) -> dict[str, dict]:
 
 def _wanted(artifacts: Artifacts) -> set[str]:
     """The targets that any of these runs was exported for."""
-    return {_target(name) for measured in _runs(artifacts).values() for name in measured["exports"]} - {None}
+    return {target_of(name) for measured in _runs(artifacts).values() for name in measured["exports"]} - {None}
 
 
 def _place(row: dict, order: list[str]) -> tuple:
@@ -138,7 +138,7 @@ def _own_thresholds(content: dict) -> bool:
     return content.get(measurements.OF, {}).get("own_thresholds", True)
 
 
-def _target(name: str) -> str | None:
+def target_of(name: str) -> str | None:
     """The target of an export's name, which may tell behind it what of the run was exported."""
     return next((known for known in targets.TARGETS if name == known or name.startswith(f"{known}_")), None)
 
@@ -194,7 +194,7 @@ def _nowhere(run: str, measured: dict, known: list[dict], wanted: set[str]) -> l
     on_boards = {content["model"]["target"] for content in measured["benches"].values()}
     found = []
     for target in sorted(wanted - on_boards):
-        names = [name for name in measured["exports"] if _target(name) == target]
+        names = [name for name in measured["exports"] if target_of(name) == target]
         if names and target == _DESKTOP:
             continue
         best = targets.TARGETS[target]

@@ -57,8 +57,8 @@ def _measured(found) -> dict[tuple, dict]:
 
 def _absent(seen: set[str]) -> tuple[str, ...]:
     """Which targets nothing was measured on, and how that is done."""
-    exported = {known for known in targets.TARGETS for name in seen if name == known or name.startswith(f"{known}_")}
-    if not (left := [target.device for name, target in targets.TARGETS.items() if name not in exported]):
+    known = {devices.target_of(name) for name in seen}
+    if not (left := [target.device for name, target in targets.TARGETS.items() if name not in known]):
         return ()
     return (
         f"Not run on: {', '.join(left)}. dynnas export --workdir=RUN --target=TARGET makes the files of a run, python runtime.py "

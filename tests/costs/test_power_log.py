@@ -77,6 +77,10 @@ def test_times(read, header, cell, later, seconds):
     assert 0 < log.time_s[1] - log.time_s[0] <= 1 + 1e-6
 
 
+def test_several_rows_of_one_second(read):
+    assert read("time_s,power_w\n0,1\n0,3\n1,2\n", start_s=0.0).power_w == (1, 3, 2)
+
+
 def test_times_since_the_start(read):
     assert read("time_ms,power_w\n500,1\n1500,2\n3000,3\n", start_s=NOON).time_s == (NOON, NOON + 1, NOON + 2.5)
     with pytest.raises(ValueError, match=r"counts time from its start: say when that was \(--energy_log_start\)"):
@@ -95,8 +99,8 @@ def test_times_since_the_start(read):
         ("time_s,power_w\n0,1\n1,\n", "line 3 has '' where a number is expected"),
         ("time_s,power_w\n0,1\n1,nan\n", "line 3 has 'nan' where a number"),
         ("time_s,power_w\n0,1\n1\n", "line 3 has 1 columns, fewer than the header"),
-        ("time_s,power_w\n1,1\n0,1\n", "line 3 is not later than the row before it: .* in the order of time"),
-        ("time_s,power_w\n0,1\n1,1\n\n1,2\n2,1\n", "line 5 is not later than the row before it"),
+        ("time_s,power_w\n1,1\n0,1\n", "line 3 is earlier than the row before it: .* in the order of time"),
+        ("time_s,power_w\n0,1\n2,1\n\n1,2\n3,1\n", "line 5 is earlier than the row before it"),
         ("time_s,power_w\n0,1\n1,-0.5\n", "line 3 has a power of -0.5 W: give none below zero"),
         ("time_s,voltage_v,current_a\n0,5,1\n1,5,-1\n", "line 3 has a power of -5 W"),
         ("time_s,power_w\n1,1\n", "has 1 rows, which must be two or more"),

@@ -211,8 +211,8 @@ def test_exports_of_several_parts_are_of_their_target(workdir):
         ("jetson_nano_open", "onnxruntime"),
         ("jetson_nano_round", "onnxruntime"),
     ]
-    assert {devices._target(name) for name in targets.TARGETS} == set(targets.TARGETS)
-    assert devices._target("toaster") is None
+    assert {devices.target_of(name) for name in targets.TARGETS} == set(targets.TARGETS)
+    assert devices.target_of("toaster") is None
 
 
 @pytest.mark.parametrize(
