@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynnas_jax.export import targets
+from dynnas_jax.export.functions import SINGLE
 from dynnas_jax.reports import devices
 from dynnas_jax.reports.spreads import Table, numbers, words
 from dynnas_jax.reports.study_rows import Row
 
 # What tells one measurement of a row's nets from another.
 _PLACE = ("where", "target", "engine", "threads", "precision", "delegate")
+_WHOLE = (SINGLE, "dynamic")  # whose memory is that of the process
 _MEASURES = ("accuracy", "latency_ms", "latency_p95_ms", "throughput_per_s", "peak_memory_bytes", "energy_mj")
 _COLUMNS = (
     *(
@@ -43,7 +45,8 @@ def table(rows: Sequence[Row]) -> Table:
     order = list(dict.fromkeys(line["where"] for line in listed))
     listed.sort(key=lambda line: order.index(line["where"]))
     explanation = (
-        "Exported nets by `dynnas bench`, or on a board by their own `runtime.py bench`: single images in turn."
+        "Exported nets by `dynnas bench`, or on a board by their own `runtime.py bench`: single images in turn. A decision is "
+        "timed on photos alone (`--images`), not on noise; its time on this machine, over the test images, is in the main table."
     )
     return Table("devices", "On devices", explanation, _COLUMNS, listed, _absent(seen))
 
@@ -52,7 +55,15 @@ def _measured(found) -> dict[tuple, dict]:
     """What was measured of a run's own nets, by place and network."""
     own = [row for row in devices.rows(found) if row["run"] == devices.OWN]
     elsewhere = [row for row in own if row["where"] not in (None, devices.HERE)]
-    return {(*(row[key] for key in _PLACE), row["network"]): row for row in elsewhere}
+    return {(*(row[key] for key in _PLACE), row["network"]): _with_gaps(row) for row in elsewhere}
+
+
+def _with_gaps(row: dict) -> dict:
+    """The same with "" for what a measurement cannot tell: memory of one net of several, and, on noise, times of a decision."""
+    untold = [] if row["network"] in _WHOLE else ["peak_memory_bytes"]
+    if row["network"] == "dynamic" and row["latency_ms"] is None:
+        untold += ["latency_ms", "latency_p95_ms", "throughput_per_s", "energy_mj"]
+    return row | dict.fromkeys(untold, "")
 
 
 def _absent(seen: set[str]) -> tuple[str, ...]:

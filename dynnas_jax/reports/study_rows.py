@@ -218,7 +218,7 @@ def _of_files(found: Artifacts, network: str) -> dict[str, Number]:
     name = "dynamic" if network.startswith("at ") else network
     wanted = {"run": devices.OWN, "target": tables.main_target(found.exports), "precision": PRECISION, "network": name}
     rows = [row for row in devices.rows(found) if {key: row[key] for key in wanted} == wanted]
-    memory = _bench(found).get("peak_memory_bytes") if name in ("net", "dynamic") else None
+    memory = _bench(found).get("peak_memory_bytes") if name in ("net", "dynamic") else ""
     files = found.exports.get(wanted["target"], {}).get("files", {})
     path = files.get(f"{name}_{PRECISION}", {}).get("path")
     shared = sum(file["path"] == path for file in files.values()) > 1  # then no net has a size of its own

@@ -54,12 +54,20 @@ def test_a_line_for_each_place_row_and_network(row):
     assert (ours["latency_ms"].mean, ours["latency_ms"].deviation) == (3.0, pytest.approx(2**0.5))
     assert ours["throughput_per_s"].mean == 375
     assert ours["peak_memory_bytes"].mean == 2**20
-    assert little["peak_memory_bytes"] is None
+    assert little["peak_memory_bytes"] == ""
     assert "1.0000 (1 of 2 seeds)" in table.markdown()
     (note,) = table.notes
     assert "Coral" in note
     assert "Raspberry Pi 4" not in note
     assert "x86" not in note
+
+
+def test_noise_tells_nothing_of_a_decision(row):
+    noise = bench_of("a board", 2.0)
+    noise["settings"]["images"] = "noise"
+    little, dynamic = study_devices.table([row("ours", noise)]).rows
+    assert little["latency_ms"].mean == 2.0
+    assert (dynamic["latency_ms"], dynamic["throughput_per_s"], dynamic["peak_memory_bytes"].mean) == ("", "", 2**20)
 
 
 def test_nothing_was_measured(row):
