@@ -53,8 +53,9 @@ def lines(series: Mapping[str, Sequence[tuple[Spread, Spread]]], axis: str, scal
     for index, (name, points) in enumerate(series.items()):
         x, y = ([point[which].mean for point in points] for which in (0, 1))
         across, along = ([point[which].deviation or 0.0 for point in points] for which in (0, 1))
-        style = {"color": colours[index % len(colours)], "marker": "osD^vP*X"[index % 8], "capsize": 2}
-        errors = {"xerr": np.asarray(across) / scale, "yerr": 100 * np.asarray(along), "elinewidth": 0.9}
+        again, colour = divmod(index, len(colours))  # more names than colours: dashed from then on
+        style = {"color": colours[colour], "linestyle": "--" if again else "-", "marker": "osD^vP*X"[index % 8]}
+        errors = {"xerr": np.asarray(across) / scale, "yerr": 100 * np.asarray(along), "elinewidth": 0.9, "capsize": 2}
         axes.errorbar(np.asarray(x) / scale, 100 * np.asarray(y), **errors, **style, markersize=5, label=name)
     axes.set(xlabel=axis, ylabel="top-1 on the test images (%)", xscale="log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))

@@ -46,6 +46,13 @@ def outputs():
     return {seed: {"score": score[seed], "correct": rng.random((50, 2)) < (0.7, 0.9)} for seed in range(2)}
 
 
+def test_no_two_lines_look_alike():
+    point = (Spread(1.0, None, 1, 1), Spread(0.5, None, 1, 1))
+    (axes,) = study_figures.lines({str(number): [point] for number in range(12)}, "MACs", 1.0).axes
+    drawn = [container.lines[0] for container in axes.containers]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 12
+
+
 def test_threshold_curves_are_the_operating_points_of_every_seed(outputs):
     runs = {seed: {"found": {"pair": {"cost": [1, 4]}}} for seed in outputs}
     at, curves = study_figures.threshold_curves(row(runs, outputs))
