@@ -148,9 +148,8 @@ def check(search: dict, dynamic: dict) -> None:
     strategy = search.get("strategy", RECORDS)
     if strategy not in (RECORDS, *STRATEGIES):
         raise ValueError(f"search.strategy is {strategy!r}, choose from {[RECORDS, *STRATEGIES]}")
-    evaluating = tuple(
-        name for name in STRATEGIES if name != "differentiable"
-    )  # that one's loss has a price of its own
+    # The loss of the differentiable one has a price of its own.
+    evaluating = tuple(name for name in STRATEGIES if name != "differentiable")
     owners = {name: (name,) for name in STRATEGIES} | {"effort_images": tuple(STRATEGIES), "cost_weight": evaluating}
     for name, owning in owners.items():
         if search.get(name) and strategy not in owning:

@@ -71,16 +71,14 @@ class Run(NamedTuple):
         Where a strategy searches, what comes before it is a process of its own: a search tells the peak of its process's memory,
         which a training would have raised.
         """
-        names = self.row.stage_names(self.row.config(self.seed, self.folder))
         run = ["run", *self.row.arguments(self.seed, self.folder), f"--workdir={self.path}"]
         whole = [*run, *([f"--stages={','.join(self.row.stages)}"] if self.row.stages is not None else [])]
-        before = names[: names.index("search")] if "search" in names and self._metered() else ()
-        left = [name for name in before if not self.opened().complete(name)]
+        workdir = self.opened()
+        names = self.row.stage_names(workdir.config)
+        metered = "search" in names and "strategy" in workdir.config.get("search", {})  # then it tells what it takes
+        before = names[: names.index("search")] if metered else ()
+        left = [name for name in before if not workdir.complete(name)]
         return [[*run, f"--stages={','.join(left)}"], whole] if left else [whole]
-
-    def _metered(self) -> bool:
-        """Whether its search is one of those that tell what they take."""
-        return "strategy" in self.row.config(self.seed, self.folder).get("search", {})
 
     def finished(self) -> bool:
         """Whether all its stages are done, and its export is measured if it is to be."""
